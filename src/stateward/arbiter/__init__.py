@@ -1,0 +1,1 @@
+"""The judge: compares what is expected with what was observed, and asks for what must follow."""

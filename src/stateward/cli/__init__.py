@@ -1,0 +1,1 @@
+"""The command line: starts the servers, and speaks to them for an operator."""
