@@ -1,0 +1,52 @@
+"""How a guest behaves, read where a real test guest reads it: in the words of its kernel's command line."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import msgspec
+
+from stateward.domain.records import GuestSpec
+
+#: The image property that becomes the command line.
+COMMAND_LINE: Final = "os_command_line"
+
+#: Seconds a guest takes to shut down when its image does not say.
+DEFAULT_SHUTDOWN: Final = 0.05
+
+
+class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
+    """What a guest does between boot and power off; seconds, all of them."""
+
+    #: Whether it acts on its power button.
+    obeys: bool
+    shutdown: float
+    #: From power on until it is up; a press of the power button before that is lost.
+    boot: float
+    #: Counted from when it is up.
+    poweroff_after: float | None
+    panic_after: float | None
+
+
+def behaviour(spec: GuestSpec) -> Behaviour:
+    """Read the ``stateward.*`` words of the image's command line; what cannot be read counts as not there."""
+    words = dict(
+        word.split("=", 1) for word in spec.image.properties.get(COMMAND_LINE, "").split() if "=" in word
+    )
+
+    def seconds(name: str) -> float | None:
+        try:
+            value = float(words.get(f"stateward.{name}", ""))
+        except ValueError:
+            return None
+        return value if math.isfinite(value) and value >= 0 else None
+
+    shutdown = seconds("shutdown")
+    return Behaviour(
+        obeys=words.get("stateward.acpi") != "ignore",
+        shutdown=DEFAULT_SHUTDOWN if shutdown is None else shutdown,
+        boot=seconds("boot") or 0.0,
+        poweroff_after=seconds("poweroff_after"),
+        panic_after=seconds("panic_after"),
+    )

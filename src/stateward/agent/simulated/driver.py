@@ -1,0 +1,168 @@
+"""The driver contract on a simulated hypervisor."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from stateward.agent.driver import (
+    Capabilities,
+    Changed,
+    Guest,
+    HostFacts,
+    HypervisorUnavailable,
+    ImageFiles,
+)
+from stateward.agent.simulated import guests
+from stateward.agent.simulated.hypervisor import Change, SimulatedHypervisor
+from stateward.domain.records import GuestSpec
+
+T = TypeVar("T")
+
+EVERYTHING: Final = Capabilities(
+    acpi_shutdown=True, agent_shutdown=False, pause=True, suspend=True, console_log=True, events=True
+)
+
+#: In the form that Nova's clients parse.
+_CPU_INFO: Final = (
+    '{"arch": "x86_64", "vendor": "Stateward", "model": "simulated", "features": [],'
+    ' "topology": {"sockets": 1, "cores": 1, "threads": 1}}'
+)
+
+
+class SimulatedDriver:
+    """Drives a ``SimulatedHypervisor``; several drivers on one stand for an agent and the one after it."""
+
+    def __init__(
+        self,
+        hypervisor: SimulatedHypervisor,
+        *,
+        images: ImageFiles | None = None,
+        capabilities: Capabilities = EVERYTHING,
+    ) -> None:
+        """Drive a hypervisor.
+
+        Args:
+            hypervisor: it stays open when the driver closes.
+            images: asked for the image when a disk is made, so that a missing one fails as it really would;
+                None asks nobody.
+            capabilities: what the driver says it can do; without ``events`` it tells of no change.
+        """
+        self.name = "simulated"
+        self.capabilities = capabilities
+        self.hypervisor = hypervisor
+        self._images = images
+        self._open = False
+
+    async def open(self, changed: Changed) -> None:
+        """Connect; see the contract."""
+        self._open = True
+        if self.capabilities.events:
+            self.hypervisor.listen(self, changed)
+
+    async def close(self) -> None:
+        """Disconnect; guests run on."""
+        self._open = False
+        self.hypervisor.unlisten(self)
+
+    async def facts(self) -> HostFacts:
+        """Describe the host as it was set up; disk in use is the sum of the guests' disks."""
+        return await self._call("facts", None, self._facts)
+
+    async def list(self) -> builtins.list[Guest]:
+        """Return all guests."""
+        return await self._call(
+            "list",
+            None,
+            lambda: [guests.view(guest) for guest in self.hypervisor.guests() if guest.spec is not None],
+        )
+
+    async def get(self, instance_id: str) -> Guest:
+        """Return one guest."""
+        return await self._call("get", instance_id, lambda: guests.view(self.hypervisor.guest(instance_id)))
+
+    async def mark_fence(self, instance_id: str, fence: int) -> None:
+        """Store a fence; a lower one than is stored changes nothing."""
+        await self._change("mark_fence", instance_id, lambda guest, _: guests.mark_fence(guest, fence))
+
+    async def prepare_disk(self, spec: GuestSpec) -> None:
+        """Note that there is a disk, and of what size."""
+        if self._images is not None and self.hypervisor.guest(spec.instance_id).disk is None:
+            await self._images.path(spec.image.id)
+        await self._change(
+            "prepare_disk", spec.instance_id, lambda guest, _: guests.prepare_disk(guest, spec)
+        )
+
+    async def define(self, spec: GuestSpec) -> None:
+        """Make the guest known, or bring its definition up to date; the fence stored with it is kept."""
+        await self._change("define", spec.instance_id, lambda guest, _: guests.define(guest, spec))
+
+    async def power_on(self, instance_id: str) -> None:
+        """Boot; a saved memory is lost."""
+        await self._change("power_on", instance_id, guests.power_on)
+
+    async def request_shutdown(self, instance_id: str) -> None:
+        """Press the power button."""
+        await self._change("request_shutdown", instance_id, guests.request_shutdown)
+
+    async def power_off(self, instance_id: str) -> None:
+        """Take the power."""
+        await self._change("power_off", instance_id, lambda guest, _: guests.power_off(guest))
+
+    async def pause(self, instance_id: str) -> None:
+        """Halt."""
+        await self._change("pause", instance_id, guests.pause)
+
+    async def unpause(self, instance_id: str) -> None:
+        """Let run."""
+        await self._change("unpause", instance_id, guests.unpause)
+
+    async def save_memory(self, instance_id: str) -> None:
+        """Save and switch off."""
+        await self._change("save_memory", instance_id, guests.save_memory)
+
+    async def restore_memory(self, instance_id: str) -> None:
+        """Start from the saved memory."""
+        await self._change("restore_memory", instance_id, guests.restore_memory)
+
+    async def discard_memory(self, instance_id: str) -> None:
+        """Delete a saved memory."""
+        await self._change("discard_memory", instance_id, lambda guest, _: guests.discard_memory(guest))
+
+    async def remove(self, instance_id: str) -> None:
+        """Forget the guest and its disk."""
+        await self._change("remove", instance_id, lambda guest, _: guests.remove(guest))
+
+    async def console(self, instance_id: str) -> bytes:
+        """Return the console log; nothing when there is none."""
+        return await self._call("console", instance_id, lambda: self._console(instance_id))
+
+    def _console(self, instance_id: str) -> bytes:
+        return "".join(f"{line}\n" for line in self.hypervisor.guest(instance_id).console).encode()
+
+    def _facts(self) -> HostFacts:
+        return HostFacts(
+            hypervisor_type="simulated",
+            hypervisor_version=1,
+            vcpus=self.hypervisor.size.vcpus,
+            memory=self.hypervisor.size.memory,
+            disk=self.hypervisor.size.disk,
+            disk_used=sum(guest.disk or 0 for guest in self.hypervisor.guests()),
+            cpu_info=_CPU_INFO,
+        )
+
+    async def _change(self, name: str, instance_id: str, change: Change) -> None:
+        await self._call(name, instance_id, lambda: self.hypervisor.change(instance_id, change))
+
+    async def _call(self, name: str, instance_id: str | None, act: Callable[[], T]) -> T:
+        return await self.hypervisor.call(name, instance_id, lambda: self._answer(act))
+
+    def _answer(self, act: Callable[[], T]) -> T:
+        if not self._open:
+            msg = "The driver is not connected to the simulated hypervisor."
+            raise HypervisorUnavailable(msg)
+        if self.hypervisor.away:
+            msg = "The simulated hypervisor does not answer."
+            raise HypervisorUnavailable(msg)
+        return act()

@@ -1,0 +1,336 @@
+"""One simulated guest as a value: what everything that can happen to it makes of it.
+
+Every function takes a guest, and the time where it matters, and returns the guest afterwards; nothing here
+waits, reads a clock or remembers. So a hypervisor that nobody ran for an hour works that hour out with one call
+of ``settle``, and two processes that look at the same record see the same guest. All times are seconds on the
+hypervisor's clock; the caller settles a guest before it does anything else to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from stateward.agent.driver import DriverError, Guest, GuestMissing
+from stateward.agent.simulated.behaviour import behaviour
+from stateward.domain.records import GuestSpec
+from stateward.domain.states import Cause, Observed
+
+#: Lines of console output kept; the record of a guest is written whole, so it must stay small.
+CONSOLE_LINES: Final = 200
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest's life since it was booted; kept, with its time standing still, while it is paused or saved."""
+
+    obeys: bool
+    shutdown: float
+    #: None once it is up.
+    up_at: float | None
+    #: When it is off, by itself or because it was asked; never before ``up_at``.
+    ends_at: float | None
+    panics_at: float | None
+    shutting_down: bool = False
+
+
+class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a simulated hypervisor knows of one guest."""
+
+    id: str
+    #: GiB; None when there is no disk.
+    disk: int | None = None
+    #: None when the hypervisor has no such guest; its disk can be there without it.
+    spec: GuestSpec | None = None
+    observed: Observed = Observed.SHUTOFF
+    cause: Cause = Cause.OTHER
+    fence: int = 0
+    #: There is one while it runs, is paused or is saved.
+    run: Run | None = None
+    #: Since when its time stands still; None while it runs or is off.
+    halted_at: float | None = None
+    console: tuple[str, ...] = ()
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing is left of it."""
+        return self.spec is None and self.disk is None
+
+    @property
+    def due_at(self) -> float | None:
+        """When it will change by itself next; None when it will not."""
+        if self.run is None or self.halted_at is not None:
+            return None
+        times = [at for at in (self.run.ends_at, self.run.panics_at) if at is not None]
+        return min(times, default=None)
+
+
+def view(guest: SimulatedGuest) -> Guest:
+    """Return what the driver says of it."""
+    if guest.spec is None:
+        return Guest(instance_id=guest.id, observed=Observed.MISSING, cause=Cause.OTHER)
+    return Guest(instance_id=guest.id, observed=guest.observed, cause=guest.cause, fence=guest.fence)
+
+
+def settle(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+    """Let everything happen that the guest does by itself until ``now``."""
+    run = guest.run
+    if run is None or guest.halted_at is not None:
+        return guest
+    if run.up_at is not None and run.up_at <= now:
+        guest = _says(replace(guest, run=replace(run, up_at=None)), "up")
+    due_at = guest.due_at
+    if due_at is None or due_at > now:
+        return guest
+    return crash(guest) if due_at == run.panics_at else guest_shutdown(guest)
+
+
+# ---- what the driver is told to do
+
+
+def prepare_disk(guest: SimulatedGuest, spec: GuestSpec) -> SimulatedGuest:
+    """Make its disk, unless it is there."""
+    return guest if guest.disk is not None else replace(guest, disk=spec.disk)
+
+
+def define(guest: SimulatedGuest, spec: GuestSpec) -> SimulatedGuest:
+    """Make it known, off, or take over a new definition, which counts from the next boot on.
+
+    Raises:
+        DriverError: there is no disk.
+    """
+    if guest.disk is None:
+        msg = f"The disk of guest {guest.id} is not there: prepare it before the guest is defined."
+        raise DriverError(msg)
+    return replace(guest, spec=spec)
+
+
+def mark_fence(guest: SimulatedGuest, fence: int) -> SimulatedGuest:
+    """Store a fence, unless a higher one is stored; a missing guest has nowhere to store it."""
+    return guest if guest.spec is None else replace(guest, fence=max(fence, guest.fence))
+
+
+def power_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+    """Boot it, from its disk even when there is a saved memory, which is lost.
+
+    Raises:
+        GuestMissing, DriverError: it is paused or crashed.
+    """
+    spec = _defined(guest)
+    if guest.observed is Observed.RUNNING:
+        return guest
+    if _powered(guest):
+        msg = f"The guest is {guest.observed}: take its power, or let it run on, before it boots."
+        raise DriverError(msg)
+    return settle(_boot(guest, spec, now), now)
+
+
+def request_shutdown(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+    """Press its power button: nothing comes of it unless the guest runs and is up."""
+    run = guest.run
+    if run is None or run.up_at is not None or guest.observed is not Observed.RUNNING:
+        return guest
+    guest = _says(guest, "power button pressed")
+    if run.shutting_down or not run.obeys:
+        return guest
+    ends_at = now + run.shutdown
+    if run.ends_at is not None:
+        ends_at = min(ends_at, run.ends_at)
+    return settle(
+        _says(replace(guest, run=replace(run, ends_at=ends_at, shutting_down=True)), "shutting down"), now
+    )
+
+
+def power_off(guest: SimulatedGuest) -> SimulatedGuest:
+    """Take its power; one that is off, saved or missing stays as it is."""
+    return _off(guest, Cause.DESTROYED) if _powered(guest) else guest
+
+
+def pause(guest: SimulatedGuest, now: float, cause: Cause = Cause.OPERATOR) -> SimulatedGuest:
+    """Halt it.
+
+    Raises:
+        GuestMissing, DriverError: it is off or crashed.
+    """
+    if guest.observed is Observed.PAUSED:
+        return guest
+    _check(guest, {Observed.RUNNING}, "only a running one can be paused")
+    return replace(guest, observed=Observed.PAUSED, cause=cause, halted_at=now)
+
+
+def unpause(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+    """Let it run on where it was.
+
+    Raises:
+        GuestMissing, DriverError: it is off or crashed.
+    """
+    if guest.observed is Observed.RUNNING:
+        return guest
+    _check(guest, {Observed.PAUSED}, "only a paused one can be let run on")
+    return _go_on(guest, now)
+
+
+def save_memory(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+    """Write its memory to disk and switch it off; a saved one stays as it is.
+
+    Raises:
+        GuestMissing, DriverError: it is off or crashed.
+    """
+    if guest.observed is Observed.SUSPENDED:
+        return guest
+    _check(guest, {Observed.RUNNING, Observed.PAUSED}, "it has no memory to save")
+    halted_at = now if guest.halted_at is None else guest.halted_at
+    return replace(guest, observed=Observed.SUSPENDED, cause=Cause.SAVED, halted_at=halted_at)
+
+
+def restore_memory(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+    """Let it run on from its saved memory; one with power, even a paused one, has been started.
+
+    Raises:
+        GuestMissing, DriverError: it is off without a saved memory.
+    """
+    if _powered(guest):
+        return guest
+    _check(guest, {Observed.SUSPENDED}, "it has no saved memory to start from")
+    return _go_on(guest, now)
+
+
+def discard_memory(guest: SimulatedGuest) -> SimulatedGuest:
+    """Delete its saved memory, if there is one."""
+    return _off(guest, Cause.SAVED) if guest.observed is Observed.SUSPENDED else guest
+
+
+def remove(guest: SimulatedGuest) -> SimulatedGuest:
+    """Leave nothing of it, neither guest nor disk.
+
+    Raises:
+        DriverError: it has power.
+    """
+    if _powered(guest):
+        msg = f"The guest is {guest.observed}: take its power before it is removed."
+        raise DriverError(msg)
+    return SimulatedGuest(id=guest.id)
+
+
+# ---- what happens behind the driver's back
+
+
+def guest_shutdown(guest: SimulatedGuest) -> SimulatedGuest:
+    """Have it shut itself down at once, as its own user can.
+
+    Raises:
+        GuestMissing, DriverError: it does not run.
+    """
+    _check(guest, {Observed.RUNNING}, "only a running one can shut itself down")
+    if guest.run is not None and not guest.run.shutting_down:
+        guest = _says(guest, "shutting down")
+    return _off(_says(guest, "powered off"), Cause.GUEST)
+
+
+def crash(guest: SimulatedGuest, *, kept: bool = False) -> SimulatedGuest:
+    """Have it crash, which switches it off; ``kept`` leaves the wreck in memory, as some hypervisors can.
+
+    Raises:
+        GuestMissing, DriverError: it does not run.
+    """
+    _check(guest, {Observed.RUNNING}, "only a running one can crash")
+    guest = _off(guest, Cause.CRASHED)
+    return replace(guest, observed=Observed.CRASHED) if kept else guest
+
+
+def destroy(guest: SimulatedGuest) -> SimulatedGuest:
+    """Take its power as an operator by hand, who is told when there is none to take.
+
+    Raises:
+        GuestMissing, DriverError: it is off.
+    """
+    _check(guest, _POWERED, "it has no power to take")
+    return power_off(guest)
+
+
+def start(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+    """Start it as an operator by hand: from its saved memory when there is one, as libvirt does.
+
+    Raises:
+        GuestMissing, DriverError: it has power already.
+    """
+    _check(guest, {Observed.SHUTOFF, Observed.SUSPENDED}, "it was started already")
+    return restore_memory(guest, now) if guest.observed is Observed.SUSPENDED else power_on(guest, now)
+
+
+def undefine(guest: SimulatedGuest) -> SimulatedGuest:
+    """Make the hypervisor forget it, whatever it is doing; its disk stays.
+
+    Raises:
+        GuestMissing: it was not known.
+    """
+    _defined(guest)
+    return SimulatedGuest(id=guest.id, disk=guest.disk)
+
+
+def lose_power(guest: SimulatedGuest) -> SimulatedGuest:
+    """Have its host go down under it; nobody notes why it is off, and a saved memory is still there after."""
+    return _off(guest, Cause.OTHER) if _powered(guest) else guest
+
+
+# ---- the parts they are made of
+
+
+_POWERED: Final = frozenset({Observed.RUNNING, Observed.PAUSED, Observed.CRASHED})
+
+
+def _powered(guest: SimulatedGuest) -> bool:
+    return guest.spec is not None and guest.observed in _POWERED
+
+
+def _defined(guest: SimulatedGuest) -> GuestSpec:
+    if guest.spec is None:
+        msg = f"The simulated hypervisor has no guest {guest.id}."
+        raise GuestMissing(msg)
+    return guest.spec
+
+
+def _check(guest: SimulatedGuest, allowed: AbstractSet[Observed], why: str) -> None:
+    """Refuse, with the reason, unless the guest is known and in one of these states."""
+    _defined(guest)
+    if guest.observed not in allowed:
+        msg = f"The guest is {guest.observed}: {why}."
+        raise DriverError(msg)
+
+
+def _boot(guest: SimulatedGuest, spec: GuestSpec, now: float) -> SimulatedGuest:
+    does = behaviour(spec)
+    up_at = now + does.boot
+    run = Run(
+        obeys=does.obeys,
+        shutdown=does.shutdown,
+        up_at=up_at,
+        ends_at=None if does.poweroff_after is None else up_at + does.poweroff_after,
+        panics_at=None if does.panic_after is None else up_at + does.panic_after,
+    )
+    return replace(guest, observed=Observed.RUNNING, cause=Cause.OTHER, run=run, halted_at=None)
+
+
+def _off(guest: SimulatedGuest, cause: Cause) -> SimulatedGuest:
+    return replace(guest, observed=Observed.SHUTOFF, cause=cause, run=None, halted_at=None)
+
+
+def _go_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+    """Let its time run on: what it was going to do comes later by as long as it stood still."""
+    run, halted_at = guest.run, guest.halted_at
+    if run is None or halted_at is None:
+        return guest
+    stood = now - halted_at
+
+    def later(at: float | None) -> float | None:
+        return None if at is None else at + stood
+
+    run = replace(run, up_at=later(run.up_at), ends_at=later(run.ends_at), panics_at=later(run.panics_at))
+    return replace(guest, observed=Observed.RUNNING, cause=Cause.OTHER, run=run, halted_at=None)
+
+
+def _says(guest: SimulatedGuest, what: str) -> SimulatedGuest:
+    lines = (*guest.console, f"stateward-guest: {what}")
+    return replace(guest, console=lines[-CONSOLE_LINES:])
