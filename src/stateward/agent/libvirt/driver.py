@@ -1,0 +1,276 @@
+"""The driver contract on libvirt: QEMU and KVM, and libvirt's own test driver."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import libvirt
+
+from stateward.agent.driver import (
+    Capabilities,
+    Changed,
+    Guest,
+    HostFacts,
+    ImageFiles,
+)
+from stateward.agent.libvirt import guests, xml
+from stateward.agent.libvirt.connection import Change, Connection, Lane
+from stateward.agent.libvirt.disks import Disks
+from stateward.agent.libvirt.host import Accelerator, describe
+from stateward.agent.libvirt.states import observed
+from stateward.domain.records import GuestSpec
+
+T = TypeVar("T")
+
+_GIB: Final = 1024**3
+
+#: Seconds that an agent inside a guest has to answer a request before the power button is pressed as well.
+_AGENT_SECONDS: Final = 2.0
+
+
+class LibvirtDriver:
+    """Guests of one libvirtd.
+
+    Args:
+        uri: libvirt's name for the hypervisor, ``qemu:///system`` or the like.
+        folder: the host's data folder; instances' disks and consoles are under it.
+        images: where images come from.
+        run_as: ``+UID:+GID`` that QEMU runs as where libvirt's own user cannot reach ``folder``.
+        accelerator: how guests are run; KVM where it is usable unless told otherwise.
+    """
+
+    name = "libvirt"
+
+    def __init__(
+        self,
+        *,
+        uri: str,
+        folder: Path,
+        images: ImageFiles,
+        run_as: str | None = None,
+        accelerator: Accelerator = Accelerator.AUTO,
+    ) -> None:
+        real = not uri.startswith("test:")
+        self.capabilities = Capabilities(
+            acpi_shutdown=True,
+            agent_shutdown=real,
+            pause=True,
+            suspend=True,
+            console_log=real,
+            events=True,
+        )
+        self._folder = folder.absolute()
+        self._run_as = run_as
+        self._accelerator = accelerator
+        self._connection = Connection(uri, self._on_change)
+        self._disks = Disks(self._folder, images)
+        self._changed: Changed | None = None
+        self._host: xml.Host | None = None
+        #: What is known of each domain's metadata, by uuid; None for domains that are not ours. Asking libvirt
+        #: anew at each list would be one call per domain.
+        self._known: dict[bytes, xml.Identity | None] = {}
+        #: Counts the events that made some of that untrue.
+        self._definitions = 0
+        #: Requests to agents inside guests that were not answered yet.
+        self._asked: dict[str, asyncio.Task[None]] = {}
+
+    async def open(self, changed: Changed) -> None:
+        """Connect; see the contract."""
+        self._changed = changed
+        await self._connection.open()
+
+    async def close(self) -> None:
+        """Disconnect; guests run on."""
+        self._changed = None
+        await self._connection.close()
+
+    async def facts(self) -> HostFacts:
+        """Describe the host; the disk is the file system that the data folder is on."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        disk = await asyncio.to_thread(shutil.disk_usage, self._folder)
+        return await self._look(lambda connection: _facts(connection, disk.total, disk.used))
+
+    async def list(self) -> builtins.list[Guest]:
+        """Return all our guests by one bulk call, and a second one for saved memories when a guest is off."""
+        epoch = self._definitions
+        found, learned = await self._look(self._list)
+        if learned and epoch == self._definitions:
+            # What was learned before a domain was redefined may not be true of it.
+            self._known = learned | self._known
+        return found
+
+    async def get(self, instance_id: str) -> Guest:
+        """Return one guest."""
+        return await self._look(lambda connection: guests.get(connection, instance_id))
+
+    async def mark_fence(self, instance_id: str, fence: int) -> None:
+        """Store a fence in the domain's metadata; a lower one than is stored changes nothing.
+
+        libvirt lets nothing change a domain while its memory is saved, so during that this waits.
+        """
+        marked = await self._act(lambda connection: guests.mark_fence(connection, instance_id, fence))
+        if marked is not None:
+            self._known[_key(instance_id)] = marked
+
+    async def prepare_disk(self, spec: GuestSpec) -> None:
+        """Make the instance's disk, an overlay over its image."""
+        await self._disks.prepare(spec)
+
+    async def define(self, spec: GuestSpec) -> None:
+        """Define the domain; the fence stored with it is kept."""
+        files = self._disks.files(spec)
+
+        def call(connection: libvirt.virConnect) -> None:
+            if self._host is None:
+                self._host = describe(connection, self._accelerator, self._run_as)
+            fence = guests.stored_fence(connection, spec.instance_id)
+            guests.define(connection, xml.domain_xml(spec, files, self._host, fence=fence))
+
+        await self._act(call)
+
+    async def power_on(self, instance_id: str) -> None:
+        """Boot; refused while there is a saved memory, which ``discard_memory`` deletes."""
+        await self._act(lambda connection: guests.power_on(connection, instance_id))
+
+    async def request_shutdown(self, instance_id: str) -> None:
+        """Ask the agent inside when it holds its channel, and press the power button when it does not answer.
+
+        A request still unanswered from before is not waited for again: the button is pressed at once.
+        """
+        if self.capabilities.agent_shutdown and instance_id not in self._asked:
+            answers = await self._look(lambda connection: guests.agent_answers(connection, instance_id))
+            if answers and await self._ask_agent(instance_id):
+                return
+        await self._act(lambda connection: guests.button(connection, instance_id))
+
+    async def power_off(self, instance_id: str) -> None:
+        """Take the power."""
+        await self._act(lambda connection: guests.power_off(connection, instance_id))
+
+    async def pause(self, instance_id: str) -> None:
+        """Halt."""
+        await self._act(lambda connection: guests.pause(connection, instance_id))
+
+    async def unpause(self, instance_id: str) -> None:
+        """Let run."""
+        await self._act(lambda connection: guests.unpause(connection, instance_id))
+
+    async def save_memory(self, instance_id: str) -> None:
+        """Save, which takes as long as writing the guest's memory does."""
+        await self._save(lambda connection: guests.save_memory(connection, instance_id))
+
+    async def restore_memory(self, instance_id: str) -> None:
+        """Start from the saved memory, which takes as long as reading it does."""
+        await self._save(lambda connection: guests.restore_memory(connection, instance_id))
+
+    async def discard_memory(self, instance_id: str) -> None:
+        """Delete a saved memory."""
+        await self._act(lambda connection: guests.discard_memory(connection, instance_id))
+
+    async def remove(self, instance_id: str) -> None:
+        """Undefine the domain, then delete its files: repeated after a kill in between, it deletes the rest."""
+        await self._act(lambda connection: guests.forget(connection, instance_id))
+        await self._disks.remove(instance_id)
+
+    async def console(self, instance_id: str) -> bytes:
+        """Return the console log's end."""
+        return await asyncio.to_thread(self._disks.console, instance_id)
+
+    async def _look(self, call: Callable[[libvirt.virConnect], T]) -> T:
+        return await self._connection.run(Lane.LOOK, call)
+
+    async def _act(self, call: Callable[[libvirt.virConnect], T]) -> T:
+        return await self._connection.run(Lane.ACT, call)
+
+    async def _save(self, call: Callable[[libvirt.virConnect], T]) -> T:
+        return await self._connection.run(Lane.SAVE, call)
+
+    def _list(
+        self, connection: libvirt.virConnect
+    ) -> tuple[builtins.list[Guest], dict[bytes, xml.Identity | None]]:
+        """List, and return what was learned of domains not known before.
+
+        The saved memories are asked for first: a guest restored after that is seen to be on. One saved after
+        that is the only one seen off by a save that has no image, and is looked at again.
+        """
+        with_memory = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+        saved = {domain.UUID() for domain in with_memory}
+        learned: dict[bytes, xml.Identity | None] = {}
+        found: builtins.list[Guest] = []
+        known = self._known
+        for domain, stat in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE):
+            uuid = domain.UUID()
+            ours = known.get(uuid, _UNKNOWN)
+            if ours is _UNKNOWN:
+                ours = learned[uuid] = guests.identity(domain)
+            if ours is None:
+                continue
+            state, reason = stat["state.state"], stat["state.reason"]
+            if (state, reason) == guests.OFF_BY_A_SAVE and uuid not in saved:
+                now, cause = guests.look(domain)
+            else:
+                now, cause = observed(state, reason, saved=uuid in saved)
+            found.append(Guest(instance_id=ours.instance_id, observed=now, cause=cause, fence=ours.fence))
+        return found, learned
+
+    async def _ask_agent(self, instance_id: str) -> bool:
+        """Ask an agent; False when it did not answer within its time, or refused."""
+        task = asyncio.create_task(
+            self._connection.run(Lane.ASK, lambda connection: guests.ask_agent(connection, instance_id)),
+            name=f"ask-agent-{instance_id}",
+        )
+        self._asked[instance_id] = task
+        task.add_done_callback(lambda _: self._asked.pop(instance_id, None))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=_AGENT_SECONDS)
+            return bool(done) and task.exception() is None
+        finally:
+            # Its late failure is nobody's news: the button was pressed.
+            task.add_done_callback(_retrieve)
+
+    def _on_change(self, uuid: str | None, change: Change) -> None:
+        if uuid is None:
+            self._known = {}
+            self._host = None
+        known = self._known.get(_key(uuid), _UNKNOWN) if uuid is not None else _UNKNOWN
+        if change is Change.DEFINITION:
+            self._definitions += 1
+            if uuid is not None:
+                self._known.pop(_key(uuid), None)
+        elif known is None:
+            return
+        if self._changed is not None:
+            # Of a domain that is not known it cannot be said here whether it is ours.
+            self._changed(known.instance_id or None if known is not None else None)
+
+
+#: Stands for a domain that nothing is known of yet; None stands for one that is not ours.
+_UNKNOWN: Final = xml.Identity(instance_id="", project_id="", fence=0)
+
+
+def _key(uuid: str) -> bytes:
+    return bytes.fromhex(uuid.replace("-", ""))
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+def _facts(connection: libvirt.virConnect, disk: int, disk_used: int) -> HostFacts:
+    _, memory, vcpus, *_ = connection.getInfo()
+    return HostFacts(
+        hypervisor_type=connection.getType(),
+        hypervisor_version=connection.getVersion(),
+        vcpus=vcpus,
+        memory=memory,
+        disk=disk // _GIB,
+        disk_used=disk_used // _GIB,
+        cpu_info=json.dumps(xml.cpu_facts(connection.getCapabilities())),
+    )
