@@ -1,0 +1,87 @@
+"""One host's agent: worker, observer and console, on one driver.
+
+It reaches the control plane over the bus only, and has no database access.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import msgspec
+
+from stateward.agent.driver import Driver, DriverError
+from stateward.agent.journal import Journal
+from stateward.agent.observer import Observer
+from stateward.agent.watch import Watch
+from stateward.agent.worker import Worker
+from stateward.bus.port import Bus, console_subject, operations_subject
+from stateward.clock import Clock
+from stateward.domain.records import ConsoleReply, ConsoleRequest
+
+
+class Agent:
+    """The agent of one host."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        driver: Driver,
+        bus: Bus,
+        clock: Clock,
+        journal: Path | None,
+        relist_seconds: float = 10.0,
+        heartbeat_seconds: float = 5.0,
+    ) -> None:
+        """Prepare it; ``journal`` is its file, None for one in memory."""
+        self.host = host
+        self.driver = driver
+        self._bus = bus
+        self._journal = Journal(journal, clock.now())
+        self._watch = Watch()
+        self.worker = Worker(driver, bus, self._journal, clock, self._watch)
+        self.observer = Observer(
+            host=host,
+            driver=driver,
+            worker=self.worker,
+            bus=bus,
+            clock=clock,
+            relist_seconds=relist_seconds,
+            heartbeat_seconds=heartbeat_seconds,
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Connect, go on with what was left unfinished, take operations and observe from now on."""
+        await self.driver.open(self._changed)
+        await self.worker.resume()
+        await self._bus.subscribe(operations_subject(self.host), self.worker.handle)
+        await self._bus.answer(console_subject(self.host), self._console)
+        self._task = asyncio.create_task(self.observer.run(), name=f"observer {self.host}")
+
+    async def stop(self) -> None:
+        """Stop at once; guests run on, and the journal knows what is unfinished."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self.worker.stop()
+        await self.driver.close()
+        self._journal.close()
+
+    def _changed(self, instance_id: str | None) -> None:
+        self._watch.changed(instance_id)
+        self.observer.changed(instance_id)
+
+    async def _console(self, payload: bytes) -> bytes:
+        request = msgspec.json.decode(payload, type=ConsoleRequest)
+        try:
+            log = (await self.driver.console(request.instance_id)).decode(errors="replace")
+        except DriverError as error:
+            return msgspec.json.encode(ConsoleReply(error=str(error)))
+        if request.lines is not None:
+            lines = log.splitlines(keepends=True)
+            log = "".join(lines[-request.lines :]) if request.lines else ""
+        return msgspec.json.encode(ConsoleReply(output=log))

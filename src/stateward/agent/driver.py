@@ -1,0 +1,175 @@
+"""The driver contract: what an agent asks of a hypervisor (R10).
+
+A driver changes guests only when it is told to, one call at a time per guest, and every call says "make it so":
+on a guest that is already so it does nothing and returns. It never decides, waits for guests or retries; the
+agent does. One contract suite (``tests/agent/contract.py``) passes on every driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from stateward.domain.records import GuestSpec
+from stateward.domain.states import Cause, Observed
+
+
+class DriverError(Exception):
+    """The hypervisor refused or failed; ``str()`` is for people and says what to do where that is known."""
+
+
+class HypervisorUnavailable(DriverError):
+    """The hypervisor cannot be asked at all (its daemon is away). Nothing is known, and nothing was changed."""
+
+
+class GuestMissing(DriverError):
+    """The hypervisor has no such guest."""
+
+
+class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
+    """What a driver can do; an operation that needs more is refused with a reason."""
+
+    #: Ask a guest by the power button, and by an agent inside it.
+    acpi_shutdown: bool
+    agent_shutdown: bool
+    pause: bool
+    suspend: bool
+    console_log: bool
+    #: Tells of changes at once; without it only polls see them.
+    events: bool
+
+
+class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What a host has. Memory in MiB, disk in GiB."""
+
+    hypervisor_type: str
+    hypervisor_version: int
+    vcpus: int
+    memory: int
+    disk: int
+    disk_used: int
+    cpu_info: str
+
+
+class Guest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a hypervisor says of one guest."""
+
+    instance_id: str
+    observed: Observed
+    cause: Cause
+    #: The highest fence stored with the guest, where it survives the agent; 0 when none is.
+    fence: int = 0
+
+
+class ImageFiles(Protocol):
+    """Where an agent gets the images it makes guests from."""
+
+    async def path(self, image_id: str) -> Path:
+        """Return a local, readable file with the image's bytes.
+
+        Raises:
+            DriverError: there is no such image, or it could not be fetched.
+        """
+        ...
+
+
+#: Called by a driver, on the event loop, when something changed; the id of the guest, or None for "relist".
+Changed = Callable[[str | None], None]
+
+
+class Driver(Protocol):
+    """A hypervisor. Every method may raise ``HypervisorUnavailable``; then nothing was changed."""
+
+    name: str
+    capabilities: Capabilities
+
+    async def open(self, changed: Changed) -> None:
+        """Connect, and call ``changed`` from now on for every change of any guest, whoever made it.
+
+        A driver whose hypervisor is away at first or goes away keeps trying by itself, and calls
+        ``changed(None)`` when it is back: anything can have happened meanwhile.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Disconnect; guests run on."""
+        ...
+
+    async def facts(self) -> HostFacts:
+        """Describe the host."""
+        ...
+
+    async def list(self) -> list[Guest]:
+        """Return all guests of Stateward's on this host, in one bulk call."""
+        ...
+
+    async def get(self, instance_id: str) -> Guest:
+        """Return one guest; ``Observed.MISSING`` when the hypervisor has none."""
+        ...
+
+    async def mark_fence(self, instance_id: str, fence: int) -> None:
+        """Store a fence with the guest, where it survives the agent. A missing guest is no error."""
+        ...
+
+    async def prepare_disk(self, spec: GuestSpec) -> None:
+        """Make the instance's disk over its image, unless it is there; never touch an existing one."""
+        ...
+
+    async def define(self, spec: GuestSpec) -> None:
+        """Make the guest known, off, or bring its definition up to date; autostart and restarts off.
+
+        Raises:
+            DriverError: the instance's disk is not there.
+        """
+        ...
+
+    async def power_on(self, instance_id: str) -> None:
+        """Boot the guest. A running one stays as it is; a paused or crashed one is an error.
+
+        Raises:
+            GuestMissing, DriverError
+        """
+        ...
+
+    async def request_shutdown(self, instance_id: str) -> None:
+        """Ask the guest to shut down (agent where one answers, else power button) and return at once.
+
+        A guest that is off or missing is left alone. A paused one is not asked: the request would fire when it
+        is let run.
+        """
+        ...
+
+    async def power_off(self, instance_id: str) -> None:
+        """Take the power now. A guest that is off or missing is no error; a saved memory is kept."""
+        ...
+
+    async def pause(self, instance_id: str) -> None:
+        """Halt a running guest. Raises ``DriverError`` when it is off, ``GuestMissing``."""
+        ...
+
+    async def unpause(self, instance_id: str) -> None:
+        """Let a paused guest run. Raises ``DriverError`` when it is off, ``GuestMissing``."""
+        ...
+
+    async def save_memory(self, instance_id: str) -> None:
+        """Write memory to disk and switch off. Raises ``DriverError`` when it is off, ``GuestMissing``."""
+        ...
+
+    async def restore_memory(self, instance_id: str) -> None:
+        """Start from the saved memory. Raises ``DriverError`` when off without one, ``GuestMissing``."""
+        ...
+
+    async def discard_memory(self, instance_id: str) -> None:
+        """Delete a saved memory, if there is one; a missing guest is no error."""
+        ...
+
+    async def remove(self, instance_id: str) -> None:
+        """Forget the guest and delete its disk and files. Raises ``DriverError`` when it runs."""
+        ...
+
+    async def console(self, instance_id: str) -> bytes:
+        """Return the guest's console log, as much as is kept (the last 1 MiB at most)."""
+        ...

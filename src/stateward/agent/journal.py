@@ -1,0 +1,142 @@
+"""The agent's journal: what it has begun and finished, kept where a killed agent finds it again.
+
+One row per instance, of the operation with the highest fence seen: older ones may never act again, so nothing of
+them is needed. SQLite in WAL mode with ``synchronous=NORMAL``: that survives the death of the process. After a
+power loss the last rows can be missing; then steps are repeated, which steps allow, and the fence is still in the
+guest's own metadata.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import msgspec
+
+from stateward.domain.records import Dispatch, Result
+from stateward.domain.steps import Step
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS work (
+    instance_id TEXT PRIMARY KEY,
+    fence INTEGER NOT NULL,
+    operation_id TEXT NOT NULL,
+    dispatch TEXT NOT NULL,
+    done TEXT NOT NULL,
+    signalled_at REAL,
+    result TEXT,
+    at REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER NOT NULL);
+"""
+
+#: Seconds a result is kept: as long as a control plane that was restored from a backup may ask for it again.
+_KEEP_SECONDS = 7 * 24 * 3600
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """What the journal knows of an instance."""
+
+    dispatch: Dispatch
+    done: frozenset[Step]
+    #: When the guest was first asked to shut down in this operation: seconds since the epoch.
+    signalled_at: float | None
+    result: Result | None
+
+
+class Journal:
+    """The journal in a file, or in memory when ``path`` is None (tests)."""
+
+    def __init__(self, path: Path | None, now: float) -> None:
+        """Open it, and begin a new epoch of observation sequence numbers."""
+        self._database = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._database.executescript(_SCHEMA)
+        self._database.execute(
+            "DELETE FROM work WHERE result IS NOT NULL AND at < ?", (now - _KEEP_SECONDS,)
+        )
+        last = self._database.execute("SELECT max(epoch) FROM epochs").fetchone()[0]
+        # A lost journal must not begin at zero, or its observations would all seem old.
+        self._epoch = max(int(now), (last or 0) + 1)
+        self._database.execute("DELETE FROM epochs")
+        self._database.execute("INSERT INTO epochs VALUES (?)", (self._epoch,))
+        self._counter = 0
+
+    def next_seq(self) -> int:
+        """Return a number larger than all before it, those of earlier lives of this agent included."""
+        self._counter += 1
+        return (self._epoch << 28) + self._counter
+
+    def fence(self, instance_id: str) -> int:
+        """Return the highest fence seen for an instance; 0 for none."""
+        row = self._database.execute(
+            "SELECT fence FROM work WHERE instance_id = ?", (instance_id,)
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def accept(self, dispatch: Dispatch, now: float) -> bool:
+        """Take an operation on, in the stead of any with a lower fence; False when it is not newer."""
+        cursor = self._database.execute(
+            "INSERT INTO work (instance_id, fence, operation_id, dispatch, done, signalled_at, result, at)"
+            " VALUES (?, ?, ?, ?, '[]', NULL, NULL, ?) ON CONFLICT (instance_id) DO UPDATE SET"
+            " fence = excluded.fence, operation_id = excluded.operation_id, dispatch = excluded.dispatch,"
+            " done = '[]', signalled_at = NULL, result = NULL, at = excluded.at WHERE work.fence < excluded.fence",
+            (
+                dispatch.instance_id,
+                dispatch.fence,
+                dispatch.operation_id,
+                msgspec.json.encode(dispatch).decode(),
+                now,
+            ),
+        )
+        return cursor.rowcount == 1
+
+    def entry(self, instance_id: str) -> Entry | None:
+        """Return what is known of an instance."""
+        row = self._database.execute(
+            "SELECT dispatch, done, signalled_at, result FROM work WHERE instance_id = ?", (instance_id,)
+        ).fetchone()
+        return None if row is None else _entry(row)
+
+    def unfinished(self) -> list[Entry]:
+        """Return the operations without a result."""
+        rows = self._database.execute(
+            "SELECT dispatch, done, signalled_at, result FROM work WHERE result IS NULL ORDER BY at"
+        )
+        return [_entry(row) for row in rows]
+
+    def finished_step(self, operation_id: str, step: Step, done: frozenset[Step]) -> None:
+        """Note that a step is done; ``done`` are those before it."""
+        self._database.execute(
+            "UPDATE work SET done = ? WHERE operation_id = ?",
+            (msgspec.json.encode(sorted(done | {step})).decode(), operation_id),
+        )
+
+    def signalled(self, operation_id: str, at: float) -> None:
+        """Note that the guest is about to be asked to shut down; written before it is asked."""
+        self._database.execute(
+            "UPDATE work SET signalled_at = ? WHERE operation_id = ? AND signalled_at IS NULL",
+            (at, operation_id),
+        )
+
+    def finished(self, result: Result) -> None:
+        """Keep the result, to be sent again if it is asked for again."""
+        self._database.execute(
+            "UPDATE work SET result = ? WHERE operation_id = ?",
+            (msgspec.json.encode(result).decode(), result.operation_id),
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def _entry(row: tuple[str, str, float | None, str | None]) -> Entry:
+    dispatch, done, signalled_at, result = row
+    return Entry(
+        dispatch=msgspec.json.decode(dispatch, type=Dispatch),
+        done=msgspec.json.decode(done, type=frozenset[Step]),
+        signalled_at=signalled_at,
+        result=None if result is None else msgspec.json.decode(result, type=Result),
+    )

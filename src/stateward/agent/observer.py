@@ -1,0 +1,167 @@
+"""The observer: turns what a hypervisor does into reports, at once by its events and in full by relists.
+
+Level-triggered: an event only says "look now", so a lost, late or doubled one does no harm. When the hypervisor
+cannot be asked nothing is reported but that (R12).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import msgspec
+import structlog
+
+from stateward.agent.driver import Driver, DriverError, HostFacts
+from stateward.agent.worker import Worker
+from stateward.bus.port import HOSTS, REPORTS, Bus
+from stateward.clock import Clock
+from stateward.domain.records import HostReport, Observation, Report
+from stateward.domain.states import Observed
+
+log = structlog.get_logger()
+
+#: Seconds until observing begins again after a fault.
+_PAUSE_SECONDS = 1.0
+
+
+class Observer:
+    """One host's observer. ``relist_seconds`` is the safety net's period, ``heartbeat_seconds`` the host's."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        driver: Driver,
+        worker: Worker,
+        bus: Bus,
+        clock: Clock,
+        relist_seconds: float,
+        heartbeat_seconds: float,
+    ) -> None:
+        """Keep the ports."""
+        self._host = host
+        self._driver = driver
+        self._worker = worker
+        self._bus = bus
+        self._clock = clock
+        self._relist_seconds = relist_seconds
+        self._heartbeat_seconds = heartbeat_seconds
+        self._dirty: set[str] = set()
+        self._relist_wanted = True
+        self._wake = asyncio.Event()
+        self._facts: HostFacts | None = None
+        self._running = 0
+        self._reachable: bool | None = None
+        self._detail = ""
+
+    def changed(self, instance_id: str | None) -> None:
+        """Look at this guest soon; None: at all of them."""
+        if instance_id is None:
+            self._relist_wanted = True
+        else:
+            self._dirty.add(instance_id)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        while True:
+            try:
+                await self._watch()
+            except Exception:
+                # A fault of ours in one report must not end the watching of the whole host.
+                log.exception("observing failed; it begins again with a relist", host=self._host)
+                self._relist_wanted = True
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        next_relist = next_heartbeat = loop.time()
+        while True:
+            self._wake.clear()
+            if self._relist_wanted or loop.time() >= next_relist:
+                self._relist_wanted = False
+                was = self._reachable
+                await self.relist()
+                next_relist = loop.time() + self._relist_seconds
+                if was != self._reachable:
+                    next_heartbeat = loop.time()
+            if self._dirty:
+                dirty, self._dirty = self._dirty, set()
+                await self._look_at(dirty)
+            if loop.time() >= next_heartbeat:
+                await self.heartbeat()
+                next_heartbeat = loop.time() + self._heartbeat_seconds
+            pause = min(next_relist, next_heartbeat) - loop.time()
+            if pause > 0:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), pause)
+
+    async def relist(self) -> None:
+        """Report every guest of the host, from one bulk call."""
+        seq = self._worker.journal.next_seq()
+        try:
+            guests = await self._driver.list()
+            if self._facts is None:
+                self._facts = await self._driver.facts()
+        except DriverError as error:
+            if self._reachable is not False:
+                log.warning("the hypervisor cannot be asked", host=self._host, error=str(error))
+            self._reachable, self._detail = False, str(error)
+            return
+        if self._reachable is False:
+            log.info("the hypervisor answers again", host=self._host)
+        self._reachable, self._detail = True, ""
+        self._running = sum(guest.observed is Observed.RUNNING for guest in guests)
+        at = self._clock.now()
+        await self._report(
+            complete=True,
+            observations=tuple(
+                Observation(
+                    instance_id=guest.instance_id,
+                    observed=guest.observed,
+                    cause=guest.cause,
+                    seq=seq,
+                    at=at,
+                )
+                for guest in guests
+            ),
+            seq=seq,
+        )
+
+    async def _look_at(self, dirty: set[str]) -> None:
+        looks = [self._worker.observe(instance_id) for instance_id in sorted(dirty)]
+        seen = [observation for observation in await asyncio.gather(*looks) if observation is not None]
+        if seen:
+            await self._report(
+                complete=False, observations=tuple(seen), seq=max(observation.seq for observation in seen)
+            )
+
+    async def _report(self, *, complete: bool, observations: tuple[Observation, ...], seq: int) -> None:
+        report = Report(
+            host=self._host, complete=complete, observations=observations, seq=seq, at=self._clock.now()
+        )
+        await self._bus.publish(
+            REPORTS, msgspec.json.encode(report), message_id=f"{self._host}.{seq}.{complete}"
+        )
+
+    async def heartbeat(self) -> None:
+        """Say that this agent lives, and whether its hypervisor answers."""
+        facts = self._facts
+        at = self._clock.now()
+        report = HostReport(
+            host=self._host,
+            driver=self._driver.name,
+            hypervisor_type=facts.hypervisor_type if facts else self._driver.name,
+            hypervisor_version=facts.hypervisor_version if facts else 0,
+            reachable=self._reachable is True,
+            detail=self._detail,
+            vcpus=facts.vcpus if facts else 0,
+            memory=facts.memory if facts else 0,
+            disk=facts.disk if facts else 0,
+            disk_used=facts.disk_used if facts else 0,
+            running=self._running,
+            cpu_info=facts.cpu_info if facts else "",
+            at=at,
+        )
+        await self._bus.publish(HOSTS, msgspec.json.encode(report), message_id=f"{self._host}.{at}")

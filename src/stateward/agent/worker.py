@@ -1,0 +1,244 @@
+"""The worker: carries out the operations dispatched to one host.
+
+Each instance has a lane of its own, in which operations run one after another; lanes run side by side, so a
+guest that takes its time holds nobody up. What is begun is journaled first, so a killed agent goes on where it
+was; what a newer fence overtook stops at its next step, and a wait for a guest at once (B3).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import structlog
+
+from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
+from stateward.agent.journal import Journal
+from stateward.agent.steps import STEPS, Superseded
+from stateward.agent.watch import Watch
+from stateward.bus.port import RESULTS, Bus
+from stateward.clock import Clock
+from stateward.domain.records import Dispatch, Observation, Outcome, Result
+from stateward.domain.states import Observed
+
+log = structlog.get_logger()
+
+#: Seconds until a hypervisor that was away is tried again without a signal that it is back.
+_RETRY_SECONDS = 1.0
+
+_decoder = msgspec.json.Decoder(Dispatch)
+
+
+class Worker:
+    """One host's worker."""
+
+    def __init__(self, driver: Driver, bus: Bus, journal: Journal, clock: Clock, watch: Watch) -> None:
+        """Keep the ports; nothing is begun."""
+        self.driver = driver
+        self.journal = journal
+        self.clock = clock
+        self.watch = watch
+        self._bus = bus
+        self._lanes: dict[str, _Lane] = {}
+
+    async def resume(self) -> None:
+        """Go on with what a former life of this agent left unfinished."""
+        for entry in self.journal.unfinished():
+            self._lane(entry.dispatch.instance_id).take(entry.dispatch)
+
+    async def handle(self, payload: bytes) -> None:
+        """Take one dispatch; returns as soon as it is in the journal."""
+        dispatch = _decoder.decode(payload)
+        if self.journal.accept(dispatch, self.clock.now()):
+            self._lane(dispatch.instance_id).take(dispatch)
+            return
+        entry = self.journal.entry(dispatch.instance_id)
+        if entry is None or entry.dispatch.operation_id != dispatch.operation_id:
+            await self.send(
+                result_of(dispatch, Outcome.SUPERSEDED, "A newer operation had reached the host before it.")
+            )
+        elif entry.result is not None:
+            await self.send(entry.result)
+        # Otherwise it is the one being worked on: a duplicate.
+
+    async def send(self, result: Result) -> None:
+        """Send a result to the control plane."""
+        await self._bus.publish(RESULTS, msgspec.json.encode(result), message_id=f"{result.operation_id}.result")
+
+    async def observe(self, instance_id: str) -> Observation | None:
+        """Look at a guest now; None when the hypervisor cannot be asked."""
+        # The number is taken before the question, so that the answer is at least as new as its number.
+        seq = self.journal.next_seq()
+        try:
+            guest = await self.driver.get(instance_id)
+        except DriverError:
+            return None
+        return Observation(
+            instance_id=instance_id,
+            observed=guest.observed,
+            cause=guest.cause,
+            seq=seq,
+            at=self.clock.now(),
+        )
+
+    async def stop(self) -> None:
+        """Stop at once, mid-step; the journal knows where."""
+        lanes = [lane.task for lane in self._lanes.values() if lane.task is not None]
+        for task in lanes:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*lanes, return_exceptions=True)
+
+    def busy(self, instance_id: str) -> bool:
+        """Whether an operation is being carried out on the instance."""
+        return instance_id in self._lanes
+
+    def _lane(self, instance_id: str) -> _Lane:
+        lane = self._lanes.get(instance_id)
+        if lane is None:
+            lane = self._lanes[instance_id] = _Lane(self, instance_id)
+        return lane
+
+    def lane_ended(self, instance_id: str) -> None:
+        """Forget a lane that has run empty."""
+        del self._lanes[instance_id]
+
+
+class _Lane:
+    """One instance's operations, one at a time; the newest takes the place of whatever waits."""
+
+    def __init__(self, worker: Worker, instance_id: str) -> None:
+        self._worker = worker
+        self._instance_id = instance_id
+        self._next: Dispatch | None = None
+        self._run_now: _Run | None = None
+        self.task: asyncio.Task[None] | None = None
+
+    def take(self, dispatch: Dispatch) -> None:
+        """Run this operation next, and have the one that runs stop."""
+        self._next = dispatch
+        if self._run_now is not None:
+            self._run_now.supersede()
+        if self.task is None:
+            self.task = asyncio.create_task(self._run(), name=f"lane {self._instance_id}")
+
+    async def _run(self) -> None:
+        try:
+            while self._next is not None:
+                dispatch, self._next = self._next, None
+                with self._worker.watch.subscribe(self._instance_id) as changed:
+                    self._run_now = _Run(self._worker, dispatch, changed)
+                    await self._carry_out(dispatch, self._run_now)
+                    self._run_now = None
+        finally:
+            self._worker.lane_ended(self._instance_id)
+
+    async def _carry_out(self, dispatch: Dispatch, run: _Run) -> None:
+        with structlog.contextvars.bound_contextvars(
+            instance=dispatch.instance_id, operation=dispatch.operation_id, action=dispatch.action
+        ):
+            try:
+                await run.steps()
+            except Superseded:
+                result = result_of(dispatch, Outcome.SUPERSEDED, "Overtaken by a newer operation.")
+            except DriverError as error:
+                log.warning("an operation could not be carried out", error=str(error))
+                result = result_of(dispatch, Outcome.FAILED, str(error))
+            except Exception as error:  # a fault of ours must not leave the instance in a task state (B3)
+                log.exception("an operation failed by a fault of Stateward's own")
+                result = result_of(dispatch, Outcome.FAILED, f"Internal fault of the agent: {error!r}")
+            else:
+                result = result_of(dispatch, Outcome.SUCCEEDED, run.message)
+            result = msgspec.structs.replace(
+                result, observation=await self._worker.observe(dispatch.instance_id), shutdown=run.message
+            )
+            self._worker.journal.finished(result)
+            await self._worker.send(result)
+
+
+class _Run:
+    """One operation being carried out; the ``Work`` its steps are given."""
+
+    def __init__(self, worker: Worker, dispatch: Dispatch, changed: asyncio.Event) -> None:
+        self.driver = worker.driver
+        self.dispatch = dispatch
+        self.message: str | None = None
+        self._worker = worker
+        self._changed = changed
+        self._superseded = False
+
+    def supersede(self) -> None:
+        """End at the next step, or now if it waits."""
+        self._superseded = True
+        self._changed.set()
+
+    async def steps(self) -> None:
+        journal = self._worker.journal
+        entry = journal.entry(self.dispatch.instance_id)
+        done = entry.done if entry is not None else frozenset()
+        await self._persist(self._mark)
+        for step in self.dispatch.steps:
+            if step in done:
+                continue
+            await self._persist(functools.partial(STEPS[step], self))
+            journal.finished_step(self.dispatch.operation_id, step, done)
+            done |= {step}
+
+    async def _mark(self) -> None:
+        """Store the fence with the guest; a newer one there means that this agent is the one that is late."""
+        guest = await self.driver.get(self.dispatch.instance_id)
+        if guest.fence > self.dispatch.fence:
+            raise Superseded
+        if guest.observed is not Observed.MISSING:
+            await self.driver.mark_fence(self.dispatch.instance_id, self.dispatch.fence)
+
+    async def _persist(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Run a step; while the hypervisor is away, wait for it and run the step again."""
+        while True:
+            self._check()
+            try:
+                await call()
+            except HypervisorUnavailable as error:
+                log.warning("the hypervisor is away; the operation waits for it", error=str(error))
+                await self.wait_for_change(_RETRY_SECONDS)
+            else:
+                return
+
+    def _check(self) -> None:
+        if self._superseded:
+            raise Superseded
+
+    def first_signalled(self) -> float:
+        now = self._worker.clock.now()
+        self._worker.journal.signalled(self.dispatch.operation_id, now)
+        entry = self._worker.journal.entry(self.dispatch.instance_id)
+        if entry is None or entry.signalled_at is None:
+            return 0.0
+        return now - entry.signalled_at
+
+    async def wait_for_change(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        self._changed.clear()
+        self._check()
+
+    def time(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def note(self, text: str) -> None:
+        self.message = text
+
+
+def result_of(dispatch: Dispatch, outcome: Outcome, message: str | None) -> Result:
+    """Make a result without an observation."""
+    return Result(
+        operation_id=dispatch.operation_id,
+        instance_id=dispatch.instance_id,
+        fence=dispatch.fence,
+        outcome=outcome,
+        message=message,
+        observation=None,
+    )

@@ -1,0 +1,1 @@
+"""The Compute API: Nova's resources, microversions and faults."""

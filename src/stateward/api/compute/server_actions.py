@@ -1,0 +1,154 @@
+"""``POST /servers/{id}/action``: one handler for every row of the action table that has a wire name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from stateward.api.compute.call import Call, Endpoint, convert, empty, reply
+from stateward.api.compute.services import Services
+from stateward.bus.port import NobodyAnswered, console_subject
+from stateward.domain import actions
+from stateward.domain.actions import Action
+from stateward.domain.bodies import ConsoleOutput, LockOptions, ResetState
+from stateward.domain.errors import Conflict, Forbidden, HostUnavailable, Invalid, Refusal, Refused
+from stateward.domain.records import ConsoleReply, ConsoleRequest, Instance
+from stateward.domain.states import VmState
+from stateward.operations.immediate import Done
+from stateward.store import instances
+
+#: Tells the operation that was admitted before a lock and is still finishing (B1).
+IN_FLIGHT_HEADER = "x-stateward-operation-in-flight"
+#: Names the operation that a request was admitted as.
+OPERATION_HEADER = "x-stateward-operation"
+#: Seconds a host has to answer for a console log.
+_CONSOLE_SECONDS = 10.0
+
+
+async def find(call: Call, instance_id: str) -> Instance:
+    """Return an instance the caller may see.
+
+    Raises:
+        Refused: there is none, or it is deleted.
+    """
+    found = await call.services.database.read(lambda connection: instances.get(connection, instance_id))
+    if (
+        found is None
+        or found.vm_state is VmState.DELETED
+        or call.visible_project not in {None, found.project_id}
+    ):
+        raise Refused(Refusal.NOT_FOUND, instance_id=instance_id)
+    return found
+
+
+async def check(call: Call, action: Action, instance_id: str) -> None:
+    """Check the caller's role; of what the caller may not see it is not even told that it exists.
+
+    Raises:
+        Refused: no such instance for the caller.
+        Forbidden: the role is not enough.
+    """
+    try:
+        call.allow(action.policy)
+    except Forbidden:
+        await find(call, instance_id)
+        raise
+
+
+async def act(call: Call) -> Response:
+    """Admit the action that the body names."""
+    body = await call.json()
+    if len(body) != 1:
+        raise Invalid("Malformed request body")
+    (wire, content), *_ = body.items()
+    rows = [row for row in actions.of_wire(wire) if row.since <= call.minor]
+    if not rows:
+        raise Invalid(f"There is no such action: {wire}")
+    options = convert(content, actions.body_type(rows[0], call.minor), wire)
+    action = actions.pick(tuple(rows), options)
+    instance_id = call.path["id"]
+    await check(call, action, instance_id)
+    if action.is_operation:
+        admitted = await call.services.admission.admit(
+            action, instance_id, call.actor, body=options, project_id=call.visible_project
+        )
+        # Nova answers an accepted forceDelete with 204 and all others with 202.
+        code = 204 if action.becomes is VmState.DELETED else 202
+        return empty(code, {OPERATION_HEADER: admitted.operation.id})
+    return await _IMMEDIATE[action.name](call, instance_id, options)
+
+
+async def _lock(call: Call, instance_id: str, options: Any) -> Response:
+    reason = options.locked_reason if isinstance(options, LockOptions) else None
+    done = await call.services.immediate.lock(
+        instance_id, call.actor, reason=reason, project_id=call.visible_project
+    )
+    return empty(202, _in_flight(done))
+
+
+async def _unlock(call: Call, instance_id: str, _options: Any) -> Response:
+    await call.services.immediate.unlock(instance_id, call.actor, project_id=call.visible_project)
+    return empty(202)
+
+
+async def _reset_state(call: Call, instance_id: str, options: ResetState) -> Response:
+    to = VmState.ACTIVE if options.state == "active" else VmState.ERROR
+    await call.services.immediate.reset_state(instance_id, call.actor, to=to)
+    return empty(202)
+
+
+async def _console_output(call: Call, instance_id: str, options: ConsoleOutput | None) -> Response:
+    instance = await find(call, instance_id)
+    if not instance.host:
+        raise Conflict(f"Instance {instance_id} is not ready")
+    question = msgspec.json.encode(
+        ConsoleRequest(instance_id=instance_id, lines=_lines(options.length if options else None))
+    )
+    try:
+        raw = await call.services.bus.ask(
+            console_subject(instance.host), question, timeout=_CONSOLE_SECONDS
+        )
+    except NobodyAnswered:
+        raise HostUnavailable(
+            f"The host of instance {instance_id} does not answer; its console cannot be read now."
+        ) from None
+    answer = msgspec.json.decode(raw, type=ConsoleReply)
+    if answer.error is not None:
+        raise Conflict(answer.error)
+    return reply({"output": answer.output})
+
+
+def _lines(length: int | str | None) -> int | None:
+    if length is None or length in {-1, "-1"}:
+        return None
+    if isinstance(length, str) and not length.isdecimal():
+        raise Invalid(
+            f"Invalid input for field/attribute length. Value: {length}. '{length}' is not a number of lines"
+        )
+    return int(length)
+
+
+def _in_flight(done: Done) -> dict[str, str] | None:
+    if done.in_flight is None:
+        return None
+    return {IN_FLIGHT_HEADER: f"{done.in_flight.id} {done.in_flight.action}"}
+
+
+_IMMEDIATE = {
+    "lock": _lock,
+    "unlock": _unlock,
+    "reset_state": _reset_state,
+    "getConsoleOutput": _console_output,
+}
+
+
+def routes(services: Services, *, legacy: bool = False) -> list[BaseRoute]:
+    """Return the one route of all actions."""
+    return [
+        Route(
+            "/servers/{id}/action", Endpoint(services, act, policy=None, legacy=legacy), methods=["POST"]
+        )
+    ]

@@ -1,0 +1,159 @@
+"""``/servers``: list, show, rename, delete; creating and acting have modules of their own."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from stateward.api.compute.call import Call, Endpoint, empty, reply
+from stateward.api.compute.server_actions import OPERATION_HEADER, check, find
+from stateward.api.compute.server_create import Name, Text, create_server
+from stateward.api.compute.server_queries import query_of
+from stateward.api.compute.services import Services
+from stateward.api.compute.views import brief, detail
+from stateward.domain.actions import BY_KEY, CREATE, Policy, Role
+from stateward.domain.errors import Invalid, Refusal, Refused
+from stateward.domain.records import Instance
+from stateward.domain.states import TaskState
+from stateward.store import hosts, instances
+
+_INDEX: Final = Policy("os_compute_api:servers:index", Role.READER)
+_DETAIL: Final = Policy("os_compute_api:servers:detail", Role.READER)
+_SHOW: Final = Policy("os_compute_api:servers:show", Role.READER)
+_DESCRIPTION, _HOSTNAME = 19, 90
+
+
+class ServerUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What ``PUT /servers/{id}`` can change."""
+
+    name: Name | None = None
+    description: Text | None | msgspec.UnsetType = msgspec.UNSET
+    hostname: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] | None = None
+    accessIPv4: str | None = None  # noqa: N815 (Nova's name)
+    accessIPv6: str | None = None  # noqa: N815 (Nova's name)
+
+
+async def index(call: Call) -> Response:
+    """List servers, briefly."""
+    found, more = await _page(call)
+    body: dict[str, Any] = {"servers": [brief(call, instance) for instance in found]}
+    return reply(_with_next(call, body, found, more=more))
+
+
+async def index_detail(call: Call) -> Response:
+    """List servers whole."""
+    found, more = await _page(call)
+    up = await host_status(call)
+    body: dict[str, Any] = {"servers": [detail(call, instance, up, single=False) for instance in found]}
+    return reply(_with_next(call, body, found, more=more))
+
+
+async def show(call: Call) -> Response:
+    """Show one server."""
+    instance = await find(call, call.path["id"])
+    return reply({"server": detail(call, instance, await host_status(call), single=True)})
+
+
+async def update(call: Call) -> Response:
+    """Change name, description or hostname; locked or not."""
+    action = BY_KEY["update"]
+    await check(call, action, call.path["id"])
+    wanted = await call.member("server", ServerUpdate)
+    changes: dict[str, Any] = {}
+    if wanted.name is not None:
+        changes["name"] = wanted.name.strip()
+    if wanted.description is not msgspec.UNSET:
+        _since(call, "description", _DESCRIPTION)
+        changes["description"] = wanted.description
+    if wanted.hostname is not None:
+        _since(call, "hostname", _HOSTNAME)
+        changes["hostname"] = wanted.hostname
+    done = await call.services.immediate.change(
+        action, call.path["id"], call.actor, lambda _instance: changes, project_id=call.visible_project
+    )
+    return reply({"server": detail(call, done.admitted.instance, await host_status(call), single=True)})
+
+
+async def delete(call: Call) -> Response:
+    """Admit the deletion; asking again while it is under way changes nothing (204)."""
+    action = BY_KEY["delete"]
+    await check(call, action, call.path["id"])
+    try:
+        admitted = await call.services.admission.admit(
+            action, call.path["id"], call.actor, project_id=call.visible_project
+        )
+    except Refused as refused:
+        if (
+            refused.refusal is Refusal.WRONG_TASK_STATE
+            and refused.facts["task_state"] == TaskState.DELETING.value
+        ):
+            return empty(204)
+        if refused.refusal is Refusal.WRONG_VM_STATE:
+            # The only vm state it is not admitted in: deleted.
+            raise Refused(Refusal.NOT_FOUND, instance_id=call.path["id"]) from None
+        raise
+    return empty(204, {OPERATION_HEADER: admitted.operation.id})
+
+
+async def host_status(call: Call) -> dict[str, str]:
+    """Give Nova's ``host_status`` by host, for admins; nothing for others, who are not shown it."""
+    if not call.token.is_admin:
+        return {}
+    now = call.services.clock.now()
+    words: dict[str, str] = {}
+    for host in await call.services.database.read(hosts.every):
+        if host.forced_down:
+            words[host.name] = "DOWN"
+        elif not host.enabled:
+            words[host.name] = "MAINTENANCE"
+        else:
+            words[host.name] = "UP" if host.up(now, call.services.host_patience) else "UNKNOWN"
+    return words
+
+
+def _since(call: Call, name: str, minor: int) -> None:
+    if call.minor < minor:
+        raise Invalid(
+            "Invalid input for field/attribute server. "
+            f"Additional properties are not allowed ('{name}' was unexpected)"
+        )
+
+
+async def _page(call: Call) -> tuple[list[Instance], bool]:
+    query = query_of(call)
+    try:
+        found = await call.services.database.read(lambda connection: instances.page(connection, query))
+    except LookupError as error:
+        raise Invalid(f"marker [{error.args[0]}] not found") from None
+    return found, query.limit is not None and len(found) == query.limit
+
+
+def _with_next(call: Call, body: dict[str, Any], found: list[Instance], *, more: bool) -> dict[str, Any]:
+    if more and found:
+        params = [(name, value) for name, value in call.request.query_params.multi_items() if name != "marker"]
+        path = call.request.url.path.split("/compute/", 1)[1].split("/", 1)[1]
+        if call.legacy:
+            path = path.split("/", 1)[1]
+        href = f"{call.root}/{path}?{urlencode([*params, ('marker', found[-1].id)])}"
+        body["servers_links"] = [{"rel": "next", "href": href}]
+    return body
+
+
+def routes(services: Services, *, legacy: bool = False) -> list[BaseRoute]:
+    """Return the routes, the most used first."""
+
+    def at(path: str, method: str, handler: Any, policy: Policy | None) -> Route:
+        return Route(path, Endpoint(services, handler, policy=policy, legacy=legacy), methods=[method])
+
+    return [
+        at("/servers/detail", "GET", index_detail, _DETAIL),
+        at("/servers/{id}", "GET", show, _SHOW),
+        at("/servers", "GET", index, _INDEX),
+        at("/servers", "POST", create_server, CREATE.policy),
+        at("/servers/{id}", "PUT", update, None),
+        at("/servers/{id}", "DELETE", delete, None),
+    ]

@@ -1,0 +1,44 @@
+"""What the Compute API's handlers use: the ports, handed in once when the server is composed."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+from starlette.requests import Request
+
+from stateward.api.identity import Identity
+from stateward.bus.port import Bus
+from stateward.clock import Clock
+from stateward.operations.admission import Admission
+from stateward.operations.immediate import Immediate
+from stateward.store.engine import Database
+
+
+class Services(msgspec.Struct, frozen=True, kw_only=True):
+    """The ports and settings of the Compute API."""
+
+    database: Database
+    identity: Identity
+    admission: Admission
+    immediate: Immediate
+    bus: Bus
+    clock: Clock
+    #: Where clients reach the server, without a slash at the end; None: as each request's Host header says.
+    public_url: str | None = None
+    #: Seconds after which a host that was not heard of counts as down.
+    host_patience: float = 15.0
+    #: Servers of one page at most.
+    max_limit: int = 1000
+
+    def root(self, request: Request, *, legacy: bool) -> str:
+        """Return the address of the API as the client reaches it."""
+        base = self.public_url
+        if base is None:
+            base = f"{request.url.scheme}://{request.headers.get('host', 'localhost')}"
+        return f"{base}/compute/{'v2' if legacy else 'v2.1'}"
+
+
+def host_id(project_id: str, host: str) -> str:
+    """Return Nova's ``hostId``: tells instances on one host from others without naming it; '' without a host."""
+    return hashlib.sha224(f"{project_id}{host}".encode()).hexdigest() if host else ""

@@ -1,0 +1,182 @@
+"""How a server looks in each microversion, for each kind of caller.
+
+Recorded from Nova 34; ``tests/compat`` compares. What is not there yet (volumes, networks, server groups) is shown
+as Nova shows a server that has none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from stateward.api.compute.call import Call
+from stateward.api.compute.services import host_id
+from stateward.domain.records import Instance
+from stateward.domain.states import POWER_OF_OBSERVED, PowerState, VmState, status
+
+_PROGRESS_IN: Final = frozenset({"ACTIVE", "BUILD", "REBOOT", "HARD_REBOOT"})
+#: Minor numbers at which the view grows.
+_LOCKED, _EXTENDED_ATTRIBUTES, _HOST_STATUS, _DESCRIPTION, _TAGS = 9, 3, 16, 19, 26
+_EMBEDDED_FLAVOR, _TRUSTED_CERTIFICATES, _SERVER_GROUPS, _LOCKED_REASON = 47, 63, 71, 73
+_HOSTNAME, _PINNED_ZONE, _IMAGE_PROPERTIES, _SCHEDULER_HINTS = 90, 96, 98, 100
+
+
+def when(seconds: float) -> str:
+    """Write a time as Nova's views do, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def when_precisely(seconds: float) -> str:
+    """Write a time as Nova's usage and action views do."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000000", time.gmtime(seconds))
+
+
+def links(call: Call, kind: str, identifier: str) -> list[dict[str, str]]:
+    """Give a resource's self and bookmark links."""
+    return [
+        {"rel": "self", "href": f"{call.root}/{kind}/{identifier}"},
+        {"rel": "bookmark", "href": f"{call.bookmark}/{kind}/{identifier}"},
+    ]
+
+
+def bookmark(call: Call, kind: str, identifier: str) -> list[dict[str, str]]:
+    """Give a resource's bookmark link alone."""
+    return [{"rel": "bookmark", "href": f"{call.bookmark}/{kind}/{identifier}"}]
+
+
+def brief(call: Call, instance: Instance) -> dict[str, Any]:
+    """Show a server in a list without details."""
+    return {"id": instance.id, "name": instance.name, "links": links(call, "servers", instance.id)}
+
+
+def power_state(instance: Instance) -> PowerState:
+    """Give Nova's number for the guest as it was last seen."""
+    return POWER_OF_OBSERVED[instance.observed]
+
+
+def detail(
+    call: Call, instance: Instance, host_up: Mapping[str, str], *, single: bool
+) -> dict[str, Any]:
+    """Show a server whole.
+
+    Args:
+        call: in whose version and for whose eyes.
+        instance: the server.
+        host_up: ``host_status`` by host; needed for admins only.
+        single: alone, not in a list: some members are only shown there.
+    """
+    minor = call.minor
+    word = status(instance.vm_state, instance.task_state)
+    deleted = instance.vm_state is VmState.DELETED
+    server: dict[str, Any] = {
+        "accessIPv4": "",
+        "accessIPv6": "",
+        "addresses": {},
+        "created": when(instance.created_at),
+        "flavor": _flavor(call, instance),
+        "hostId": host_id(instance.project_id, instance.host),
+        "id": instance.id,
+        "image": _image(call, instance),
+        "links": links(call, "servers", instance.id),
+        "metadata": instance.metadata,
+        "name": instance.name,
+        "status": word,
+        "tenant_id": instance.project_id,
+        "user_id": instance.user_id,
+        "updated": when(instance.updated_at),
+        "OS-DCF:diskConfig": "MANUAL",
+    }
+    if word in _PROGRESS_IN:
+        server["progress"] = 0
+    if instance.fault is not None and word in {"ERROR", "DELETED"}:
+        server["fault"] = {
+            "code": instance.fault.code,
+            "created": when(instance.fault.created),
+            "message": instance.fault.message,
+        }
+    server |= {
+        "OS-EXT-AZ:availability_zone": instance.zone,
+        "config_drive": "",
+        "key_name": instance.key_name,
+        "OS-SRV-USG:launched_at": _optional_time(instance.launched_at),
+        "OS-SRV-USG:terminated_at": _optional_time(instance.terminated_at),
+        "OS-EXT-STS:task_state": instance.task_state,
+        "OS-EXT-STS:vm_state": instance.vm_state,
+        "OS-EXT-STS:power_state": 0 if deleted else int(power_state(instance)),
+        "os-extended-volumes:volumes_attached": [],
+    }
+    if call.token.is_admin:
+        server |= _for_admins(call, instance, host_up)
+    if call.legacy:
+        # R8: the legacy view, by the extension os-server-locked-status.
+        server |= {"locked": instance.locked, "locked_by": instance.locked_by}
+    if minor >= _LOCKED:
+        server["locked"] = instance.locked
+    if minor >= _DESCRIPTION:
+        server["description"] = instance.description
+    if minor >= _TAGS:
+        server["tags"] = instance.tags
+    if minor >= _TRUSTED_CERTIFICATES:
+        server["trusted_image_certificates"] = None
+    if minor >= _SERVER_GROUPS and single:
+        server["server_groups"] = []
+    if minor >= _LOCKED_REASON:
+        server["locked_reason"] = instance.locked_reason
+    if minor >= _HOSTNAME:
+        server["OS-EXT-SRV-ATTR:hostname"] = instance.hostname
+    if minor >= _PINNED_ZONE:
+        server["pinned_availability_zone"] = None
+    if minor >= _SCHEDULER_HINTS:
+        server["scheduler_hints"] = {}
+    return server
+
+
+def _optional_time(seconds: float | None) -> str | None:
+    return None if seconds is None else when_precisely(seconds)
+
+
+def _flavor(call: Call, instance: Instance) -> dict[str, Any]:
+    flavor = instance.flavor
+    if call.minor < _EMBEDDED_FLAVOR:
+        return {"id": flavor.id, "links": bookmark(call, "flavors", flavor.id)}
+    return {
+        "vcpus": flavor.vcpus,
+        "ram": flavor.ram,
+        "disk": flavor.disk,
+        "ephemeral": flavor.ephemeral,
+        "swap": flavor.swap,
+        "original_name": flavor.name,
+        "extra_specs": flavor.extra_specs,
+    }
+
+
+def _image(call: Call, instance: Instance) -> dict[str, Any]:
+    image: dict[str, Any] = {
+        "id": instance.image.id,
+        "links": bookmark(call, "images", instance.image.id),
+    }
+    if call.minor >= _IMAGE_PROPERTIES:
+        image["properties"] = instance.image.properties
+    return image
+
+
+def _for_admins(call: Call, instance: Instance, host_up: Mapping[str, str]) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "OS-EXT-SRV-ATTR:host": instance.host or None,
+        "OS-EXT-SRV-ATTR:instance_name": instance.domain_name,
+        "OS-EXT-SRV-ATTR:hypervisor_hostname": instance.host or None,
+    }
+    if call.minor >= _EXTENDED_ATTRIBUTES:
+        shown |= {
+            "OS-EXT-SRV-ATTR:hostname": instance.hostname,
+            "OS-EXT-SRV-ATTR:kernel_id": instance.image.properties.get("kernel_id", ""),
+            "OS-EXT-SRV-ATTR:launch_index": 0,
+            "OS-EXT-SRV-ATTR:ramdisk_id": instance.image.properties.get("ramdisk_id", ""),
+            "OS-EXT-SRV-ATTR:reservation_id": instance.reservation_id,
+            "OS-EXT-SRV-ATTR:root_device_name": "/dev/vda",
+            "OS-EXT-SRV-ATTR:user_data": instance.user_data,
+        }
+    if call.minor >= _HOST_STATUS:
+        shown["host_status"] = host_up.get(instance.host, "")
+    return shown

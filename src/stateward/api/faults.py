@@ -1,0 +1,104 @@
+"""Faults: every refusal becomes an answer in the API's own format, here and nowhere else."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from stateward.domain.errors import Conflict, Forbidden, HostUnavailable, Invalid, NotFound, Refusal, Refused
+from stateward.store.engine import StoreUnavailable
+
+_NAMES: Final = {
+    400: "badRequest",
+    401: "unauthorized",
+    403: "forbidden",
+    404: "itemNotFound",
+    405: "badMethod",
+    409: "conflictingRequest",
+    413: "overLimit",
+    415: "badMediaType",
+    501: "notImplemented",
+    503: "serviceUnavailable",
+}
+_STATUS_OF_REFUSAL: Final = {
+    Refusal.NOT_FOUND: 404,
+    Refusal.WRONG_VM_STATE: 409,
+    Refusal.WRONG_TASK_STATE: 409,
+    Refusal.LOCKED: 409,
+    Refusal.OVERTAKEN: 409,
+}
+_PATH: Final = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_STEP: Final = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+)\]|\[\.\.\.\]")
+
+
+class Unauthorized(Exception):
+    """The request has no token that is good now; ``str()`` says what is wrong with it."""
+
+
+class ApiFault(Exception):
+    """An answer that only the API layer can know: a status of its own and a sentence."""
+
+    def __init__(self, status: int, message: str) -> None:
+        """Keep both."""
+        self.status = status
+        super().__init__(message)
+
+
+def fault(status: int, message: str) -> Response:
+    """Make an answer in the Compute API's fault format."""
+    name = _NAMES.get(status, "computeFault")
+    body = msgspec.json.encode({name: {"code": status, "message": message}})
+    headers = {"www-authenticate": "Keystone"} if status == 401 else None  # noqa: PLR2004 (HTTP's number)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def status_of(error: Exception) -> tuple[int, str] | None:
+    """Give the status and sentence of an expected error; None for a fault of our own."""
+    match error:
+        case Refused():
+            return _STATUS_OF_REFUSAL[error.refusal], str(error)
+        case ApiFault():
+            return error.status, str(error)
+        case Forbidden():
+            return 403, f"Policy doesn't allow {error} to be performed."
+        case NotFound():
+            return 404, str(error)
+        case Invalid():
+            return 400, str(error)
+        case Conflict():
+            return 409, str(error)
+        case Unauthorized():
+            return 401, str(error) or "The request you have made requires authentication."
+        case HostUnavailable() | StoreUnavailable():
+            return 503, str(error)
+        case _:
+            return None
+
+
+def invalid(body: object, error: msgspec.ValidationError, *, root: str) -> Invalid:
+    """Say in Nova's words what is wrong with a decoded body.
+
+    Args:
+        body: what was checked.
+        error: what the check said; it ends with the path of the offending member.
+        root: the name of the outermost member, for an error about the whole.
+    """
+    text = str(error)
+    found = _PATH.search(text)
+    sentence = text[: found.start()] if found else text
+    name, value = root, body
+    for step in _STEP.finditer(found["path"] if found else ""):
+        name, value = _descend(name, value, step)
+    return Invalid(f"Invalid input for field/attribute {name}. Value: {value}. {sentence}")
+
+
+def _descend(name: str, value: Any, step: re.Match[str]) -> tuple[str, Any]:
+    if step["name"] is not None:
+        inner = value.get(step["name"]) if isinstance(value, dict) else value
+        return step["name"], inner
+    if step["index"] is not None and isinstance(value, list):
+        return name, value[int(step["index"])]
+    return name, value

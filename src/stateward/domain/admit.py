@@ -1,0 +1,114 @@
+"""Admission: the conditions under which an action's write happens, from its row.
+
+``conditions`` is the one source. The store turns it into the WHERE clause of the guarded UPDATE; ``explain``
+evaluates the same list on a row that was read afterwards, to say why the UPDATE touched nothing. There is no
+other check, so nothing can come between the check and the act (ADR 0002).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+import msgspec
+
+from stateward.domain.actions import Action
+from stateward.domain.errors import Refusal, Refused
+from stateward.domain.locks import BINDS, ActorKind, LockKind
+from stateward.domain.records import Instance
+
+
+class Test(enum.StrEnum):
+    """How a condition compares a column with its value."""
+
+    IN = "in"
+    NULL_OR_IN = "null-or-in"
+    NO_BITS = "no-bits"
+    EQUALS = "equals"
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """One conjunct of the WHERE clause, and the refusal it stands for."""
+
+    column: str
+    test: Test
+    value: frozenset[str] | int | str
+    refusal: Refusal
+
+
+_BLOCKS_COLUMN: Final = {
+    LockKind.OWNER: "owner_blocks",
+    LockKind.ADMIN: "admin_blocks",
+    LockKind.HOLD: "hold_blocks",
+}
+
+
+def conditions(
+    action: Action, actor: ActorKind, *, project_id: str | None = None, fence: int | None = None
+) -> tuple[Condition, ...]:
+    """Return what must hold of the instance's row for the action to be admitted, in the order it is explained.
+
+    Args:
+        action: the row of the action table.
+        actor: who asks.
+        project_id: admit only in this project; another project's instance does not exist for the caller.
+        fence: admit only if nothing was admitted since the row was read with this fence. The arbiter's writes
+            carry it: their verdict is about the state they read and no other.
+    """
+    found: list[Condition] = []
+    if project_id is not None:
+        found.append(
+            Condition(column="project_id", test=Test.EQUALS, value=project_id, refusal=Refusal.NOT_FOUND)
+        )
+    if fence is not None:
+        found.append(Condition(column="fence", test=Test.EQUALS, value=fence, refusal=Refusal.OVERTAKEN))
+    if action.guarded:
+        found.extend(
+            Condition(column=column, test=Test.NO_BITS, value=int(action.guarded), refusal=Refusal.LOCKED)
+            for kind, column in _BLOCKS_COLUMN.items()
+            if actor in BINDS[kind]
+        )
+    found.append(
+        Condition(
+            column="vm_state", test=Test.IN, value=frozenset(action.when), refusal=Refusal.WRONG_VM_STATE
+        )
+    )
+    found.append(
+        Condition(
+            column="task_state",
+            test=Test.NULL_OR_IN,
+            value=frozenset(action.over),
+            refusal=Refusal.WRONG_TASK_STATE,
+        )
+    )
+    return tuple(found)
+
+
+def holds(condition: Condition, actual: str | int | None) -> bool:
+    """Evaluate one condition on a column's value, exactly as the database does."""
+    match condition.test, condition.value:
+        case Test.IN, frozenset() as allowed:
+            return actual in allowed
+        case Test.NULL_OR_IN, frozenset() as allowed:
+            return actual is None or actual in allowed
+        case Test.NO_BITS, int() as mask:
+            return not int(actual or 0) & mask
+        case Test.EQUALS, int() | str() as value:
+            return actual == value
+        case _:
+            msg = f"condition {condition} compares {condition.test} with the wrong kind of value"
+            raise TypeError(msg)
+
+
+def explain(checks: tuple[Condition, ...], action: Action, instance: Instance) -> Refused | None:
+    """Say why the guarded UPDATE of these conditions did not touch this row; None when it now would."""
+    for condition in checks:
+        if not holds(condition, getattr(instance, condition.column)):
+            return Refused(
+                condition.refusal,
+                action=action.name,
+                instance_id=instance.id,
+                vm_state=instance.vm_state.value,
+                task_state=instance.task_state.value if instance.task_state else None,
+            )
+    return None

@@ -1,0 +1,48 @@
+"""Refusals and faults: a closed set, one sentence each.
+
+The API turns them into status codes in one place (``stateward.api.faults``); nothing below it knows HTTP.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Refusal(enum.StrEnum):
+    """Why an action was not admitted; each member's value is the template of its sentence."""
+
+    NOT_FOUND = "Instance {instance_id} could not be found."
+    WRONG_VM_STATE = "Cannot '{action}' instance {instance_id} while it is in vm_state {vm_state}"
+    WRONG_TASK_STATE = "Cannot '{action}' instance {instance_id} while it is in task_state {task_state}"
+    LOCKED = "Instance {instance_id} is locked"
+    OVERTAKEN = "Cannot '{action}' instance {instance_id}: another request changed it at the same moment; try again"
+
+
+class Refused(Exception):
+    """An action was not admitted; ``refusal`` says why and ``str()`` is the sentence for people."""
+
+    def __init__(self, refusal: Refusal, **facts: object) -> None:
+        """Keep the refusal and the facts its sentence needs."""
+        self.refusal = refusal
+        self.facts = facts
+        super().__init__(refusal.value.format_map(facts))
+
+
+class Forbidden(Exception):
+    """The actor may not do this; ``str()`` is the policy rule that says so."""
+
+
+class NotFound(Exception):
+    """A thing named by the request does not exist for this actor; ``str()`` is the sentence."""
+
+
+class Invalid(Exception):
+    """A request cannot be carried out as it is written; ``str()`` says what to change."""
+
+
+class Conflict(Exception):
+    """A request contradicts what exists; ``str()`` says with what."""
+
+
+class HostUnavailable(Exception):
+    """No host, or not the host needed, can serve the request now; ``str()`` says which and why."""

@@ -1,0 +1,252 @@
+"""What the parts of the control plane tell each other: one set of types for rows, bus, journal and API.
+
+The only module besides ``actions`` that knows msgspec, so that another serialiser would be a change of one file
+(ADR 0004).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import msgspec
+
+from stateward.domain.locks import ActorKind, OperationClass
+from stateward.domain.shutdown import ShutdownPlan
+from stateward.domain.states import Cause, Observed, TaskState, VmState
+from stateward.domain.steps import Step
+
+
+class Actor(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks for something, as the audit trail keeps it."""
+
+    kind: ActorKind
+    user_id: str
+    project_id: str
+    request_id: str
+
+
+class FlavorFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The flavor as it was when the instance was made; memory in MiB, disks in GiB, swap in MiB."""
+
+    id: str
+    name: str
+    vcpus: int
+    ram: int
+    disk: int
+    ephemeral: int = 0
+    swap: int = 0
+    extra_specs: dict[str, str] = {}
+
+
+class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The image as it was when the instance was made."""
+
+    id: str
+    disk_format: str
+    properties: dict[str, str] = {}
+
+
+class Fault(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an instance is in ERROR, or why its last operation did not finish."""
+
+    code: int
+    message: str
+    #: Seconds since the epoch.
+    created: float
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of ``instances``: intent, record and observation side by side, each written by its owner only."""
+
+    id: str
+    #: Counts up over all instances; Nova's ``instance-0000000a`` is made of it.
+    number: int
+    project_id: str
+    user_id: str
+    name: str
+    description: str | None
+    hostname: str
+    host: str
+    zone: str
+    flavor: FlavorFacts
+    image: ImageFacts
+    key_name: str | None
+    user_data: str | None
+    metadata: dict[str, str]
+    tags: tuple[str, ...]
+    reservation_id: str
+    #: Seconds since the epoch, all of them.
+    created_at: float
+    updated_at: float
+    launched_at: float | None
+    terminated_at: float | None
+    # --- the record
+    vm_state: VmState
+    task_state: TaskState | None
+    #: Counts every admitted operation; a worker with an older one may not act (B3).
+    fence: int
+    operation_id: str | None
+    fault: Fault | None
+    # --- the locks' union
+    owner_blocks: OperationClass
+    admin_blocks: OperationClass
+    hold_blocks: OperationClass
+    locked_by: str | None
+    locked_reason: str | None
+    # --- the observation
+    observed: Observed
+    cause: Cause
+    observed_seq: int
+    observed_at: float | None
+
+    @property
+    def domain_name(self) -> str:
+        """The hypervisor's name for it, in Nova's form."""
+        return f"instance-{self.number:08x}"
+
+    @property
+    def locked(self) -> bool:
+        """Whether anything locks it."""
+        return self.locked_by is not None
+
+
+class OperationState(enum.StrEnum):
+    """How far an operation has come; the last three are final."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+UNFINISHED = (OperationState.ACCEPTED, OperationState.RUNNING)
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of ``operations``: an admitted action, which is also Nova's instance action."""
+
+    id: str
+    instance_id: str
+    action: str
+    actor_kind: ActorKind
+    user_id: str
+    project_id: str
+    request_id: str
+    fence: int
+    host: str
+    state: OperationState
+    started_at: float
+    finished_at: float | None
+    message: str | None
+    params: dict[str, Any]
+
+
+class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """All an agent needs to make an instance's guest from nothing."""
+
+    instance_id: str
+    domain_name: str
+    display_name: str
+    project_id: str
+    vcpus: int
+    #: MiB.
+    memory: int
+    #: GiB; 0 takes the image's own size.
+    disk: int
+    image: ImageFacts
+
+
+class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation on its way to an agent; self-contained, because agents have no database."""
+
+    operation_id: str
+    instance_id: str
+    action: str
+    fence: int
+    steps: tuple[Step, ...]
+    guest: GuestSpec
+    shutdown: ShutdownPlan | None
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent saw of one guest.
+
+    ``seq`` was taken before the hypervisor was asked, so a smaller one is never news after a larger one.
+    """
+
+    instance_id: str
+    observed: Observed
+    cause: Cause
+    seq: int
+    #: Seconds since the epoch, by the agent's clock.
+    at: float
+
+
+class Outcome(enum.StrEnum):
+    """How an agent finished with an operation."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    SUPERSEDED = "superseded"
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent's answer to a dispatch; sent until it is taken."""
+
+    operation_id: str
+    instance_id: str
+    fence: int
+    outcome: Outcome
+    #: For people: what went wrong and what to do.
+    message: str | None
+    #: None when the hypervisor could not be asked.
+    observation: Observation | None
+    #: Whether a guest went off by itself, was forced, or was not asked; None where no step asked one.
+    shutdown: str | None = None
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch of observations from one host; ``complete`` when it names every guest there."""
+
+    host: str
+    complete: bool
+    observations: tuple[Observation, ...]
+    #: Of the question; a guest that a complete report does not name is missing as of it.
+    seq: int
+    #: Seconds since the epoch.
+    at: float
+
+
+class HostReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A host's heartbeat: what it is and whether its hypervisor answers. Memory in MiB, disk in GiB."""
+
+    host: str
+    driver: str
+    hypervisor_type: str
+    hypervisor_version: int
+    reachable: bool
+    detail: str
+    vcpus: int
+    memory: int
+    disk: int
+    disk_used: int
+    running: int
+    cpu_info: str
+    at: float
+
+
+class ConsoleRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask an agent for the end of a guest's console log."""
+
+    instance_id: str
+    #: None: all that is kept.
+    lines: int | None
+
+
+class ConsoleReply(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a ``ConsoleRequest``; ``error`` instead of output when there is none."""
+
+    output: str = ""
+    error: str | None = None

@@ -1,0 +1,134 @@
+"""The states an instance can be in, in Nova's own words, each with the sentence that documents it.
+
+Three kinds of state, three owners (ADR 0001): ``VmState`` is the record (what the control plane believes),
+``TaskState`` says which operation is in flight, and ``Observed`` with ``Cause`` is what a hypervisor said last.
+``PowerState`` is the number Nova shows for the observation.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+
+class VmState(enum.StrEnum):
+    """The recorded, stable state of an instance (Nova ``vm_state``)."""
+
+    BUILDING = "building"
+    ACTIVE = "active"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    STOPPED = "stopped"
+    ERROR = "error"
+    DELETED = "deleted"
+
+
+class TaskState(enum.StrEnum):
+    """The operation in flight (Nova ``task_state``); no row keeps one without an unfinished operation (B3)."""
+
+    SPAWNING = "spawning"
+    POWERING_OFF = "powering-off"
+    POWERING_ON = "powering-on"
+    REBOOTING = "rebooting"
+    REBOOTING_HARD = "rebooting_hard"
+    PAUSING = "pausing"
+    UNPAUSING = "unpausing"
+    SUSPENDING = "suspending"
+    RESUMING = "resuming"
+    DELETING = "deleting"
+
+
+class PowerState(enum.IntEnum):
+    """Nova's numbers for ``OS-EXT-STS:power_state``."""
+
+    NOSTATE = 0
+    RUNNING = 1
+    PAUSED = 3
+    SHUTDOWN = 4
+    CRASHED = 6
+    SUSPENDED = 7
+
+
+class Observed(enum.StrEnum):
+    """What a hypervisor says of a guest; ``MISSING`` and ``UNKNOWN`` are answers of their own (R12)."""
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUSPENDED = "suspended"
+    SHUTOFF = "shutoff"
+    CRASHED = "crashed"
+    MISSING = "missing"
+    UNKNOWN = "unknown"
+
+
+class Cause(enum.StrEnum):
+    """Why a guest is in its observed state, as far as the hypervisor tells (libvirt's reason numbers)."""
+
+    GUEST = "guest"
+    DESTROYED = "destroyed"
+    CRASHED = "crashed"
+    SAVED = "saved"
+    OPERATOR = "operator"
+    IO_ERROR = "io-error"
+    MIGRATION = "migration"
+    HOST = "host"
+    OTHER = "other"
+
+
+VM_STATE_SAYS: Final[dict[VmState, str]] = {
+    VmState.BUILDING: "Accepted and being made for the first time.",
+    VmState.ACTIVE: "Running.",
+    VmState.PAUSED: "Its processors are halted; its memory stays in the host's memory.",
+    VmState.SUSPENDED: "Off, its memory saved on disk; resume continues where it was.",
+    VmState.STOPPED: "Off, with its disk kept.",
+    VmState.ERROR: "An operation could not finish; the fault says why and what to do.",
+    VmState.DELETED: "Gone, with its disk; only its history can be read.",
+}
+
+POWER_OF_OBSERVED: Final[dict[Observed, PowerState]] = {
+    Observed.RUNNING: PowerState.RUNNING,
+    Observed.PAUSED: PowerState.PAUSED,
+    # A saved guest's domain is shut off; Nova 34 with libvirt shows 4 for it as well.
+    Observed.SUSPENDED: PowerState.SHUTDOWN,
+    Observed.SHUTOFF: PowerState.SHUTDOWN,
+    Observed.CRASHED: PowerState.CRASHED,
+    Observed.MISSING: PowerState.NOSTATE,
+    Observed.UNKNOWN: PowerState.NOSTATE,
+}
+
+_STATUS: Final[dict[VmState, str]] = {
+    VmState.BUILDING: "BUILD",
+    VmState.ACTIVE: "ACTIVE",
+    VmState.PAUSED: "PAUSED",
+    VmState.SUSPENDED: "SUSPENDED",
+    VmState.STOPPED: "SHUTOFF",
+    VmState.ERROR: "ERROR",
+    VmState.DELETED: "DELETED",
+}
+
+_STATUS_IN_TASK: Final[dict[tuple[VmState, TaskState], str]] = {
+    (VmState.ACTIVE, TaskState.REBOOTING): "REBOOT",
+    (VmState.ACTIVE, TaskState.REBOOTING_HARD): "HARD_REBOOT",
+}
+
+
+def status(vm_state: VmState, task_state: TaskState | None) -> str:
+    """Return the API's ``status`` word for a pair of states, as Nova derives it."""
+    if task_state is not None:
+        in_task = _STATUS_IN_TASK.get((vm_state, task_state))
+        if in_task is not None:
+            return in_task
+    return _STATUS[vm_state]
+
+
+def states_of_status(word: str) -> tuple[frozenset[VmState], frozenset[TaskState]] | None:
+    """Return what a ``?status=`` filter selects: vm states, and task states when the word needs one.
+
+    An empty set of task states means any. None: no such status exists.
+    """
+    word = word.upper()
+    for (vm_state, task_state), name in _STATUS_IN_TASK.items():
+        if name == word:
+            return frozenset({vm_state}), frozenset({task_state})
+    found = frozenset(state for state, name in _STATUS.items() if name == word)
+    return (found, frozenset()) if found else None

@@ -1,0 +1,22 @@
+"""Heartbeats: what hosts say of themselves is kept."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stateward.bus.port import HOSTS, Bus
+from stateward.domain.records import HostReport
+from stateward.store import hosts
+from stateward.store.engine import Database
+
+_decoder = msgspec.json.Decoder(HostReport)
+
+
+async def keep_heartbeats(bus: Bus, database: Database) -> None:
+    """Keep every heartbeat from now on."""
+
+    async def handle(payload: bytes) -> None:
+        report = _decoder.decode(payload)
+        await database.write(lambda connection: hosts.heard(connection, report))
+
+    await bus.subscribe(HOSTS, handle)

@@ -1,0 +1,87 @@
+"""Hosts: what each agent last said of itself, and what the operator said of it."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from stateward.domain.records import HostReport
+from stateward.domain.states import VmState
+from stateward.store.tables import HOSTS, INSTANCES
+
+_COLUMNS = HOSTS.c
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True):
+    """One host; ``report`` is None until it was heard of."""
+
+    id: str
+    number: int
+    name: str
+    zone: str
+    report: HostReport | None
+    #: Seconds since the epoch.
+    seen_at: float | None
+    enabled: bool
+    disabled_reason: str | None
+    forced_down: bool
+
+    def up(self, now: float, patience: float) -> bool:
+        """Whether it was heard of within ``patience`` seconds and nobody said it is down."""
+        return self.seen_at is not None and now - self.seen_at <= patience and not self.forced_down
+
+
+def _host_of(row: sa.Row[Any]) -> Host:
+    return Host(
+        id=row.id,
+        number=row.number,
+        name=row.name,
+        zone=row.zone,
+        report=None if row.report is None else msgspec.json.decode(row.report, type=HostReport),
+        seen_at=row.seen_at,
+        enabled=row.enabled,
+        disabled_reason=row.disabled_reason,
+        forced_down=row.forced_down,
+    )
+
+
+def every(connection: sa.Connection) -> list[Host]:
+    """Return all hosts by name."""
+    return [_host_of(row) for row in connection.execute(sa.select(HOSTS).order_by(_COLUMNS.name))]
+
+
+def register(connection: sa.Connection, name: str, zone: str) -> None:
+    """Make a host known, unless it is."""
+    known = connection.execute(sa.select(_COLUMNS.name).where(_COLUMNS.name == name)).one_or_none()
+    if known is None:
+        connection.execute(sa.insert(HOSTS).values(id=str(uuid.uuid4()), name=name, zone=zone, enabled=True, forced_down=False))
+
+
+def heard(connection: sa.Connection, report: HostReport) -> None:
+    """Keep a heartbeat; an older one than the last changes nothing."""
+    connection.execute(
+        sa.update(HOSTS)
+        .where(
+            _COLUMNS.name == report.host,
+            sa.or_(_COLUMNS.seen_at.is_(None), _COLUMNS.seen_at < report.at),
+        )
+        .values(report=msgspec.json.encode(report).decode(), seen_at=report.at)
+    )
+
+
+def change(connection: sa.Connection, host_id: str, changes: dict[str, Any]) -> bool:
+    """Change what the operator says of a host; False when there is none of this id."""
+    return connection.execute(sa.update(HOSTS).where(_COLUMNS.id == host_id).values(**changes)).rowcount == 1
+
+
+def load(connection: sa.Connection) -> dict[str, int]:
+    """Count the living instances of each host that has any."""
+    rows = connection.execute(
+        sa.select(INSTANCES.c.host, sa.func.count())
+        .where(INSTANCES.c.vm_state != VmState.DELETED.value)
+        .group_by(INSTANCES.c.host)
+    )
+    return {row[0]: row[1] for row in rows}

@@ -1,0 +1,277 @@
+"""The instances' rows, and the one guarded UPDATE through which everything changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from stateward.domain.admit import Condition, Test
+from stateward.domain.locks import OperationClass
+from stateward.domain.records import Instance
+from stateward.domain.states import Cause, Observed, TaskState, VmState
+from stateward.store.tables import INSTANCES
+
+_COLUMNS = INSTANCES.c
+#: Parameters of one statement: SQLite allows 32,766.
+_IDS_AT_ONCE = 1000
+_BY_ID = sa.select(INSTANCES).where(_COLUMNS.id == sa.bindparam("b_id"))
+
+
+def instance_of(row: sa.Row[Any]) -> Instance:
+    """Make the record of a row that holds all columns of the table."""
+    return Instance(
+        id=row.id,
+        number=row.number,
+        project_id=row.project_id,
+        user_id=row.user_id,
+        name=row.name,
+        description=row.description,
+        hostname=row.hostname,
+        host=row.host,
+        zone=row.zone,
+        flavor=row.flavor,
+        image=row.image,
+        key_name=row.key_name,
+        user_data=row.user_data,
+        metadata=row.metadata,
+        tags=row.tags,
+        reservation_id=row.reservation_id,
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+        launched_at=row.launched_at,
+        terminated_at=row.terminated_at,
+        vm_state=VmState(row.vm_state),
+        task_state=None if row.task_state is None else TaskState(row.task_state),
+        fence=row.fence,
+        operation_id=row.operation_id,
+        fault=row.fault,
+        owner_blocks=OperationClass(row.owner_blocks),
+        admin_blocks=OperationClass(row.admin_blocks),
+        hold_blocks=OperationClass(row.hold_blocks),
+        locked_by=row.locked_by,
+        locked_reason=row.locked_reason,
+        observed=Observed(row.observed),
+        cause=Cause(row.cause),
+        observed_seq=row.observed_seq,
+        observed_at=row.observed_at,
+    )
+
+
+def get(connection: sa.Connection, instance_id: str) -> Instance | None:
+    """Return one instance, deleted or not; None when there never was one of this id."""
+    row = connection.execute(_BY_ID, {"b_id": instance_id}).one_or_none()
+    return None if row is None else instance_of(row)
+
+
+def by_ids(connection: sa.Connection, ids: Sequence[str]) -> dict[str, Instance]:
+    """Return the instances of some ids; what does not exist is left out."""
+    found: dict[str, Instance] = {}
+    for begin in range(0, len(ids), _IDS_AT_ONCE):
+        some = ids[begin : begin + _IDS_AT_ONCE]
+        rows = connection.execute(sa.select(INSTANCES).where(_COLUMNS.id.in_(some)))
+        found.update((row.id, instance_of(row)) for row in rows)
+    return found
+
+
+def insert(connection: sa.Connection, values: Mapping[str, Any]) -> Instance:
+    """Insert a row and return it with the number it was given."""
+    row = connection.execute(sa.insert(INSTANCES).values(**values).returning(INSTANCES)).one()
+    return instance_of(row)
+
+
+@cache
+def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence: bool) -> sa.Update:  # noqa: FBT001 (a cache key)
+    """Build the UPDATE of a kind of change once: there are as many as rows in the action table."""
+    clauses: list[sa.ColumnElement[bool]] = [_COLUMNS.id == sa.bindparam("b_id")]
+    for number, condition in enumerate(checks):
+        column = _COLUMNS[condition.column]
+        match condition.test, condition.value:
+            case Test.IN, frozenset() as allowed:
+                clauses.append(column.in_(sorted(allowed)))
+            case Test.NULL_OR_IN, frozenset() as allowed:
+                clauses.append(sa.or_(column.is_(None), column.in_(sorted(allowed))) if allowed else column.is_(None))
+            case Test.NO_BITS, int() as mask:
+                clauses.append(column.bitwise_and(mask) == 0)
+            case Test.EQUALS, int() | str():
+                clauses.append(column == sa.bindparam(f"c_{number}"))
+            case _:
+                msg = f"condition {condition} compares {condition.test} with the wrong kind of value"
+                raise TypeError(msg)
+    values: dict[str, Any] = {name: sa.bindparam(f"v_{name}", type_=_COLUMNS[name].type) for name in columns}
+    if bump_fence:
+        values["fence"] = _COLUMNS.fence + 1
+    return sa.update(INSTANCES).where(*clauses).values(**values).returning(INSTANCES)
+
+
+def guarded_update(
+    connection: sa.Connection,
+    instance_id: str,
+    checks: tuple[Condition, ...],
+    changes: Mapping[str, Any],
+    *,
+    bump_fence: bool = False,
+) -> Instance | None:
+    """Change an instance's row if it meets the conditions, in one statement (ADR 0002).
+
+    Returns:
+        The row as it is now; None when there is no such row or it does not meet a condition.
+    """
+    parameters: dict[str, Any] = {"b_id": instance_id}
+    shape: list[Condition] = []
+    for number, condition in enumerate(checks):
+        if condition.test is Test.EQUALS:
+            # The value is a parameter, not a part of the statement, or each fence would make a new statement.
+            parameters[f"c_{number}"] = condition.value
+            shape.append(msgspec.structs.replace(condition, value=0))
+        else:
+            shape.append(condition)
+    parameters.update({f"v_{name}": value for name, value in changes.items()})
+    statement = _guarded(tuple(shape), tuple(sorted(changes)), bump_fence)
+    row = connection.execute(statement, parameters).one_or_none()
+    return None if row is None else instance_of(row)
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True):
+    """What to list: every given field narrows the list. Times are seconds since the epoch."""
+
+    project_id: str | None = None
+    user_id: str | None = None
+    vm_states: frozenset[VmState] | None = None
+    task_states: frozenset[TaskState] | None = None
+    #: True: only deleted ones; False: only living ones; None: both.
+    deleted: bool | None = False
+    locked: bool | None = None
+    locked_by: str | None = None
+    #: A regular expression, as in Nova; a plain word finds itself anywhere in the name.
+    name: str | None = None
+    host: str | None = None
+    zone: str | None = None
+    key_name: str | None = None
+    reservation_id: str | None = None
+    image_id: str | None = None
+    flavor_id: str | None = None
+    hostname: str | None = None
+    ids: frozenset[str] | None = None
+    changed_since: float | None = None
+    changed_before: float | None = None
+    created_at: float | None = None
+    tags_all: frozenset[str] = frozenset()
+    tags_any: frozenset[str] = frozenset()
+    not_tags_all: frozenset[str] = frozenset()
+    not_tags_any: frozenset[str] = frozenset()
+    #: (column, descending) pairs; number is added last, which makes the order total.
+    sort: tuple[tuple[str, bool], ...] = (("created_at", True),)
+    limit: int | None = None
+    #: The id after which the page begins.
+    marker: str | None = None
+
+
+_EQUAL_FIELDS = (
+    "project_id",
+    "user_id",
+    "locked_by",
+    "host",
+    "zone",
+    "key_name",
+    "reservation_id",
+    "hostname",
+    "created_at",
+)
+
+
+def page(connection: sa.Connection, query: Query) -> list[Instance]:
+    """Return a page of instances.
+
+    Raises:
+        LookupError: the marker names no instance; the argument is the marker.
+    """
+    statement = sa.select(INSTANCES).where(*_clauses(query))
+    order = [*query.sort, ("number", query.sort[-1][1] if query.sort else True)]
+    if query.marker is not None:
+        marker = connection.execute(_BY_ID, {"b_id": query.marker}).one_or_none()
+        if marker is None:
+            raise LookupError(query.marker)
+        statement = statement.where(_after(order, marker))
+    for name, descending in order:
+        column = _sort_column(name)
+        statement = statement.order_by(column.desc() if descending else column.asc())
+    if query.limit is not None:
+        statement = statement.limit(query.limit)
+    return [instance_of(row) for row in connection.execute(statement)]
+
+
+def _sort_column(name: str) -> sa.ColumnElement[Any]:
+    """Give a column that has no nulls, so that both databases sort it alike and a marker can be compared."""
+    column = _COLUMNS[name]
+    if not column.nullable:
+        return column
+    return sa.func.coalesce(column, "" if isinstance(column.type, sa.String | sa.Text) else -1)
+
+
+def _after(order: Sequence[tuple[str, bool]], marker: sa.Row[Any]) -> sa.ColumnElement[bool]:
+    """Say "comes after the marker" for a sort of several columns, each in its own direction."""
+    alternatives: list[sa.ColumnElement[bool]] = []
+    equal: list[sa.ColumnElement[bool]] = []
+    for name, descending in order:
+        column = _sort_column(name)
+        value = getattr(marker, name)
+        if value is None:
+            value = "" if isinstance(_COLUMNS[name].type, sa.String | sa.Text) else -1
+        alternatives.append(sa.and_(*equal, column < value if descending else column > value))
+        equal.append(column == value)
+    return sa.or_(*alternatives)
+
+
+def _clauses(query: Query) -> list[sa.ColumnElement[bool]]:
+    clauses: list[sa.ColumnElement[bool]] = [
+        _COLUMNS[name] == value for name in _EQUAL_FIELDS if (value := getattr(query, name)) is not None
+    ]
+    for name, allowed in (
+        ("vm_state", query.vm_states),
+        ("task_state", query.task_states),
+        ("id", query.ids),
+    ):
+        if allowed is not None:
+            clauses.append(_COLUMNS[name].in_(sorted(allowed)))
+    if query.deleted is not None:
+        deleted = _COLUMNS.vm_state == VmState.DELETED.value
+        clauses.append(deleted if query.deleted else sa.not_(deleted))
+    if query.locked is not None:
+        clauses.append(_COLUMNS.locked_by.is_not(None) if query.locked else _COLUMNS.locked_by.is_(None))
+    if query.name is not None:
+        clauses.append(_COLUMNS.name.regexp_match(query.name))
+    if query.changed_since is not None:
+        clauses.append(_COLUMNS.updated_at >= query.changed_since)
+    if query.changed_before is not None:
+        clauses.append(_COLUMNS.updated_at <= query.changed_before)
+    if query.image_id is not None:
+        clauses.append(_json_member(_COLUMNS.image, "id", query.image_id))
+    if query.flavor_id is not None:
+        clauses.append(_json_member(_COLUMNS.flavor, "id", query.flavor_id))
+    clauses.extend(_tag_clauses(query))
+    return clauses
+
+
+def _tag_clauses(query: Query) -> list[sa.ColumnElement[bool]]:
+    clauses = [_has_tag(tag) for tag in sorted(query.tags_all)]
+    if query.tags_any:
+        clauses.append(sa.or_(*(_has_tag(tag) for tag in sorted(query.tags_any))))
+    if query.not_tags_all:
+        clauses.append(sa.not_(sa.and_(*(_has_tag(tag) for tag in sorted(query.not_tags_all)))))
+    if query.not_tags_any:
+        clauses.append(sa.not_(sa.or_(*(_has_tag(tag) for tag in sorted(query.not_tags_any)))))
+    return clauses
+
+
+def _has_tag(tag: str) -> sa.ColumnElement[bool]:
+    return sa.cast(_COLUMNS.tags, sa.Text).contains(msgspec.json.encode(tag).decode(), autoescape=True)
+
+
+def _json_member(column: sa.Column[Any], name: str, value: str) -> sa.ColumnElement[bool]:
+    """Match a string member of packed JSON; keys of a packed struct come once and in a fixed order."""
+    text = f'"{name}":{msgspec.json.encode(value).decode()}'
+    return sa.cast(column, sa.Text).contains(text, autoescape=True)

@@ -1,0 +1,220 @@
+"""Operations, the audit trail and the outbox: what is written beside every change of an instance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from stateward.domain.locks import ActorKind
+from stateward.domain.records import Actor, Operation, OperationState
+from stateward.store.tables import AUDIT, OPERATIONS, OUTBOX
+
+_COLUMNS = OPERATIONS.c
+_INSERT = sa.insert(OPERATIONS)
+_INSERT_AUDIT = sa.insert(AUDIT)
+_INSERT_OUTBOX = sa.insert(OUTBOX)
+_SUPERSEDE = (
+    sa.update(OPERATIONS)
+    .where(_COLUMNS.instance_id == sa.bindparam("b_instance"), _COLUMNS.finished_at.is_(None))
+    .values(
+        state=OperationState.SUPERSEDED.value,
+        finished_at=sa.bindparam("b_now"),
+        message=sa.bindparam("b_message"),
+    )
+    .returning(_COLUMNS.id)
+)
+_FINISH = (
+    sa.update(OPERATIONS)
+    .where(_COLUMNS.id == sa.bindparam("b_id"), _COLUMNS.finished_at.is_(None))
+    .values(
+        state=sa.bindparam("b_state"),
+        finished_at=sa.bindparam("b_now"),
+        message=sa.bindparam("b_message"),
+    )
+)
+
+
+def operation_of(row: sa.Row[Any]) -> Operation:
+    """Make the record of a row."""
+    return Operation(
+        id=row.id,
+        instance_id=row.instance_id,
+        action=row.action,
+        actor_kind=ActorKind(row.actor_kind),
+        user_id=row.user_id,
+        project_id=row.project_id,
+        request_id=row.request_id,
+        fence=row.fence,
+        host=row.host,
+        state=OperationState(row.state),
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        message=row.message,
+        params=row.params,
+    )
+
+
+def insert(connection: sa.Connection, operation: Operation) -> None:
+    """Write a new operation."""
+    connection.execute(
+        _INSERT,
+        {
+            "id": operation.id,
+            "instance_id": operation.instance_id,
+            "action": operation.action,
+            "actor_kind": operation.actor_kind.value,
+            "user_id": operation.user_id,
+            "project_id": operation.project_id,
+            "request_id": operation.request_id,
+            "fence": operation.fence,
+            "host": operation.host,
+            "state": operation.state.value,
+            "started_at": operation.started_at,
+            "finished_at": operation.finished_at,
+            "message": operation.message,
+            "params": operation.params,
+        },
+    )
+
+
+def supersede(connection: sa.Connection, instance_id: str, now: float, message: str) -> list[str]:
+    """End every unfinished operation of an instance as superseded and return their ids."""
+    rows = connection.execute(
+        _SUPERSEDE, {"b_instance": instance_id, "b_now": now, "b_message": message}
+    ).all()
+    return [row.id for row in rows]
+
+
+def finish(
+    connection: sa.Connection, operation_id: str, state: OperationState, now: float, message: str | None
+) -> bool:
+    """Give an unfinished operation its final state; False when it has one already."""
+    result = connection.execute(
+        _FINISH, {"b_id": operation_id, "b_state": state.value, "b_now": now, "b_message": message}
+    )
+    return result.rowcount == 1
+
+
+def get(connection: sa.Connection, operation_id: str) -> Operation | None:
+    """Return one operation."""
+    row = connection.execute(sa.select(OPERATIONS).where(_COLUMNS.id == operation_id)).one_or_none()
+    return None if row is None else operation_of(row)
+
+
+def of_instance(
+    connection: sa.Connection,
+    instance_id: str,
+    *,
+    limit: int | None = None,
+    marker: str | None = None,
+    since: float | None = None,
+    before: float | None = None,
+) -> list[Operation]:
+    """Return an instance's operations, newest first.
+
+    Args:
+        connection: where to look.
+        instance_id: whose.
+        limit: so many at most.
+        marker: those after the operation of this request.
+        since: last changed at or after this time, in seconds since the epoch.
+        before: last changed at or before it.
+
+    Raises:
+        LookupError: there is no operation of the marker's request.
+    """
+    changed = sa.func.coalesce(_COLUMNS.finished_at, _COLUMNS.started_at)
+    statement = sa.select(OPERATIONS).where(_COLUMNS.instance_id == instance_id)
+    if since is not None:
+        statement = statement.where(changed >= since)
+    if before is not None:
+        statement = statement.where(changed <= before)
+    if marker is not None:
+        last = of_request(connection, instance_id, marker)
+        if last is None:
+            raise LookupError(marker)
+        statement = statement.where(
+            sa.or_(
+                _COLUMNS.started_at < last.started_at,
+                sa.and_(_COLUMNS.started_at == last.started_at, _COLUMNS.id < last.id),
+            )
+        )
+    statement = statement.order_by(_COLUMNS.started_at.desc(), _COLUMNS.id.desc())
+    return [operation_of(row) for row in connection.execute(statement.limit(limit))]
+
+
+def of_request(connection: sa.Connection, instance_id: str, request_id: str) -> Operation | None:
+    """Return an instance's newest operation of a request."""
+    row = connection.execute(
+        sa.select(OPERATIONS)
+        .where(_COLUMNS.instance_id == instance_id, _COLUMNS.request_id == request_id)
+        .order_by(_COLUMNS.started_at.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else operation_of(row)
+
+
+def unfinished(connection: sa.Connection, instance_id: str | None = None) -> list[Operation]:
+    """Return the operations that agents still owe a result for, oldest first; of one instance or of all."""
+    statement = sa.select(OPERATIONS).where(_COLUMNS.finished_at.is_(None))
+    if instance_id is not None:
+        statement = statement.where(_COLUMNS.instance_id == instance_id)
+    return [operation_of(row) for row in connection.execute(statement.order_by(_COLUMNS.started_at))]
+
+
+def count_since(connection: sa.Connection, instance_id: str, actions: Iterable[str], since: float) -> int:
+    """Count an instance's operations of some actions that began at or after a time."""
+    statement = sa.select(sa.func.count()).where(
+        _COLUMNS.instance_id == instance_id,
+        _COLUMNS.action.in_(sorted(actions)),
+        _COLUMNS.started_at >= since,
+    )
+    return connection.execute(statement).scalar_one()
+
+
+def record(
+    connection: sa.Connection,
+    *,
+    at: float,
+    event: str,
+    actor: Actor,
+    instance_id: str | None,
+    operation_id: str | None = None,
+    action: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Append to the audit trail (B7)."""
+    connection.execute(
+        _INSERT_AUDIT,
+        {
+            "at": at,
+            "event": event,
+            "instance_id": instance_id,
+            "operation_id": operation_id,
+            "action": action,
+            "actor_kind": actor.kind.value,
+            "user_id": actor.user_id,
+            "project_id": actor.project_id,
+            "request_id": actor.request_id,
+            "detail": dict(detail or {}),
+        },
+    )
+
+
+def post(connection: sa.Connection, subject: str, message_id: str, payload: bytes) -> None:
+    """Put a message into the outbox; it is published after the transaction is durable."""
+    connection.execute(_INSERT_OUTBOX, {"subject": subject, "message_id": message_id, "payload": payload})
+
+
+def posted(connection: sa.Connection, limit: int | None = None) -> list[tuple[int, str, str, bytes]]:
+    """Return the oldest messages in the outbox as (number, subject, message id, payload)."""
+    statement = sa.select(OUTBOX).order_by(OUTBOX.c.number)
+    rows = connection.execute(statement if limit is None else statement.limit(limit))
+    return [(row.number, row.subject, row.message_id, row.payload) for row in rows]
+
+
+def sent(connection: sa.Connection, numbers: Iterable[int]) -> None:
+    """Take published messages out of the outbox."""
+    connection.execute(sa.delete(OUTBOX).where(OUTBOX.c.number.in_(list(numbers))))

@@ -1,0 +1,175 @@
+"""The schema of what the control plane knows: instances, locks, operations, audit, outbox and hosts.
+
+Other resources keep their tables in modules of their own (``identity_tables`` …) on the same ``METADATA``, so
+that Alembic compares one schema. Times are seconds since the epoch, as floats.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from stateward.domain.records import Fault, FlavorFacts, ImageFacts
+
+METADATA: Final = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(column_0_N_label)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Packed(sa.types.TypeDecorator[Any]):
+    """A msgspec type kept as JSON text: readable with any SQL tool, and checked when it is read."""
+
+    impl = sa.Text
+    cache_ok = True
+
+    def __init__(self, kind: Any) -> None:
+        """Keep a decoder of the kind."""
+        super().__init__()
+        self.kind = kind
+        self._decode = msgspec.json.Decoder(kind).decode
+        self._encode = msgspec.json.Encoder(order="deterministic").encode
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 (the interface)
+        """Encode for the database."""
+        return None if value is None else self._encode(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002 (the interface)
+        """Decode from the database."""
+        return None if value is None else self._decode(value)
+
+
+INSTANCES: Final = sa.Table(
+    "instances",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("project_id", sa.String(64), nullable=False),
+    sa.Column("user_id", sa.String(64), nullable=False),
+    sa.Column("name", sa.String(255), nullable=False),
+    sa.Column("description", sa.String(255)),
+    sa.Column("hostname", sa.String(255), nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("zone", sa.String(255), nullable=False),
+    sa.Column("flavor", Packed(FlavorFacts), nullable=False),
+    sa.Column("image", Packed(ImageFacts), nullable=False),
+    sa.Column("key_name", sa.String(255)),
+    sa.Column("user_data", sa.Text),
+    sa.Column("metadata", Packed(dict[str, str]), nullable=False),
+    sa.Column("tags", Packed(tuple[str, ...]), nullable=False),
+    sa.Column("reservation_id", sa.String(64), nullable=False),
+    sa.Column("created_at", sa.Double, nullable=False),
+    sa.Column("updated_at", sa.Double, nullable=False),
+    sa.Column("launched_at", sa.Double),
+    sa.Column("terminated_at", sa.Double),
+    sa.Column("vm_state", sa.String(32), nullable=False),
+    sa.Column("task_state", sa.String(32)),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("operation_id", sa.String(36)),
+    sa.Column("fault", Packed(Fault)),
+    sa.Column("owner_blocks", sa.Integer, nullable=False, default=0),
+    sa.Column("admin_blocks", sa.Integer, nullable=False, default=0),
+    sa.Column("hold_blocks", sa.Integer, nullable=False, default=0),
+    sa.Column("locked_by", sa.String(16)),
+    sa.Column("locked_reason", sa.String(255)),
+    sa.Column("observed", sa.String(16), nullable=False),
+    sa.Column("cause", sa.String(16), nullable=False),
+    sa.Column("observed_seq", sa.BigInteger, nullable=False, default=0),
+    sa.Column("observed_at", sa.Double),
+    # B3 as a constraint: a task state belongs to an operation, and a deleted instance has neither.
+    sa.CheckConstraint("task_state IS NULL OR operation_id IS NOT NULL", name="task_has_operation"),
+    sa.Index(None, "project_id", "created_at"),
+    sa.Index(None, "host", "vm_state"),
+    sa.Index(None, "updated_at"),
+)
+
+LOCKS: Final = sa.Table(
+    "locks",
+    METADATA,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("instance_id", sa.String(36), sa.ForeignKey("instances.id"), nullable=False),
+    sa.Column("kind", sa.String(8), nullable=False),
+    #: Unique per instance and kind; Nova's ``lock`` places the unnamed one.
+    sa.Column("name", sa.String(64), nullable=False, default=""),
+    sa.Column("holder", sa.String(64), nullable=False),
+    sa.Column("reason", sa.String(255)),
+    sa.Column("blocks", sa.Integer, nullable=False),
+    sa.Column("placed_at", sa.Double, nullable=False),
+    sa.UniqueConstraint("instance_id", "kind", "name"),
+)
+
+OPERATIONS: Final = sa.Table(
+    "operations",
+    METADATA,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("instance_id", sa.String(36), sa.ForeignKey("instances.id"), nullable=False),
+    #: A key of the action table.
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("actor_kind", sa.String(8), nullable=False),
+    sa.Column("user_id", sa.String(64), nullable=False),
+    sa.Column("project_id", sa.String(64), nullable=False),
+    sa.Column("request_id", sa.String(64), nullable=False),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("started_at", sa.Double, nullable=False),
+    sa.Column("finished_at", sa.Double),
+    sa.Column("message", sa.Text),
+    sa.Column("params", Packed(dict[str, Any]), nullable=False),
+    sa.Index(None, "instance_id", "started_at"),
+    # Recovery and superseding look for the few that are unfinished among the many that are not.
+    sa.Index(
+        "ix_operations_unfinished",
+        "instance_id",
+        sqlite_where=sa.text("finished_at IS NULL"),
+        postgresql_where=sa.text("finished_at IS NULL"),
+    ),
+)
+
+AUDIT: Final = sa.Table(
+    "audit",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("at", sa.Double, nullable=False),
+    #: ``admitted``, ``finished``, ``verdict`` or ``lifted`` …
+    sa.Column("event", sa.String(32), nullable=False),
+    sa.Column("instance_id", sa.String(36)),
+    sa.Column("operation_id", sa.String(36)),
+    sa.Column("action", sa.String(64)),
+    sa.Column("actor_kind", sa.String(8), nullable=False),
+    sa.Column("user_id", sa.String(64), nullable=False),
+    sa.Column("project_id", sa.String(64), nullable=False),
+    sa.Column("request_id", sa.String(64), nullable=False),
+    sa.Column("detail", Packed(dict[str, Any]), nullable=False),
+)
+
+OUTBOX: Final = sa.Table(
+    "outbox",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("subject", sa.String(255), nullable=False),
+    sa.Column("message_id", sa.String(64), nullable=False),
+    sa.Column("payload", sa.LargeBinary, nullable=False),
+)
+
+HOSTS: Final = sa.Table(
+    "hosts",
+    METADATA,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("id", sa.String(36), nullable=False, unique=True),
+    sa.Column("name", sa.String(255), nullable=False, unique=True),
+    sa.Column("zone", sa.String(255), nullable=False),
+    #: The last ``HostReport``; null until the host was heard of for the first time.
+    sa.Column("report", sa.Text),
+    sa.Column("seen_at", sa.Double),
+    sa.Column("enabled", sa.Boolean, nullable=False, default=True),
+    sa.Column("disabled_reason", sa.String(255)),
+    sa.Column("forced_down", sa.Boolean, nullable=False, default=False),
+)
