@@ -29,6 +29,9 @@ packages_run=(
 )
 # The store's tests run on both databases.
 packages_dev=(postgresql)
+# libvirt-daemon-system asks for systemd unless something else plays its part. A machine that does without systemd
+# keeps doing without: installing a control plane must not replace the init system.
+packages_without_systemd=(libvirt-daemon-system-sysv elogind)
 
 oldest_python=11 # of Python 3
 
@@ -64,7 +67,7 @@ as_root() {
     if ((EUID == 0)); then "$@"; else sudo -- "$@"; fi
 }
 
-# Reads the database of packages as one call; a package that dpkg has never heard of prints no line.
+# Asks dpkg once for all; a package that dpkg has never heard of prints no line, and the call then fails.
 missing_packages() {
     local installed
     # shellcheck disable=SC2016 # the ${...} are dpkg-query's own
@@ -93,6 +96,7 @@ install_packages() {
         check_without_dpkg
         return
     fi
+    if [[ -n $(missing_packages systemd-sysv) ]]; then wanted+=("${packages_without_systemd[@]}"); fi
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     if ! ((${#missing[@]})); then return; fi
     if ((EUID != 0)) && ! command -v sudo >/dev/null; then
@@ -110,7 +114,7 @@ install_packages() {
     step "Installing Debian packages (a few minutes): ${missing[*]}" \
         "Try by hand: apt-get install --no-install-recommends ${missing[*]}" \
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 \
-        install --no-install-recommends "${missing[@]}"
+        install --no-install-recommends --no-remove "${missing[@]}"
 }
 
 # ------------------------------------------------------------------------------------------------ Python, .venv
@@ -158,15 +162,30 @@ install_locked() {
 run_key=$(key requirements.lock)
 dev_key=$(key requirements.lock requirements-dev.lock)
 
+is_ready() {
+    case $mode in
+    run) stamped run "$run_key" ;;
+    dev) stamped dev "$dev_key" ;;
+    esac
+}
+
+if is_ready; then exit 0; fi
+
+# Two at once would install over each other; the second waits, and then finds nothing left to do.
+exec 9>.setup.lock
+if ! flock --nonblock 9; then
+    say "Waiting for another setup to finish"
+    flock 9
+    if is_ready; then exit 0; fi
+fi
+
+install_packages
 if [[ $mode == run ]]; then
-    if stamped run "$run_key"; then exit 0; fi
-    install_packages
-    install_locked requirements.lock "Installing the run-time libraries (a minute; libvirt-python is compiled)"
+    install_locked requirements.lock "Installing the run-time libraries (a minute: libvirt-python is compiled)"
 else
-    if stamped dev "$dev_key"; then exit 0; fi
-    install_packages
-    install_locked requirements-dev.lock "Installing the development libraries (two minutes)"
+    install_locked requirements-dev.lock "Installing the development libraries (one or two minutes)"
     printf '%s\n' "$dev_key" >.venv/stamp-dev
 fi
 # The development lock holds the run-time lock's versions, so either way the run-time libraries are there.
 printf '%s\n' "$run_key" >.venv/stamp-run
+say "Ready"
