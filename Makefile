@@ -6,7 +6,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-SOURCES := src tests tools
+SOURCES := src tests $(if $(wildcard tools/*.py tools/*/*.py),tools)
 # What is passed on: make test ARGS='-k lock', make bench ARGS=--help
 ARGS ?=
 

@@ -24,7 +24,7 @@ def pins(lock: str) -> dict[str, str]:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_a_lock_pins_hashes_and_names_no_place(lock: str) -> None:
-    """A lock says what to install, never from where: a fresh machine asks whichever index it is set up for."""
+    """A lock says what to install, not from where: a fresh machine asks whichever index it is set up for."""
     for line in (ROOT / lock).read_text(encoding="utf-8").splitlines():
         assert re.match(r"[a-z0-9]|    --hash=sha256:[0-9a-f]{64}|    #", line), line
         assert "://" not in line
