@@ -99,7 +99,7 @@ class SimulatedDriver:
         await self._change("define", spec.instance_id, lambda guest, _: guests.define(guest, spec))
 
     async def power_on(self, instance_id: str) -> None:
-        """Boot; a saved memory is lost."""
+        """Boot; refused while there is a saved memory, which ``discard_memory`` deletes."""
         await self._change("power_on", instance_id, guests.power_on)
 
     async def request_shutdown(self, instance_id: str) -> None:

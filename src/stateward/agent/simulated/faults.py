@@ -93,7 +93,7 @@ class Faults:
         return answer
 
     async def _disturbed(self, name: str, act: Callable[[], T]) -> T:
-        # What is to happen to a call is taken when it begins, so that it does not depend on how long others take.
+        # Taken when the call begins, so that it does not depend on how long other calls take.
         error, after = self._failures[name].popleft() if self._failures[name] else (None, False)
         hang = self._hangs[name].popleft() if self._hangs[name] else None
         # Even without latency another task gets a turn, as it does with every real hypervisor.

@@ -1,9 +1,9 @@
 """One simulated guest as a value: what everything that can happen to it makes of it.
 
 Every function takes a guest, and the time where it matters, and returns the guest afterwards; nothing here
-waits, reads a clock or remembers. So a hypervisor that nobody ran for an hour works that hour out with one call
-of ``settle``, and two processes that look at the same record see the same guest. All times are seconds on the
-hypervisor's clock; the caller settles a guest before it does anything else to it.
+waits, reads a clock or remembers. So a hypervisor that nobody ran for an hour works that hour out with one
+call of ``settle``, and two processes that look at one record see the same guest. All times are seconds on
+the hypervisor's clock; the caller settles a guest before it does anything else to it.
 """
 
 from __future__ import annotations
@@ -113,10 +113,10 @@ def mark_fence(guest: SimulatedGuest, fence: int) -> SimulatedGuest:
 
 
 def power_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
-    """Boot it, from its disk even when there is a saved memory, which is lost.
+    """Boot it. Throwing a saved memory away is a step of its own, so a saved one is refused.
 
     Raises:
-        GuestMissing, DriverError: it is paused or crashed.
+        GuestMissing, DriverError: it is paused, crashed or saved.
     """
     spec = _defined(guest)
     if guest.observed is Observed.RUNNING:
@@ -124,6 +124,7 @@ def power_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
     if _powered(guest):
         msg = f"The guest is {guest.observed}: take its power, or let it run on, before it boots."
         raise DriverError(msg)
+    _check(guest, {Observed.SHUTOFF}, "restore its memory, or discard it before the guest boots")
     return settle(_boot(guest, spec, now), now)
 
 
@@ -166,9 +167,7 @@ def unpause(guest: SimulatedGuest, now: float) -> SimulatedGuest:
     Raises:
         GuestMissing, DriverError: it is off or crashed.
     """
-    if guest.observed is Observed.RUNNING:
-        return guest
-    _check(guest, {Observed.PAUSED}, "only a paused one can be let run on")
+    _check(guest, {Observed.RUNNING, Observed.PAUSED}, "only a paused one can be let run on")
     return _go_on(guest, now)
 
 
@@ -318,7 +317,7 @@ def _off(guest: SimulatedGuest, cause: Cause) -> SimulatedGuest:
 
 
 def _go_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
-    """Let its time run on: what it was going to do comes later by as long as it stood still."""
+    """Let its time run on, unless it does: what it was going to do comes later by as long as it stood still."""
     run, halted_at = guest.run, guest.halted_at
     if run is None or halted_at is None:
         return guest

@@ -1,9 +1,9 @@
 """A hypervisor made of nothing, and what happens there behind the driver's back.
 
-Its guests outlive agents and servers as real ones do: in memory they live as long as this object, which several
-drivers may share; with a folder they live there, and time goes on for them while no process runs. That takes no
-process, because what a guest does by itself follows from its record and the time (``guests.settle``). Timers
-exist only to tell whoever listens.
+Its guests outlive agents and servers as real ones do: in memory they live as long as this object, which
+several drivers may share; with a folder they live there, and time goes on for them while no process runs.
+That takes no process, because what a guest does by itself follows from its record and the time
+(``guests.settle``). Timers exist only to tell whoever listens.
 """
 
 from __future__ import annotations
