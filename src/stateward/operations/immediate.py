@@ -35,9 +35,10 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 class Immediate:
     """The immediate actions, on the same admission."""
 
-    def __init__(self, admission: Admission) -> None:
-        """Use an admission's database and clock."""
+    def __init__(self, admission: Admission, compare: Callable[[str], None]) -> None:
+        """Use an admission's database and clock; ``compare`` has the arbiter look at an instance."""
         self._admission = admission
+        self._compare = compare
 
     async def lock(
         self, instance_id: str, actor: Actor, *, reason: str | None, project_id: str | None
@@ -105,7 +106,9 @@ class Immediate:
             changes = {"vm_state": to.value, "task_state": None, "operation_id": None}
             return changes, {"from": instance.vm_state.value, "to": to.value}
 
-        return await self._do(BY_KEY["reset_state"], instance_id, actor, effect, None, bump_fence=True)
+        done = await self._do(BY_KEY["reset_state"], instance_id, actor, effect, None, bump_fence=True)
+        self._compare(instance_id)
+        return done
 
     async def change(
         self,

@@ -1,0 +1,252 @@
+"""The whole server in one process: every role, composed of the same parts that run apart.
+
+Starting puts things up in the order of their needs; stopping takes them down in reverse. Nothing is lost by being
+killed in between: what was accepted is in the database, and what an agent has begun is in its journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from stateward.agent.agent import Agent
+from stateward.agent.driver import Driver
+from stateward.api.app import build
+from stateward.api.compute.services import Services
+from stateward.api.identity import Identity
+from stateward.api.images import Images
+from stateward.arbiter.reconcile import Arbiter
+from stateward.bus.memory import MemoryBus
+from stateward.clock import SystemClock
+from stateward.clouds import write_clouds
+from stateward.operations.admission import Admission, ShutdownDefaults
+from stateward.operations.completion import Completion
+from stateward.operations.dispatch import Dispatcher
+from stateward.operations.heartbeats import keep_heartbeats
+from stateward.operations.immediate import Immediate
+from stateward.private import write_private
+from stateward.settings import HostSettings, Settings
+from stateward.store import flavors, hosts
+from stateward.store.engine import Database, StoreUnavailable, open_database
+from stateward.store.schema import migrate
+
+log = structlog.get_logger()
+
+#: Tells a person what is being done.
+Progress = Callable[[str], None]
+
+
+class CannotStart(Exception):
+    """The server cannot be started; ``str()`` says why and what to do."""
+
+
+class Server:
+    """One process's server on one data folder."""
+
+    def __init__(self, *, data: Path, listen: tuple[str, int], settings: Settings, progress: Progress) -> None:
+        """Prepare; nothing is touched yet."""
+        self._data = data
+        self._listen = listen
+        self._settings = settings
+        self._progress = progress
+        self._undo = contextlib.AsyncExitStack()
+        self._agents: list[Agent] = []
+        self.app: Any = None
+        self.socket: socket.socket | None = None
+
+    async def start(self) -> None:
+        """Put everything up; on return requests can be served.
+
+        Raises:
+            CannotStart: with what to do about it; whatever was put up is down again.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Take everything down, the newest first; guests run on."""
+        await self._undo.aclose()
+
+    async def _start(self) -> None:
+        self._take_folder()
+        self.socket = self._bind()
+        self._undo.callback(self.socket.close)
+        clock = SystemClock()
+        database = await self._open_database()
+        secret = self._secret()
+        identity = Identity(database, clock, secret, token_seconds=self._settings.token.lifetime)
+        images = Images(database, self._data / "images", clock)
+        bus = MemoryBus()
+        self._undo.push_async_callback(bus.close)
+        dispatcher = Dispatcher(database, bus)
+        shutdown = ShutdownDefaults(
+            default=self._settings.shutdown.default, cap=self._settings.shutdown.cap
+        )
+        admission = Admission(database, clock, shutdown, dispatcher.wake)
+        arbiter = Arbiter(admission)
+        services = Services(
+            database=database,
+            identity=identity,
+            admission=admission,
+            immediate=Immediate(admission, arbiter.wake),
+            bus=bus,
+            clock=clock,
+            public_url=self._settings.public_url,
+            host_patience=self._settings.agent.patience,
+        )
+        await self._first_start(identity, database)
+        await Completion(database, clock, arbiter.wake).start(bus)
+        await keep_heartbeats(bus, database)
+        await arbiter.start(bus)
+        self._undo.push_async_callback(arbiter.stop)
+        await dispatcher.start()
+        self._undo.push_async_callback(dispatcher.stop)
+        for host in self._hosts():
+            await self._start_agent(host, database, bus, images)
+        self.images = images
+        self.app = build(services, images, self._ready(database, clock))
+
+    def _hosts(self) -> tuple[HostSettings, ...]:
+        return self._settings.host or (HostSettings(name=machine_name()),)
+
+    def _take_folder(self) -> None:
+        """Make the data folder this process's own: two servers on one folder would fight over its guests."""
+        try:
+            self._data.mkdir(parents=True, exist_ok=True, mode=0o711)
+            descriptor = os.open(self._data / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise CannotStart(
+                f"The data folder {self._data} cannot be used: {error.strerror}. Name another with --data."
+            ) from None
+        self._undo.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CannotStart(
+                f"Another server is running on the data folder {self._data}. Stop it, or name another with --data."
+            ) from None
+
+    def _bind(self) -> socket.socket:
+        host, port = self._listen
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind((host, port))
+            bound.listen(1024)
+        except OSError as error:
+            bound.close()
+            raise CannotStart(
+                f"Cannot listen on {host}:{port}: {error.strerror}. Name another address with --listen."
+            ) from None
+        bound.setblocking(False)  # noqa: FBT003 (the socket's own interface)
+        return bound
+
+    async def _open_database(self) -> Database:
+        url = self._settings.database or f"sqlite:///{self._data / 'stateward.db'}"
+        try:
+            database = open_database(url)
+            self._undo.push_async_callback(database.close)
+            if await migrate(database):
+                self._progress("the database is set up")
+        except StoreUnavailable as error:
+            raise CannotStart(f"{error}. Check the setting database, and that it is running.") from None
+        return database
+
+    def _secret(self) -> bytes:
+        """Return the key that tokens are signed with; made at the first start."""
+        path = self._data / "secret"
+        if not path.exists():
+            write_private(path, secrets.token_urlsafe(48))
+        return path.read_text().strip().encode()
+
+    async def _first_start(self, identity: Identity, database: Database) -> None:
+        """Make the first users and flavors, and the file by which clients find the server."""
+        if not await identity.is_bootstrapped():
+            passwords = {"admin": secrets.token_urlsafe(18), "demo": secrets.token_urlsafe(18)}
+            # The file first: killed before the users are there, the next start makes both anew.
+            write_clouds(self._data, self.address, passwords)
+            await identity.bootstrap(admin_password=passwords["admin"], demo_password=passwords["demo"])
+            self._progress("users admin and demo are made")
+        else:
+            write_clouds(self._data, self.address, None)
+        await database.write(flavors.register_defaults)
+
+    @property
+    def address(self) -> str:
+        """Where clients reach the server, without a slash at the end."""
+        host, port = self.socket.getsockname()[:2] if self.socket is not None else self._listen
+        if host in {"0.0.0.0", "::"}:  # noqa: S104 (read, not bound)
+            host = "127.0.0.1"
+        return self._settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def _start_agent(
+        self, host: HostSettings, database: Database, bus: MemoryBus, images: Images
+    ) -> None:
+        folder = self._data / "hosts" / host.name
+        folder.mkdir(parents=True, exist_ok=True)
+        await database.write(lambda connection: hosts.register(connection, host.name, host.zone))
+        driver = await self._driver(host, folder, images)
+        agent = Agent(
+            host=host.name,
+            driver=driver,
+            bus=bus,
+            clock=SystemClock(),
+            journal=folder / "journal.db",
+            relist_seconds=self._settings.agent.relist,
+            heartbeat_seconds=self._settings.agent.heartbeat,
+        )
+        await agent.start()
+        self._agents.append(agent)
+        self._undo.push_async_callback(agent.stop)
+
+    async def _driver(self, host: HostSettings, folder: Path, images: Images) -> Driver:
+        if host.driver == "simulated":
+            from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor  # noqa: PLC0415 (only if used)
+
+            return SimulatedDriver(SimulatedHypervisor(folder=folder))
+        from stateward.agent.libvirt import LibvirtDriver, daemons  # noqa: PLC0415 (only if used)
+
+        place = await daemons.ensure(host.uri, self._data, self._progress)
+        self._undo.push_async_callback(place.stop)
+        return LibvirtDriver(
+            uri=place.uri, folder=folder, images=images, run_as=place.run_as, accelerator=host.accelerator
+        )
+
+    def _ready(
+        self, database: Database, clock: SystemClock
+    ) -> Callable[[], Awaitable[tuple[bool, dict[str, object]]]]:
+        async def ready() -> tuple[bool, dict[str, object]]:
+            try:
+                found = await database.read(hosts.every)
+            except StoreUnavailable as error:
+                return False, {"database": str(error), "hosts": {}}
+            now = clock.now()
+            words: dict[str, object] = {}
+            for host in found:
+                if not host.up(now, self._settings.agent.patience):
+                    words[host.name] = "not heard of"
+                elif host.report is not None and not host.report.reachable:
+                    words[host.name] = host.report.detail
+                else:
+                    words[host.name] = "up"
+            return "up" in words.values(), {"database": "up", "hosts": words}
+
+        return ready
+
+
+def machine_name() -> str:
+    name = socket.gethostname().split(".")[0]
+    return name or "localhost"

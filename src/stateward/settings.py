@@ -1,0 +1,94 @@
+"""Settings: defaults, a TOML file, then the environment; checked once at start and frozen.
+
+``STATEWARD_SHUTDOWN__DEFAULT=30`` sets ``default`` in the table ``[shutdown]``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class BadSettings(Exception):
+    """A setting cannot be used; ``str()`` names it and says what it must be."""
+
+
+class ShutdownSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[shutdown]``: what guests get to shut down, in seconds."""
+
+    default: Annotated[int, msgspec.Meta(ge=0)] = 60
+    cap: Annotated[int, msgspec.Meta(ge=0)] = 3600
+
+
+class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[agent]``: how often agents look at everything and say that they live, in seconds."""
+
+    relist: Seconds = 10.0
+    heartbeat: Seconds = 5.0
+    #: After so long without a heartbeat a host counts as down.
+    patience: Seconds = 15.0
+
+
+class TokenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[token]``: how long a login lasts, in seconds."""
+
+    lifetime: Annotated[int, msgspec.Meta(ge=60)] = 24 * 3600
+
+
+class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[host]]``: one agent of this server. Names are unique; the default is one named after the machine."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+    driver: Literal["libvirt", "simulated"] = "libvirt"
+    #: libvirt's; None finds or starts one.
+    uri: str | None = None
+    zone: str = "nova"
+    #: How guests are run: ``auto`` takes KVM where QEMU may use it.
+    accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings."""
+
+    #: SQLAlchemy's; None: SQLite in the data folder.
+    database: str | None = None
+    #: Where clients reach the server, for its catalog; None: as each request's Host header says.
+    public_url: str | None = None
+    shutdown: ShutdownSettings = ShutdownSettings()
+    agent: AgentSettings = AgentSettings()
+    token: TokenSettings = TokenSettings()
+    host: tuple[HostSettings, ...] = ()
+
+
+def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
+    """Read the settings.
+
+    Raises:
+        BadSettings: the file cannot be read, or a value is not what it must be.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        try:
+            raw = tomllib.loads(path.read_text())
+        except OSError as error:
+            raise BadSettings(f"The settings file {path} cannot be read: {error.strerror}.") from None
+        except tomllib.TOMLDecodeError as error:
+            raise BadSettings(f"The settings file {path} is not TOML: {error}") from None
+    for name, value in environment.items():
+        table, separator, key = name.removeprefix("STATEWARD_").lower().partition("__")
+        if name.startswith("STATEWARD_") and separator:
+            raw.setdefault(table, {})[key] = value
+    try:
+        settings = msgspec.convert(raw, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise BadSettings(f"The settings cannot be used: {error}") from None
+    names = [host.name for host in settings.host]
+    if len(names) != len(set(names)):
+        raise BadSettings(f"The settings cannot be used: two hosts have one name: {', '.join(sorted(names))}")
+    return settings
