@@ -317,7 +317,7 @@ def _off(guest: SimulatedGuest, cause: Cause) -> SimulatedGuest:
 
 
 def _go_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
-    """Let its time run on, unless it does: what it was going to do comes later by as long as it stood still."""
+    """Let its time run on, unless it does: what it was going to do comes as much later as it stood still."""
     run, halted_at = guest.run, guest.halted_at
     if run is None or halted_at is None:
         return guest
