@@ -1,0 +1,103 @@
+#!/bin/busybox sh
+# The first process of the tiny guest. It says on its console what happens to it, one line each:
+#   stateward-guest: boot 3
+#   stateward-guest: up
+#   stateward-guest: power button pressed
+#   stateward-guest: agent asked to shut down
+#   stateward-guest: shutting down
+#   stateward-guest: powered off
+# Arguments of the kernel change what it does:
+#   stateward.acpi=ignore         say that the power button was pressed, and stay up
+#   stateward.shutdown=N          take N seconds to shut down
+#   stateward.poweroff_after=N    power off N seconds after it is up
+#   stateward.panic_after=N       crash N seconds after it is up
+#   stateward.agent=answer|mute   hold the guest agent's channel, and answer there or not
+
+say() {
+	echo "stateward-guest: $*" >/dev/console
+}
+
+argument() {
+	for word in $(cat /proc/cmdline); do
+		case $word in "stateward.$1="*) echo "${word#*=}" ;; esac
+	done
+}
+
+# Runs once, however often it is asked for.
+shut_down() {
+	mkdir /run/shutting-down 2>/dev/null || exit 0
+	say "shutting down"
+	sleep "$(argument shutdown || true)" 2>/dev/null
+	sync
+	umount /data
+	say "powered off"
+	poweroff -f
+}
+
+power_button() {
+	say "power button pressed"
+	[ "$(argument acpi)" = ignore ] || shut_down
+}
+
+# As much of the guest agent's protocol as libvirt needs to shut a guest down.
+agent() {
+	exec 3<>/dev/vport0p1 || exit 0
+	while read -r line <&3; do
+		[ "$(argument agent)" = answer ] || continue
+		case $line in
+		*guest-sync*) echo "$line" | sed 's/.*"id": *\([0-9]*\).*/{"return": \1}/' >&3 ;;
+		*guest-shutdown*)
+			say "agent asked to shut down"
+			shut_down
+			;;
+		*) echo '{"error": {"class": "CommandNotFound", "desc": "unknown"}}' >&3 ;;
+		esac
+	done
+}
+
+# The power button's handler is this file under another name.
+case $0 in */PWRF/*)
+	power_button
+	exit 0
+	;;
+esac
+
+/bin/busybox mkdir -p /proc /sys /dev /run /data
+/bin/busybox --install -s /bin
+export PATH=/bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+for module in /modules/*; do
+	insmod "$module"
+done
+
+if [ -b /dev/vda ]; then
+	mount -t ext2 /dev/vda /data 2>/dev/null || {
+		mke2fs /dev/vda >/dev/null 2>&1
+		mount -t ext2 /dev/vda /data
+	}
+	boots=$(($(cat /data/boots 2>/dev/null || echo 0) + 1))
+	echo "$boots" >/data/boots
+	sync
+	say "boot $boots"
+fi
+
+acpid -d >/dev/null 2>&1 &
+acpid=$!
+# Up means that a press of the button is heard from now on.
+until ls -l "/proc/$acpid/fd" | grep -q /dev/input/event; do
+	usleep 10000
+done
+[ -z "$(argument agent)" ] || agent &
+say "up"
+
+after=$(argument poweroff_after)
+[ -z "$after" ] || { sleep "$after" && shut_down; } &
+after=$(argument panic_after)
+[ -z "$after" ] || { sleep "$after" && echo c >/proc/sysrq-trigger; } &
+
+while :; do
+	wait
+	sleep 3600
+done
