@@ -6,7 +6,6 @@ killed in between: what was accepted is in the database, and what an agent has b
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import os
@@ -52,7 +51,9 @@ class CannotStart(Exception):
 class Server:
     """One process's server on one data folder."""
 
-    def __init__(self, *, data: Path, listen: tuple[str, int], settings: Settings, progress: Progress) -> None:
+    def __init__(
+        self, *, data: Path, listen: tuple[str, int], settings: Settings, progress: Progress
+    ) -> None:
         """Prepare; nothing is touched yet."""
         self._data = data
         self._listen = listen
@@ -91,9 +92,7 @@ class Server:
         bus = MemoryBus()
         self._undo.push_async_callback(bus.close)
         dispatcher = Dispatcher(database, bus)
-        shutdown = ShutdownDefaults(
-            default=self._settings.shutdown.default, cap=self._settings.shutdown.cap
-        )
+        shutdown = ShutdownDefaults(default=self._settings.shutdown.default, cap=self._settings.shutdown.cap)
         admission = Admission(database, clock, shutdown, dispatcher.wake)
         arbiter = Arbiter(admission)
         services = Services(
@@ -248,5 +247,6 @@ class Server:
 
 
 def machine_name() -> str:
+    """Return the name of this machine, without its domain: the default host's name."""
     name = socket.gethostname().split(".")[0]
     return name or "localhost"

@@ -53,9 +53,7 @@ class Journal:
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.executescript(_SCHEMA)
-        self._database.execute(
-            "DELETE FROM work WHERE result IS NOT NULL AND at < ?", (now - _KEEP_SECONDS,)
-        )
+        self._database.execute("DELETE FROM work WHERE result IS NOT NULL AND at < ?", (now - _KEEP_SECONDS,))
         last = self._database.execute("SELECT max(epoch) FROM epochs").fetchone()[0]
         # A lost journal must not begin at zero, or its observations would all seem old.
         self._epoch = max(int(now), (last or 0) + 1)

@@ -102,7 +102,9 @@ async def shut_down(work: Work) -> None:
             if guest.observed in OFF:
                 work.note(f"the guest shut itself down after {work.time() - begin:.1f} s")
             else:
-                work.note(f"the guest did not shut down within {plan.seconds} s ({plan.origin}) and was forced")
+                work.note(
+                    f"the guest did not shut down within {plan.seconds} s ({plan.origin}) and was forced"
+                )
             return
 
 

@@ -23,6 +23,7 @@ from stateward.bus.port import RESULTS, Bus
 from stateward.clock import Clock
 from stateward.domain.records import Dispatch, Observation, Outcome, Result
 from stateward.domain.states import Observed
+from stateward.domain.steps import Step
 
 log = structlog.get_logger()
 
@@ -66,7 +67,9 @@ class Worker:
 
     async def send(self, result: Result) -> None:
         """Send a result to the control plane."""
-        await self._bus.publish(RESULTS, msgspec.json.encode(result), message_id=f"{result.operation_id}.result")
+        await self._bus.publish(
+            RESULTS, msgspec.json.encode(result), message_id=f"{result.operation_id}.result"
+        )
 
     async def observe(self, instance_id: str) -> Observation | None:
         """Look at a guest now; None when the hypervisor cannot be asked."""
@@ -178,7 +181,7 @@ class _Run:
     async def steps(self) -> None:
         journal = self._worker.journal
         entry = journal.entry(self.dispatch.instance_id)
-        done = entry.done if entry is not None else frozenset()
+        done: frozenset[Step] = entry.done if entry is not None else frozenset()
         await self._persist(self._mark)
         for step in self.dispatch.steps:
             if step in done:

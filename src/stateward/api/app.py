@@ -51,7 +51,9 @@ def build(services: Services, images: Images, ready: Ready) -> Starlette:
     async def readyz(_request: Request) -> Response:
         good, detail = await ready()
         return Response(
-            msgspec.json.encode({"ready": good, **detail}), 200 if good else 503, media_type="application/json"
+            msgspec.json.encode({"ready": good, **detail}),
+            200 if good else 503,
+            media_type="application/json",
         )
 
     app = Starlette(

@@ -30,6 +30,13 @@ _STATUS_OF_REFUSAL: Final = {
     Refusal.LOCKED: 409,
     Refusal.OVERTAKEN: 409,
 }
+_STATUS_OF_KIND: Final[dict[type[Exception], int]] = {
+    Invalid: 400,
+    NotFound: 404,
+    Conflict: 409,
+    HostUnavailable: 503,
+    StoreUnavailable: 503,
+}
 _PATH: Final = re.compile(r" - at `\$(?P<path>[^`]*)`$")
 _STEP: Final = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+)\]|\[\.\.\.\]")
 
@@ -57,25 +64,16 @@ def fault(status: int, message: str) -> Response:
 
 def status_of(error: Exception) -> tuple[int, str] | None:
     """Give the status and sentence of an expected error; None for a fault of our own."""
-    match error:
-        case Refused():
-            return _STATUS_OF_REFUSAL[error.refusal], str(error)
-        case ApiFault():
-            return error.status, str(error)
-        case Forbidden():
-            return 403, f"Policy doesn't allow {error} to be performed."
-        case NotFound():
-            return 404, str(error)
-        case Invalid():
-            return 400, str(error)
-        case Conflict():
-            return 409, str(error)
-        case Unauthorized():
-            return 401, str(error) or "The request you have made requires authentication."
-        case HostUnavailable() | StoreUnavailable():
-            return 503, str(error)
-        case _:
-            return None
+    if isinstance(error, Refused):
+        return _STATUS_OF_REFUSAL[error.refusal], str(error)
+    if isinstance(error, ApiFault):
+        return error.status, str(error)
+    if isinstance(error, Forbidden):
+        return 403, f"Policy doesn't allow {error} to be performed."
+    if isinstance(error, Unauthorized):
+        return 401, str(error) or "The request you have made requires authentication."
+    status = next((status for kind, status in _STATUS_OF_KIND.items() if isinstance(error, kind)), None)
+    return None if status is None else (status, str(error))
 
 
 def invalid(body: object, error: msgspec.ValidationError, *, root: str) -> Invalid:

@@ -130,7 +130,9 @@ class Arbiter:
 
     async def reconcile(self, instance_id: str) -> Verdict | None:
         """Judge one instance and do what the table says; None when there is no such instance."""
-        instance = await self._admission.database.read(lambda connection: instances.get(connection, instance_id))
+        instance = await self._admission.database.read(
+            lambda connection: instances.get(connection, instance_id)
+        )
         if instance is None:
             return None
         verdict = judge_instance(instance)

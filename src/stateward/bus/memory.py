@@ -37,7 +37,7 @@ class MemoryBus:
     def __init__(self, disorder: Disorder | None = None) -> None:
         """Behave well, or as ``disorder`` says."""
         self._disorder = disorder
-        self._random = random.Random(disorder.seed if disorder else 0)
+        self._random = random.Random(disorder.seed if disorder else 0)  # noqa: S311 (repeatable on purpose)
         self._handlers: dict[str, Handler] = {}
         self._answerers: dict[str, Answerer] = {}
         #: Messages nobody has subscribed to yet.
@@ -45,7 +45,7 @@ class MemoryBus:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    async def publish(self, subject: str, payload: bytes, *, message_id: str) -> None:  # noqa: ARG002 (this bus does not deduplicate)
+    async def publish(self, subject: str, payload: bytes, *, message_id: str) -> None:
         """Deliver soon; kept until somebody subscribes."""
         if self._closed:
             msg = "the bus is closed"
@@ -64,7 +64,7 @@ class MemoryBus:
         for payload in self._kept.pop(subject, []):
             self._deliver(subject, handler, payload)
 
-    async def ask(self, subject: str, payload: bytes, *, timeout: float) -> bytes:  # noqa: ASYNC109 (a bus has its own)
+    async def ask(self, subject: str, payload: bytes, *, timeout: float) -> bytes:
         """Have the answerer answer, or give up after ``timeout`` seconds."""
         answerer = self._answerers.get(subject)
         if answerer is None:

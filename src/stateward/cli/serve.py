@@ -6,12 +6,12 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import click
 import msgspec
@@ -29,11 +29,19 @@ _GRACE = 5
 class _Uvicorn(uvicorn.Server):
     """Uvicorn, which leaves signals to us: it would end the process before the agents are down."""
 
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.on_ready = on_ready
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 (uvicorn's interface)
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True
 
 
@@ -71,10 +79,18 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
     type=click.Path(dir_okay=False, path_type=Path),
     help="A TOML file of settings (docs/settings.md).",
 )
-@click.option("--test-guest", is_flag=True, help="Build the small test guest and register it as image tiny-guest.")
+@click.option(
+    "--test-guest", is_flag=True, help="Build the small test guest and register it as image tiny-guest."
+)
 @click.option("--verbose", is_flag=True, help="Log more.")
 def serve(
-    data: Path, listen: tuple[str, int], driver: str | None, config: Path | None, *, test_guest: bool, verbose: bool
+    data: Path,
+    listen: tuple[str, int],
+    driver: str | None,
+    config: Path | None,
+    *,
+    test_guest: bool,
+    verbose: bool,
 ) -> None:
     """Serve the API, keep the instances and drive this machine's hypervisor, in one process."""
     configure(verbose=verbose)
@@ -116,22 +132,21 @@ async def _serve(data: Path, listen: tuple[str, int], settings: Settings, *, tes
             server_header=False,
             timeout_graceful_shutdown=_GRACE,
         )
-        web = _Uvicorn(config)
+        web = _Uvicorn(config, lambda: _tell_ready(server, data, time.monotonic() - began))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, web.handle_exit, number, None)
-        sockets: list[Any] = [server.socket]
-        serving = asyncio.create_task(web.serve(sockets=sockets))
-        while not web.started and not serving.done():
-            await asyncio.sleep(0.001)
-        click.echo(
-            f"stateward is ready on {server.address} after {time.monotonic() - began:.1f} s; "
-            f"clients: export OS_CLIENT_CONFIG_FILE={data.resolve() / 'clouds.yaml'}"
-        )
-        sys.stdout.flush()
-        await serving
+        await web.serve(sockets=[server.socket] if server.socket is not None else None)
     finally:
         await server.stop()
+
+
+def _tell_ready(server: Server, data: Path, seconds: float) -> None:
+    click.echo(
+        f"stateward is ready on {server.address} after {seconds:.1f} s; "
+        f"clients: export OS_CLIENT_CONFIG_FILE={data.resolve() / 'clouds.yaml'}"
+    )
+    sys.stdout.flush()
 
 
 def _progress(text: str) -> None:

@@ -103,10 +103,6 @@ def _member(rule: str) -> Policy:
     return Policy(_COMPUTE + rule, Role.MEMBER)
 
 
-def _reader(rule: str) -> Policy:
-    return Policy(_COMPUTE + rule, Role.READER)
-
-
 _SYSTEM: Final = Policy("stateward:arbiter", Role.SYSTEM)
 _KEEPS_RECORD: Final = Exempt("it brings the guest back to the record, which is what a lock protects")
 
@@ -454,9 +450,12 @@ ACTIONS: Final[tuple[Action, ...]] = (
     ),
 )
 
+
 def restores() -> frozenset[str]:
     """Return the keys of the rows by which the arbiter brings guests back to the record."""
-    return frozenset(key(row) for row in ACTIONS if row.policy is _SYSTEM and row.is_operation and row.pending)
+    return frozenset(
+        key(row) for row in ACTIONS if row.policy is _SYSTEM and row.is_operation and row.pending
+    )
 
 
 def key(action: Action) -> str:

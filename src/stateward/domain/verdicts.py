@@ -50,9 +50,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _agree(expected: VmState, observed: Observed) -> Verdict:
-    return Verdict(
-        expected=expected, observed=observed, kind=Kind.AGREE, says="The guest is as recorded."
-    )
+    return Verdict(expected=expected, observed=observed, kind=Kind.AGREE, says="The guest is as recorded.")
 
 
 def _unknown(expected: VmState) -> Verdict:
@@ -285,7 +283,5 @@ def judge_instance(instance: Instance) -> Verdict:
     """Judge an instance's row; an operation in flight is never judged (R12)."""
     verdict = judge(instance.vm_state, instance.observed, instance.cause, locked=instance.locked)
     if instance.task_state is not None and verdict.kind is not Kind.AGREE:
-        return msgspec.structs.replace(
-            verdict, kind=Kind.IGNORE, action=None, becomes=None, says=IN_FLIGHT
-        )
+        return msgspec.structs.replace(verdict, kind=Kind.IGNORE, action=None, becomes=None, says=IN_FLIGHT)
     return verdict

@@ -187,9 +187,7 @@ def guarded(
     """
     # PostgreSQL may show the row changed again between the UPDATE and the reading: then the UPDATE is tried anew.
     for _attempt in range(3):
-        instance = instances.guarded_update(
-            connection, instance_id, checks, changes, bump_fence=bump_fence
-        )
+        instance = instances.guarded_update(connection, instance_id, checks, changes, bump_fence=bump_fence)
         if instance is not None:
             return instance
         found = instances.get(connection, instance_id)

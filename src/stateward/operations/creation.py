@@ -98,9 +98,7 @@ async def create(
     return admitted
 
 
-def _choose(
-    connection: sa.Connection, new: NewInstance, now: float, patience: float
-) -> hosts.Host | None:
+def _choose(connection: sa.Connection, new: NewInstance, now: float, patience: float) -> hosts.Host | None:
     usable = [
         host
         for host in hosts.every(connection)

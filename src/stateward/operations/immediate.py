@@ -55,9 +55,7 @@ class Immediate:
             lock = Lock(
                 id=str(uuid.uuid4()),
                 instance_id=instance.id,
-                kind=kind_placed_by(
-                    actor.kind, in_own_project=actor.project_id == instance.project_id
-                ),
+                kind=kind_placed_by(actor.kind, in_own_project=actor.project_id == instance.project_id),
                 holder=actor.user_id,
                 reason=reason,
                 blocks=ALL_CLASSES,
@@ -77,7 +75,7 @@ class Immediate:
         """
 
         def effect(
-            connection: sa.Connection, instance: Instance, now: float
+            connection: sa.Connection, instance: Instance, _now: float
         ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             present = [lock.kind for lock in locks.of_instance(connection, instance.id)]
             try:

@@ -20,6 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
 import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 
 T = TypeVar("T")
@@ -94,7 +96,7 @@ class SqliteDatabase:
         """Run on the loop, on a connection that sees all that was committed."""
         try:
             return work(self._reader)
-        except sa.exc.OperationalError as error:
+        except OperationalError as error:
             raise StoreUnavailable(_sentence(error)) from error
 
     async def write(self, work: Work[T]) -> T:
@@ -133,10 +135,10 @@ class SqliteDatabase:
                     answers.append((future, *self._run(work)))
                 await self._commit(transaction)
             except BaseException:
-                with contextlib.suppress(sa.exc.DBAPIError):
+                with contextlib.suppress(DBAPIError):
                     transaction.rollback()
                 raise
-        except sa.exc.DBAPIError as error:
+        except DBAPIError as error:
             # SQLite itself gave up (disk full, I/O error): nothing of the batch was kept, everybody is told so.
             unavailable = StoreUnavailable(_sentence(error))
             unavailable.__cause__ = error
@@ -159,7 +161,7 @@ class SqliteDatabase:
         while True:
             try:
                 return self._writer.begin()
-            except sa.exc.OperationalError as error:
+            except OperationalError as error:
                 if not _is_busy(error) or asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(0.005)
@@ -216,7 +218,7 @@ class PostgresDatabase:
     async def _in_thread(self, run: Callable[[Work[T]], T], work: Work[T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, run, work)
-        except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        except (OperationalError, InterfaceError) as error:
             raise StoreUnavailable(_sentence(error)) from error
 
     def _read(self, work: Work[T]) -> T:
@@ -233,7 +235,7 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
         url, poolclass=NullPool, connect_args={"check_same_thread": False, "timeout": 0.05}
     )
 
-    @sa.event.listens_for(engine, "connect")
+    @event.listens_for(engine, "connect")
     def set_up(connection: sqlite3.Connection, _record: object) -> None:
         # The driver's own idea of when to begin a transaction is switched off: "begin" below says it.
         connection.isolation_level = None
@@ -241,7 +243,7 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
 
-    @sa.event.listens_for(engine, "begin")
+    @event.listens_for(engine, "begin")
     def begin(connection: sa.Connection) -> None:
         # A reader (autocommit) takes no transaction: its statement is its snapshot.
         if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
@@ -250,9 +252,9 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _is_busy(error: sa.exc.OperationalError) -> bool:
+def _is_busy(error: OperationalError) -> bool:
     return isinstance(error.orig, sqlite3.OperationalError) and error.orig.sqlite_errorname == "SQLITE_BUSY"
 
 
-def _sentence(error: sa.exc.DBAPIError) -> str:
+def _sentence(error: DBAPIError) -> str:
     return f"The database cannot be used now: {str(error.orig).strip()}"

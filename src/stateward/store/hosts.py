@@ -57,7 +57,11 @@ def register(connection: sa.Connection, name: str, zone: str) -> None:
     """Make a host known, unless it is."""
     known = connection.execute(sa.select(_COLUMNS.name).where(_COLUMNS.name == name)).one_or_none()
     if known is None:
-        connection.execute(sa.insert(HOSTS).values(id=str(uuid.uuid4()), name=name, zone=zone, enabled=True, forced_down=False))
+        connection.execute(
+            sa.insert(HOSTS).values(
+                id=str(uuid.uuid4()), name=name, zone=zone, enabled=True, forced_down=False
+            )
+        )
 
 
 def heard(connection: sa.Connection, report: HostReport) -> None:

@@ -93,7 +93,9 @@ def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence
             case Test.IN, frozenset() as allowed:
                 clauses.append(column.in_(sorted(allowed)))
             case Test.NULL_OR_IN, frozenset() as allowed:
-                clauses.append(sa.or_(column.is_(None), column.in_(sorted(allowed))) if allowed else column.is_(None))
+                clauses.append(
+                    sa.or_(column.is_(None), column.in_(sorted(allowed))) if allowed else column.is_(None)
+                )
             case Test.NO_BITS, int() as mask:
                 clauses.append(column.bitwise_and(mask) == 0)
             case Test.EQUALS, int() | str():

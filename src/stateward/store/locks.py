@@ -10,7 +10,9 @@ from stateward.domain.locks import Lock, LockKind, OperationClass
 from stateward.store.tables import LOCKS
 
 _COLUMNS = LOCKS.c
-_OF_INSTANCE = sa.select(LOCKS).where(_COLUMNS.instance_id == sa.bindparam("b_instance")).order_by(_COLUMNS.placed_at)
+_OF_INSTANCE = (
+    sa.select(LOCKS).where(_COLUMNS.instance_id == sa.bindparam("b_instance")).order_by(_COLUMNS.placed_at)
+)
 _DELETE = sa.delete(LOCKS).where(
     _COLUMNS.instance_id == sa.bindparam("b_instance"),
     _COLUMNS.kind == sa.bindparam("b_kind"),

@@ -37,11 +37,11 @@ class Packed(sa.types.TypeDecorator[Any]):
         self._decode = msgspec.json.Decoder(kind).decode
         self._encode = msgspec.json.Encoder(order="deterministic").encode
 
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:  # noqa: ARG002 (the interface)
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
         """Encode for the database."""
         return None if value is None else self._encode(value).decode()
 
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:  # noqa: ARG002 (the interface)
+    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
         """Decode from the database."""
         return None if value is None else self._decode(value)
 

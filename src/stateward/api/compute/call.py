@@ -224,12 +224,10 @@ class Endpoint:
         minor: int | None = None
         try:
             minor = MIN_MINOR if self._legacy else requested_minor(request)
-            if not self._since <= minor <= self._until:
-                raise ApiFault(404, "The resource could not be found.")
             response = await self._answer(request, minor, request_id)
         except ClientDisconnect:
             return
-        except Exception as error:  # every answer has the API's format
+        except Exception as error:  # noqa: BLE001 (every answer has the API's format)
             response = answer_to(error, request_id)
         headers = response.headers
         headers["x-openstack-request-id"] = request_id
@@ -241,6 +239,8 @@ class Endpoint:
         await response(scope, receive, send)
 
     async def _answer(self, request: Request, minor: int, request_id: str) -> Response:
+        if not self._since <= minor <= self._until:
+            raise ApiFault(404, "The resource could not be found.")
         value = request.headers.get("x-auth-token")
         if value is None:
             raise Unauthorized
@@ -272,7 +272,7 @@ def answer_to(error: Exception, request_id: str) -> Response:
     known = status_of(error)
     if known is not None:
         return fault(*known)
-    log.exception("a request failed by a fault of Stateward's own", request=request_id, exc_info=error)
+    log.error("a request failed by a fault of Stateward's own", request=request_id, exc_info=error)
     return fault(
         500,
         "Unexpected API Error. Please report this with the log's entry of the same request id. "
@@ -298,8 +298,10 @@ def requested_minor(request: Request) -> int:
     if text == "latest":
         return MAX_MINOR
     major, dot, minor = text.partition(".")
-    if not (dot and major.isdecimal() and minor.isdecimal()) or major.startswith("0") or (
-        len(minor) > 1 and minor.startswith("0")
+    if (
+        not (dot and major.isdecimal() and minor.isdecimal())
+        or major.startswith("0")
+        or (len(minor) > 1 and minor.startswith("0"))
     ):
         raise ApiFault(
             400, f"API Version String {text} is of invalid format. Must be of format MajorNum.MinorNum."

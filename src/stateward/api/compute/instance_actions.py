@@ -32,7 +32,11 @@ async def index(call: Call) -> Response:
     instance = await _find(call)
     params = call.request.query_params
     paged = call.minor >= _PAGES
-    limit = positive("limit", params["limit"], most=call.services.max_limit) if paged and "limit" in params else None
+    limit = (
+        positive("limit", params["limit"], most=call.services.max_limit)
+        if paged and "limit" in params
+        else None
+    )
     since = moment("changes-since", params["changes-since"]) if paged and "changes-since" in params else None
     before = (
         moment("changes-before", params["changes-before"])
@@ -125,5 +129,7 @@ def routes(services: Services, *, legacy: bool = False) -> list[BaseRoute]:
     base = "/servers/{id}/os-instance-actions"
     return [
         Route(base, Endpoint(services, index, policy=_LIST, legacy=legacy), methods=["GET"]),
-        Route(f"{base}/{{request_id}}", Endpoint(services, show, policy=_SHOW, legacy=legacy), methods=["GET"]),
+        Route(
+            f"{base}/{{request_id}}", Endpoint(services, show, policy=_SHOW, legacy=legacy), methods=["GET"]
+        ),
     ]

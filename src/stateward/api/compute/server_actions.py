@@ -108,9 +108,7 @@ async def _console_output(call: Call, instance_id: str, options: ConsoleOutput |
         ConsoleRequest(instance_id=instance_id, lines=_lines(options.length if options else None))
     )
     try:
-        raw = await call.services.bus.ask(
-            console_subject(instance.host), question, timeout=_CONSOLE_SECONDS
-        )
+        raw = await call.services.bus.ask(console_subject(instance.host), question, timeout=_CONSOLE_SECONDS)
     except NobodyAnswered:
         raise HostUnavailable(
             f"The host of instance {instance_id} does not answer; its console cannot be read now."
@@ -148,7 +146,5 @@ _IMMEDIATE = {
 def routes(services: Services, *, legacy: bool = False) -> list[BaseRoute]:
     """Return the one route of all actions."""
     return [
-        Route(
-            "/servers/{id}/action", Endpoint(services, act, policy=None, legacy=legacy), methods=["POST"]
-        )
+        Route("/servers/{id}/action", Endpoint(services, act, policy=None, legacy=legacy), methods=["POST"])
     ]

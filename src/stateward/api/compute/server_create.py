@@ -6,7 +6,6 @@ import base64
 import binascii
 import re
 import secrets
-import uuid
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -62,7 +61,9 @@ async def create_server(call: Call) -> Response:
     """Admit one or several new servers (202)."""
     body = await call.json()
     if "server" not in body:
-        raise Invalid(f"Invalid input for field/attribute body. Value: {body}. 'server' is a required property")
+        raise Invalid(
+            f"Invalid input for field/attribute body. Value: {body}. 'server' is a required property"
+        )
     wanted = _checked(call, body["server"])
     low, high = _counts(wanted)
     new = await _new_instance(call, wanted)
@@ -121,7 +122,7 @@ def _checked(call: Call, raw: object) -> ServerBody:
         raise Invalid("Invalid imageRef provided: name the image to boot from.")
     if isinstance(wanted.networks, list) and wanted.networks:
         network = wanted.networks[0].get("uuid") or wanted.networks[0].get("port")
-        raise Invalid(f"Network {network} could not be found. Ask for no network: \"networks\": \"none\".")
+        raise Invalid(f'Network {network} could not be found. Ask for no network: "networks": "none".')
     if wanted.hostname is not None and not _HOSTNAME.match(wanted.hostname):
         raise Invalid(
             f"Invalid input for field/attribute hostname. Value: {wanted.hostname}. "
@@ -134,7 +135,9 @@ def _checked(call: Call, raw: object) -> ServerBody:
 
 def _check_user_data(text: str) -> None:
     if len(text) > _USER_DATA:
-        raise Invalid(f"User data too large. User data must be no larger than {_USER_DATA} bytes once base64 encoded.")
+        raise Invalid(
+            f"User data too large. User data must be no larger than {_USER_DATA} bytes once base64 encoded."
+        )
     try:
         base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -146,7 +149,9 @@ def _counts(wanted: ServerBody) -> tuple[int, int]:
     for name, value in (("min_count", wanted.min_count), ("max_count", wanted.max_count)):
         if isinstance(value, str):
             if not value.isdecimal() or not int(value):
-                raise Invalid(f"Invalid input for field/attribute {name}. Value: {value}. '{value}' is not a count")
+                raise Invalid(
+                    f"Invalid input for field/attribute {name}. Value: {value}. '{value}' is not a count"
+                )
             numbers[name] = int(value)
         elif value is not None:
             numbers[name] = value
@@ -208,6 +213,4 @@ def _host_name(name: str) -> str:
 
 
 def _numbered(new: NewInstance, number: int) -> NewInstance:
-    return msgspec.structs.replace(
-        new, name=f"{new.name}-{number}", hostname=f"{new.hostname}-{number}"
-    )
+    return msgspec.structs.replace(new, name=f"{new.name}-{number}", hostname=f"{new.hostname}-{number}")

@@ -103,9 +103,7 @@ async def tags_list(call: Call) -> Response:
 async def tags_replace(call: Call) -> Response:
     """Put these tags in the stead of all."""
     tags = await call.member("tags", list[Tag])
-    now = await _change(
-        call, BY_KEY["update_tags"], "tags", lambda _old: _few_tags(tuple(sorted(set(tags))))
-    )
+    now = await _change(call, BY_KEY["update_tags"], "tags", lambda _old: _few_tags(tuple(sorted(set(tags)))))
     return reply({"tags": now})
 
 

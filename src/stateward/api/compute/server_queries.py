@@ -104,15 +104,8 @@ def query_of(call: Call) -> Query:
         else call.services.max_limit,
         "marker": params.get("marker"),
         "sort": _sort(call),
+        "project_id": _project(call),
     }
-    everywhere = "all_tenants" in params and (params["all_tenants"] == "" or boolean(params["all_tenants"]))
-    if everywhere and not admin:
-        raise Forbidden("os_compute_api:servers:index:get_all_tenants")
-    wanted_project = params.get("project_id") or params.get("tenant_id")
-    if everywhere:
-        found["project_id"] = wanted_project
-    else:
-        found["project_id"] = call.project_id
     found |= {field: params[name] for name, field in _PLAIN.items() if name in params}
     if admin:
         found |= {field: params[name] for name, field in _ADMINS.items() if name in params}
@@ -127,9 +120,9 @@ def query_of(call: Call) -> Query:
     if call.minor >= _LOCKED and "locked" in params:
         found["locked"] = boolean(params.getlist("locked")[-1])
     if call.minor >= _TAGS:
-        for name in ("tags", "tags-any", "not-tags", "not-tags-any"):
-            if name in params:
-                found[_TAG_FIELDS[name]] = frozenset(params[name].split(","))
+        found |= {
+            field: frozenset(params[name].split(",")) for name, field in _TAG_FIELDS.items() if name in params
+        }
     return Query(**found)
 
 
@@ -139,6 +132,17 @@ _TAG_FIELDS: Final = {
     "not-tags": "not_tags_all",
     "not-tags-any": "not_tags_any",
 }
+
+
+def _project(call: Call) -> str | None:
+    """Return the one project to list, None for all; others than one's own are for admins."""
+    params = call.request.query_params
+    everywhere = "all_tenants" in params and (params["all_tenants"] == "" or boolean(params["all_tenants"]))
+    if not everywhere:
+        return call.project_id
+    if not call.token.is_admin:
+        raise Forbidden("os_compute_api:servers:index:get_all_tenants")
+    return params.get("project_id") or params.get("tenant_id")
 
 
 def _check_pattern(text: str) -> None:
@@ -167,7 +171,9 @@ def _states(call: Call) -> dict[str, Any]:
         if task_states and len(params.getlist("status")) == 1:
             found["task_states"] = frozenset(task_states)
     elif "vm_state" in params:
-        found["vm_states"] = frozenset(VmState(each) for each in params.getlist("vm_state") if each in set(VmState))
+        found["vm_states"] = frozenset(
+            VmState(each) for each in params.getlist("vm_state") if each in set(VmState)
+        )
     if "deleted" in params and call.token.is_admin:
         found["deleted"] = boolean(params["deleted"])
     return found
@@ -196,7 +202,9 @@ def _sort(call: Call) -> tuple[tuple[str, bool], ...]:
             continue
         column = _SORT.get(name)
         if column is None:
-            raise Invalid(f"Invalid input for query parameters sort_key. Value: {name}. '{name}' is not a sort key")
+            raise Invalid(
+                f"Invalid input for query parameters sort_key. Value: {name}. '{name}' is not a sort key"
+            )
         direction = directions[number] if number < len(directions) else "desc"
         if direction not in {"asc", "desc"}:
             raise Invalid(

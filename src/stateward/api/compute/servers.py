@@ -31,8 +31,10 @@ class ServerUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What ``PUT /servers/{id}`` can change."""
 
     name: Name | None = None
-    description: Text | None | msgspec.UnsetType = msgspec.UNSET
-    hostname: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] | None = None
+    description: Text | msgspec.UnsetType | None = msgspec.UNSET
+    hostname: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] | None = (
+        None
+    )
     accessIPv4: str | None = None  # noqa: N815 (Nova's name)
     accessIPv6: str | None = None  # noqa: N815 (Nova's name)
 
@@ -134,7 +136,9 @@ async def _page(call: Call) -> tuple[list[Instance], bool]:
 
 def _with_next(call: Call, body: dict[str, Any], found: list[Instance], *, more: bool) -> dict[str, Any]:
     if more and found:
-        params = [(name, value) for name, value in call.request.query_params.multi_items() if name != "marker"]
+        params = [
+            (name, value) for name, value in call.request.query_params.multi_items() if name != "marker"
+        ]
         path = call.request.url.path.split("/compute/", 1)[1].split("/", 1)[1]
         if call.legacy:
             path = path.split("/", 1)[1]

@@ -7,7 +7,7 @@ as Nova shows a server that has none.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from stateward.api.compute.call import Call
@@ -16,10 +16,20 @@ from stateward.domain.records import Instance
 from stateward.domain.states import POWER_OF_OBSERVED, PowerState, VmState, status
 
 _PROGRESS_IN: Final = frozenset({"ACTIVE", "BUILD", "REBOOT", "HARD_REBOOT"})
-#: Minor numbers at which the view grows.
-_LOCKED, _EXTENDED_ATTRIBUTES, _HOST_STATUS, _DESCRIPTION, _TAGS = 9, 3, 16, 19, 26
-_EMBEDDED_FLAVOR, _TRUSTED_CERTIFICATES, _SERVER_GROUPS, _LOCKED_REASON = 47, 63, 71, 73
-_HOSTNAME, _PINNED_ZONE, _IMAGE_PROPERTIES, _SCHEDULER_HINTS = 90, 96, 98, 100
+_EXTENDED_ATTRIBUTES, _HOST_STATUS, _EMBEDDED_FLAVOR, _IMAGE_PROPERTIES = 3, 16, 47, 98
+
+#: What the view of any caller grew by, from which minor number.
+_GROWN: Final[tuple[tuple[int, str, Callable[[Instance], Any]], ...]] = (
+    (9, "locked", lambda instance: instance.locked),
+    (19, "description", lambda instance: instance.description),
+    (26, "tags", lambda instance: instance.tags),
+    (63, "trusted_image_certificates", lambda _instance: None),
+    (71, "server_groups", lambda _instance: []),
+    (73, "locked_reason", lambda instance: instance.locked_reason),
+    (90, "OS-EXT-SRV-ATTR:hostname", lambda instance: instance.hostname),
+    (96, "pinned_availability_zone", lambda _instance: None),
+    (100, "scheduler_hints", lambda _instance: {}),
+)
 
 
 def when(seconds: float) -> str:
@@ -55,9 +65,7 @@ def power_state(instance: Instance) -> PowerState:
     return POWER_OF_OBSERVED[instance.observed]
 
 
-def detail(
-    call: Call, instance: Instance, host_up: Mapping[str, str], *, single: bool
-) -> dict[str, Any]:
+def detail(call: Call, instance: Instance, host_up: Mapping[str, str], *, single: bool) -> dict[str, Any]:
     """Show a server whole.
 
     Args:
@@ -66,7 +74,6 @@ def detail(
         host_up: ``host_status`` by host; needed for admins only.
         single: alone, not in a list: some members are only shown there.
     """
-    minor = call.minor
     word = status(instance.vm_state, instance.task_state)
     deleted = instance.vm_state is VmState.DELETED
     server: dict[str, Any] = {
@@ -111,24 +118,11 @@ def detail(
     if call.legacy:
         # R8: the legacy view, by the extension os-server-locked-status.
         server |= {"locked": instance.locked, "locked_by": instance.locked_by}
-    if minor >= _LOCKED:
-        server["locked"] = instance.locked
-    if minor >= _DESCRIPTION:
-        server["description"] = instance.description
-    if minor >= _TAGS:
-        server["tags"] = instance.tags
-    if minor >= _TRUSTED_CERTIFICATES:
-        server["trusted_image_certificates"] = None
-    if minor >= _SERVER_GROUPS and single:
-        server["server_groups"] = []
-    if minor >= _LOCKED_REASON:
-        server["locked_reason"] = instance.locked_reason
-    if minor >= _HOSTNAME:
-        server["OS-EXT-SRV-ATTR:hostname"] = instance.hostname
-    if minor >= _PINNED_ZONE:
-        server["pinned_availability_zone"] = None
-    if minor >= _SCHEDULER_HINTS:
-        server["scheduler_hints"] = {}
+    server |= {
+        name: value(instance)
+        for since, name, value in _GROWN
+        if since <= call.minor and (single or name != "server_groups")
+    }
     return server
 
 
