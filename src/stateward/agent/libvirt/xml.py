@@ -37,6 +37,8 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     domain_type: str
     #: The processor QEMU is to show, libvirt's ``mode``; None leaves it to QEMU.
     cpu_mode: str | None
+    #: Whether its machines have the ISA device that a guest tells of a crash by; the ones of x86 do.
+    panic: bool
     #: ``+UID:+GID`` QEMU is to run as where it may not be libvirt's own user, else None.
     run_as: str | None
 
@@ -94,7 +96,7 @@ def _add_boot(domain: ET.Element, spec: GuestSpec, files: Files) -> None:
     _add(boot, "cmdline", spec.image.properties.get("os_command_line", _DEFAULT_CMDLINE))
 
 
-def _add_devices(domain: ET.Element, files: Files, *, real: bool) -> None:
+def _add_devices(domain: ET.Element, files: Files, *, real: bool, panic: bool) -> None:
     devices = _add(domain, "devices")
     disk = _add(devices, "disk", type="file", device="disk")
     _add(disk, "driver", name="qemu", type="qcow2", discard="unmap")
@@ -109,6 +111,9 @@ def _add_devices(domain: ET.Element, files: Files, *, real: bool) -> None:
         _add(devices, "memballoon", model="virtio")
         rng = _add(devices, "rng", model="virtio")
         _add(rng, "backend", "/dev/urandom", model="random")
+        if panic:
+            # How a guest's kernel tells that it crashed; without it a crash looks like a guest that runs.
+            _add(devices, "panic", model="isa")
 
 
 def domain_xml(spec: GuestSpec, files: Files, host: Host, *, fence: int) -> str:
@@ -142,7 +147,7 @@ def domain_xml(spec: GuestSpec, files: Files, host: Host, *, fence: int) -> str:
         power = _add(domain, "pm")
         _add(power, "suspend-to-mem", enabled="no")
         _add(power, "suspend-to-disk", enabled="no")
-    _add_devices(domain, files, real=real)
+    _add_devices(domain, files, real=real, panic=host.panic)
     if host.run_as is not None:
         label = _add(domain, "seclabel", type="static", model="dac", relabel="yes")
         _add(label, "label", host.run_as)

@@ -1,0 +1,288 @@
+"""Makes a libvirt available on a machine, also where no systemd starts one, without changing its configuration.
+
+What is started here keeps running when Stateward ends, as its guests do: virtlogd holds their consoles. It is known
+by pid files in the data folder, so that whoever comes next on the same folder, also after a crash, can stop it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import os
+import pwd
+import signal
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import libvirt
+import msgspec
+
+from stateward.agent.libvirt.pidfile import Daemon, DaemonError, end
+from stateward.agent.libvirt.xml import own_user
+
+_SYSTEM: Final = "qemu:///system"
+_SESSION: Final = "qemu:///session"
+
+#: Seconds a libvirtd that was just started has to answer.
+_ANSWER_SECONDS: Final = 20.0
+_ASK_AGAIN: Final = 0.02
+
+#: Where the system's virtlogd listens.
+_LOG_SOCKET: Final = "/run/libvirt/virtlogd-sock"
+
+#: The most bytes of a UNIX socket's path.
+_SOCKET_PATH: Final = 107
+
+#: What ``own`` shows its libvirtd in place of the system's folders, by the name it has under its folder.
+_OWN_FOLDERS: Final = {
+    "etc": "/etc/libvirt",
+    "run": "/run/libvirt",
+    "lib": "/var/lib/libvirt",
+    "cache": "/var/cache/libvirt",
+    "log": "/var/log/libvirt",
+}
+
+#: QEMU of a libvirtd of one's own runs as root, without what would touch the rest of the machine.
+_OWN_QEMU_CONF: Final = """\
+user = "root"
+group = "root"
+security_driver = "none"
+cgroup_controllers = []
+namespaces = []
+"""
+
+#: Binds each pair of arguments, up to ``--``, over one another, then becomes the command after it.
+_BIND_AND_RUN: Final = """\
+while [ "$1" != -- ]; do mount --bind "$1" "$2"; shift 2; done
+shift
+exec "$@"
+"""
+
+#: Told what is being done, a line at a time.
+Progress = Callable[[str], None]
+
+
+class LibvirtPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a libvirt is to be had."""
+
+    uri: str
+    #: ``+UID:+GID`` QEMU must run as to reach the data folder, None when libvirt's own user can.
+    run_as: str | None
+    #: The daemons that were started here or by an earlier run on the same folder, and run.
+    started: tuple[int, ...]
+
+
+async def ensure(uri: str | None, data: Path, progress: Progress) -> LibvirtPlace:
+    """Find a libvirt, starting the system's own daemons when root finds none.
+
+    Args:
+        uri: the one that is configured, None to look for one.
+        data: the data folder; QEMU must be able to reach it.
+        progress: told what is done that somebody may want to know.
+
+    Raises:
+        DaemonError: libvirt is not installed or does not start.
+    """
+    daemons = _daemons(data)
+    if uri is None and os.geteuid() != 0:
+        # libvirt's client starts this user's daemon by itself, and it ends by itself.
+        uri = _SESSION
+    if uri is None:
+        uri = _SYSTEM
+        if not await _answers(uri):
+            progress("Starting libvirt, which does not run.")
+            await _start(daemons)
+    started = tuple(pid for pid in (each.pid() for each in daemons) if pid is not None)
+    run_as = await _label(uri, data)
+    if run_as is not None:
+        progress(f"QEMU runs as {_names(run_as)}: libvirt's own user cannot reach {data}.")
+    return LibvirtPlace(uri=uri, run_as=run_as, started=started)
+
+
+async def own(folder: Path) -> LibvirtPlace:
+    """Start a libvirtd that nobody else sees, with QEMU run as root, in a mount namespace of its own.
+
+    Several run side by side, as hosts of one machine do. On a folder whose libvirtd has ended it starts a new
+    one beside the guests that still run.
+
+    Raises:
+        DaemonError: not root, libvirt is not installed or does not start, or the folder's path is too long.
+    """
+    if os.geteuid() != 0:
+        raise DaemonError("A libvirtd of one's own needs root: it gets a mount namespace.")
+    folder = folder.absolute()
+    listens_at = folder / "run" / "libvirt-sock"
+    if len(os.fsencode(listens_at)) > _SOCKET_PATH:
+        raise DaemonError(f"The path {folder} is too long for libvirt's socket; choose a shorter one.")
+    configuration = folder / "etc" / "libvirtd.conf"
+    if not configuration.exists():
+        for name in _OWN_FOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        (folder / "etc" / "qemu.conf").write_text(_OWN_QEMU_CONF, encoding="utf-8")
+        configuration.write_text(
+            f'unix_sock_dir = "{folder / "run"}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n',
+            encoding="utf-8",
+        )
+    log, server = _daemons(folder)
+    held = log.pid()
+    if held is None:
+        pairs: list[str] = []
+        for name, path in _OWN_FOLDERS.items():
+            # A mount needs something to be mounted on.
+            Path(path).mkdir(parents=True, exist_ok=True)
+            pairs += (str(folder / name), path)
+        unshared = ("unshare", "--mount", "--propagation", "private")
+        held = await log.start(within=(*unshared, "sh", "-ec", _BIND_AND_RUN, "sh", *pairs, "--"))
+    uri = f"qemu+unix:///system?socket={listens_at}"
+    if server.pid() is None:
+        inside = ("nsenter", f"--mount=/proc/{held}/ns/mnt")
+        await server.start("--config", str(configuration), within=inside)
+        await _wait(uri, server)
+    pids = tuple(pid for pid in (log.pid(), server.pid()) if pid is not None)
+    return LibvirtPlace(uri=uri, run_as=None, started=pids)
+
+
+async def stop(data: Path, progress: Progress) -> bool:
+    """Stop the daemons that ``ensure`` or an earlier run on this folder started; say whether none is left.
+
+    While any guest runs they are left: stopping libvirtd would leave the guest without anybody to ask for it,
+    and stopping virtlogd would block it at its next word on its console.
+    """
+    daemons = _daemons(data)
+    if not any(daemon.pid() for daemon in daemons):
+        return True
+    running = await asyncio.to_thread(_running, _SYSTEM)
+    if running != 0:
+        how_many = "it cannot be told how many guests" if running is None else f"{running} guests"
+        progress(f"libvirt is left running: {how_many} still run under it.")
+        return False
+    for daemon in reversed(daemons):
+        await daemon.stop()
+    return True
+
+
+async def stop_own(folder: Path) -> None:
+    """Stop a libvirtd started by ``own``, and kill its guests."""
+    log, server = _daemons(folder)
+    await server.stop()
+    for file in (folder / "run" / "qemu").glob("*.pid"):
+        with contextlib.suppress(ValueError):
+            await end(int(file.read_text(encoding="ascii")), signal.SIGKILL)
+        file.unlink()
+    await log.stop()
+
+
+def _daemons(data: Path) -> tuple[Daemon, Daemon]:
+    folder = data.absolute() / "libvirt"
+    return (
+        Daemon("virtlogd", "libvirt-daemon-system", folder),
+        Daemon("libvirtd", "libvirt-daemon-system", folder),
+    )
+
+
+async def _start(daemons: tuple[Daemon, Daemon]) -> None:
+    log, server = daemons
+    if not _listens(_LOG_SOCKET):
+        await log.start()
+    await server.start()
+    await _wait(_SYSTEM, server)
+
+
+def _listens(path: str) -> bool:
+    """Say whether somebody serves a UNIX socket; a file left behind serves nobody."""
+    with socket.socket(socket.AF_UNIX) as client:
+        try:
+            client.connect(path)
+        except OSError:
+            return False
+    return True
+
+
+async def _wait(uri: str, server: Daemon) -> None:
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            while not await _answers(uri):  # noqa: ASYNC110 - a socket tells nobody that it is there
+                await asyncio.sleep(_ASK_AGAIN)
+    except TimeoutError:
+        raise DaemonError(f"libvirtd runs and does not answer at {uri}; its log is {server.log}.") from None
+
+
+async def _answers(uri: str) -> bool:
+    return await asyncio.to_thread(_running, uri) is not None
+
+
+def _open(uri: str) -> libvirt.virConnect | None:
+    libvirt.registerErrorHandler(lambda *_: None, None)
+    try:
+        return libvirt.open(uri)
+    except libvirt.libvirtError:
+        return None
+
+
+def _running(uri: str) -> int | None:
+    """Return how many guests run, anybody's; None when nobody answers."""
+    connection = _open(uri)
+    if connection is None:
+        return None
+    try:
+        return connection.numOfDomains()
+    except libvirt.libvirtError:
+        return None
+    finally:
+        connection.close()
+
+
+async def _label(uri: str, data: Path) -> str | None:
+    """Return whom QEMU must run as to reach a folder, None when libvirt's user can or is not known."""
+    data.mkdir(parents=True, exist_ok=True)
+    user = await asyncio.to_thread(_user, uri)
+    if user is None or can_reach(data, user):
+        return None
+    facts = data.stat()
+    return f"+{facts.st_uid}:+{facts.st_gid}"
+
+
+def _user(uri: str) -> str | None:
+    connection = _open(uri)
+    if connection is None:
+        return None
+    try:
+        return own_user(connection.getCapabilities())
+    except libvirt.libvirtError:
+        return None
+    finally:
+        connection.close()
+
+
+def can_reach(folder: Path, label: str) -> bool:
+    """Say whether a ``+UID:+GID`` may pass through a folder and all above it, by their mode bits."""
+    uid, gid = (int(part.lstrip("+")) for part in label.split(":"))
+    if uid == 0:
+        return True
+    groups = {gid}
+    with contextlib.suppress(KeyError):
+        groups.update(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
+    folder = folder.resolve()
+    return all(_may_pass(each.stat(), uid, groups) for each in (folder, *folder.parents))
+
+
+def _may_pass(facts: os.stat_result, uid: int, groups: set[int]) -> bool:
+    if facts.st_uid == uid:
+        return bool(facts.st_mode & stat.S_IXUSR)
+    if facts.st_gid in groups:
+        return bool(facts.st_mode & stat.S_IXGRP)
+    return bool(facts.st_mode & stat.S_IXOTH)
+
+
+def _names(label: str) -> str:
+    uid, gid = (int(part.lstrip("+")) for part in label.split(":"))
+    user, group = str(uid), str(gid)
+    with contextlib.suppress(KeyError):
+        user = pwd.getpwuid(uid).pw_name
+    with contextlib.suppress(KeyError):
+        group = grp.getgrgid(gid).gr_name
+    return f"{user}:{group}"

@@ -1,0 +1,133 @@
+"""Real guests: a libvirtd of the tests' own, and the tiny guest in an image store of files.
+
+Needs root (the libvirtd gets a mount namespace of its own), libvirt and QEMU; the first run downloads the guest's
+kernel from Debian and keeps it in pytest's cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+import pytest_asyncio
+
+from stateward.agent.driver import DriverError
+from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
+from stateward.agent.libvirt.driver import LibvirtDriver
+from stateward.agent.libvirt.host import Accelerator
+from stateward.domain.records import GuestSpec, ImageFacts
+from stateward.guest.build import MEMORY, TINY_GUEST_PROPERTIES, GuestFiles, build
+from tests.agent.contract import Changes, Rig
+
+DISK, KERNEL, RAMDISK = (str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in ("disk", "kernel", "ramdisk"))
+
+#: Makes a spec whose guest is started with some words more for its kernel.
+NewSpec = Callable[..., GuestSpec]
+
+
+class TinyImages:
+    """An image store that has the tiny guest's three files, as copies that libvirt may give to another user."""
+
+    def __init__(self, files: GuestFiles, folder: Path) -> None:
+        self._folder = folder
+        for image_id, path in ((DISK, files.disk), (KERNEL, files.kernel), (RAMDISK, files.ramdisk)):
+            shutil.copyfile(path, folder / image_id)
+
+    async def path(self, image_id: str) -> Path:
+        """Return the image's file."""
+        path = self._folder / image_id
+        if not path.exists():
+            msg = f"There is no image {image_id}."
+            raise DriverError(msg)
+        return path
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """Give a folder of the session's with a path short enough for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="stateward-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def place(folder: Path) -> Iterator[LibvirtPlace]:
+    """Give a libvirtd of the session's own."""
+    if os.geteuid() != 0:
+        pytest.skip("a libvirtd of the tests' own needs root")
+    home = folder / "host"
+    yield asyncio.run(own(home))
+    asyncio.run(stop_own(home))
+
+
+@pytest.fixture(scope="session")
+def images(folder: Path, request: pytest.FixtureRequest) -> TinyImages:
+    """Give the tiny guest, built once and cached over sessions."""
+    cache = request.config.cache
+    assert cache is not None
+    files = asyncio.run(build(cache.mkdir("tiny-guest"), print))
+    store = folder / "images"
+    store.mkdir()
+    return TinyImages(files, store)
+
+
+@pytest.fixture
+def new_spec() -> NewSpec:
+    """Give a maker of specs that nobody used before."""
+
+    def make(*arguments: str) -> GuestSpec:
+        instance_id = str(uuid.uuid4())
+        command_line = " ".join((TINY_GUEST_PROPERTIES["os_command_line"], *arguments))
+        return GuestSpec(
+            instance_id=instance_id,
+            domain_name=f"instance-{instance_id[:8]}",
+            display_name="tiny",
+            project_id="p1",
+            vcpus=1,
+            memory=MEMORY,
+            disk=0,
+            image=ImageFacts(
+                id=DISK,
+                disk_format="qcow2",
+                properties={"kernel_id": KERNEL, "ramdisk_id": RAMDISK, "os_command_line": command_line},
+            ),
+        )
+
+    return make
+
+
+@pytest.fixture
+def accelerator() -> Accelerator:
+    """Say how guests are run; a test can have another answer by parametrising this indirectly."""
+    return Accelerator.AUTO
+
+
+@pytest_asyncio.fixture
+async def rig(
+    place: LibvirtPlace, images: TinyImages, new_spec: NewSpec, tmp_path: Path, accelerator: Accelerator
+) -> AsyncIterator[Rig]:
+    """Give an opened driver; what guests a test leaves are removed."""
+    changes = Changes()
+    driver = LibvirtDriver(uri=place.uri, folder=tmp_path, images=images, accelerator=accelerator)
+    await driver.open(changes)
+    yield Rig(driver=driver, changes=changes, spec=new_spec, patience=60.0)
+    for guest in await driver.list():
+        await driver.power_off(guest.instance_id)
+        await driver.remove(guest.instance_id)
+    await driver.close()
+
+
+@pytest.fixture
+def operator(place: LibvirtPlace) -> Iterator[libvirt.virConnect]:
+    """Give an operator's own connection to the same hypervisor, as ``virsh`` has one."""
+    connection = libvirt.open(place.uri)
+    yield connection
+    connection.close()
