@@ -29,9 +29,10 @@ packages_run=(
 )
 # The store's tests run on both databases.
 packages_dev=(postgresql)
-# libvirt-daemon-system asks for systemd unless something else plays its part. A machine that does without systemd
-# keeps doing without: installing a control plane must not replace the init system.
-packages_without_systemd=(libvirt-daemon-system-sysv elogind)
+# libvirt-daemon-system asks for systemd unless this plays its part. Where another init is installed it is added, and
+# nothing is ever removed: installing a control plane must not replace a machine's init.
+other_inits=(sysvinit-core runit-init)
+packages_other_init=(libvirt-daemon-system-sysv)
 
 oldest_python=11 # of Python 3
 
@@ -96,7 +97,9 @@ install_packages() {
         check_without_dpkg
         return
     fi
-    if [[ -n $(missing_packages systemd-sysv) ]]; then wanted+=("${packages_without_systemd[@]}"); fi
+    if (($(missing_packages "${other_inits[@]}" | wc -l) < ${#other_inits[@]})); then
+        wanted+=("${packages_other_init[@]}")
+    fi
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     if ! ((${#missing[@]})); then return; fi
     if ((EUID != 0)) && ! command -v sudo >/dev/null; then
@@ -112,7 +115,7 @@ install_packages() {
     step "Reading Debian's package lists" "Is there a network, and is /etc/apt/sources.list right?" \
         as_root apt-get -q -o DPkg::Lock::Timeout=300 update
     step "Installing Debian packages (a few minutes): ${missing[*]}" \
-        "Try by hand: apt-get install --no-install-recommends ${missing[*]}" \
+        "Try by hand: apt-get install --no-install-recommends --no-remove ${missing[*]}" \
         as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 \
         install --no-install-recommends --no-remove "${missing[@]}"
 }
