@@ -61,8 +61,15 @@ class Immediate:
                 blocks=ALL_CLASSES,
                 placed_at=now,
             )
+            others: list[Lock] = []
+            for present in locks.of_instance(connection, instance.id):
+                if present.kind is lock.kind:
+                    # Locking again without a reason clears the old reason: the new lock says what holds now.
+                    locks.release(connection, instance.id, lock.kind)
+                else:
+                    others.append(present)
             locks.place(connection, lock)
-            return _union(connection, instance.id), {"kind": lock.kind.value, "reason": reason}
+            return _union([*others, lock]), {"kind": lock.kind.value, "reason": reason}
 
         return await self._do(BY_KEY["lock"], instance_id, actor, effect, project_id)
 
@@ -77,14 +84,15 @@ class Immediate:
         def effect(
             connection: sa.Connection, instance: Instance, _now: float
         ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-            present = [lock.kind for lock in locks.of_instance(connection, instance.id)]
+            present = locks.of_instance(connection, instance.id)
             try:
-                kind = kind_released_by(actor.kind, present)
+                kind = kind_released_by(actor.kind, [lock.kind for lock in present])
             except PermissionError:
                 raise Forbidden("os_compute_api:os-lock-server:unlock:unlock_override") from None
             if kind is not None:
                 locks.release(connection, instance.id, kind)
-            return _union(connection, instance.id), {"kind": kind.value if kind else None}
+            left = [lock for lock in present if lock.kind is not kind]
+            return _union(left), {"kind": kind.value if kind else None}
 
         return await self._do(BY_KEY["unlock"], instance_id, actor, effect, project_id)
 
@@ -175,9 +183,9 @@ class Immediate:
         return await self._admission.database.write(work)
 
 
-def _union(connection: sa.Connection, instance_id: str) -> Mapping[str, Any]:
+def _union(stack: list[Lock]) -> Mapping[str, Any]:
     """Fold the lock rows into the columns that the guarded UPDATEs test."""
-    summary = summarise(locks.of_instance(connection, instance_id))
+    summary = summarise(stack)
     return {
         "owner_blocks": int(summary.owner_blocks),
         "admin_blocks": int(summary.admin_blocks),

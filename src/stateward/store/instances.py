@@ -91,13 +91,11 @@ def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence
         column = _COLUMNS[condition.column]
         match condition.test, condition.value:
             case Test.IN, frozenset() as allowed:
-                clauses.append(column.in_(sorted(allowed)))
+                clauses.append(_one_of(column, allowed))
             case Test.NULL_OR_IN, frozenset() as allowed:
-                clauses.append(
-                    sa.or_(column.is_(None), column.in_(sorted(allowed))) if allowed else column.is_(None)
-                )
+                clauses.append(sa.or_(column.is_(None), _one_of(column, allowed)))
             case Test.NO_BITS, int() as mask:
-                clauses.append(column.bitwise_and(mask) == 0)
+                clauses.append(column.bitwise_and(sa.literal_column(str(mask))) == sa.literal_column("0"))
             case Test.EQUALS, int() | str():
                 clauses.append(column == sa.bindparam(f"c_{number}"))
             case _:
@@ -105,8 +103,13 @@ def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence
                 raise TypeError(msg)
     values: dict[str, Any] = {name: sa.bindparam(f"v_{name}", type_=_COLUMNS[name].type) for name in columns}
     if bump_fence:
-        values["fence"] = _COLUMNS.fence + 1
+        values["fence"] = _COLUMNS.fence + sa.literal_column("1")
     return sa.update(INSTANCES).where(*clauses).values(**values).returning(INSTANCES)
+
+
+def _one_of(column: sa.Column[Any], words: frozenset[str]) -> sa.ColumnElement[bool]:
+    """Compare with words of the tables; they are part of the statement, or each execution would bind them anew."""
+    return sa.or_(sa.false(), *(column == sa.literal_column(f"'{word}'") for word in sorted(words)))
 
 
 def guarded_update(

@@ -13,6 +13,7 @@ _COLUMNS = LOCKS.c
 _OF_INSTANCE = (
     sa.select(LOCKS).where(_COLUMNS.instance_id == sa.bindparam("b_instance")).order_by(_COLUMNS.placed_at)
 )
+_INSERT = sa.insert(LOCKS)
 _DELETE = sa.delete(LOCKS).where(
     _COLUMNS.instance_id == sa.bindparam("b_instance"),
     _COLUMNS.kind == sa.bindparam("b_kind"),
@@ -38,13 +39,9 @@ def of_instance(connection: sa.Connection, instance_id: str) -> list[Lock]:
 
 
 def place(connection: sa.Connection, lock: Lock) -> None:
-    """Place the unnamed lock of its kind, in the stead of the one that was there.
-
-    Locking again without a reason clears the old reason: the new lock says what holds now.
-    """
-    release(connection, lock.instance_id, lock.kind)
+    """Place the unnamed lock of its kind; the caller has taken away the one that was there."""
     connection.execute(
-        sa.insert(LOCKS),
+        _INSERT,
         {
             "id": lock.id,
             "instance_id": lock.instance_id,
