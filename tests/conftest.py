@@ -1,0 +1,83 @@
+"""Fixtures of every test: an empty database of either kind, with the whole schema."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import sqlalchemy as sa
+
+from stateward import store
+from stateward.store.engine import Database, PostgresDatabase, SqliteDatabase, open_database
+from stateward.store.tables import METADATA
+from tests import postgres
+
+
+def _schema() -> sa.MetaData:
+    """Have every module of tables put its tables into the one schema."""
+    for module in pkgutil.iter_modules(store.__path__):
+        if module.name.endswith("tables"):
+            importlib.import_module(f"{store.__name__}.{module.name}")
+    return METADATA
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Postgres]:
+    """Start PostgreSQL for the first test that needs it."""
+    with postgres.running() as server:
+        server.make_template(_schema())
+        yield server
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make an SQLite file with the schema, to be copied."""
+    path = tmp_path_factory.mktemp("template") / "template.db"
+    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
+    _schema().create_all(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, tmp_path: Path) -> sa.URL:
+    """Name a fresh SQLite file."""
+    path = tmp_path / "stateward.db"
+    shutil.copyfile(sqlite_template, path)
+    return sa.URL.create("sqlite", database=str(path))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> Iterator[sa.URL]:
+    """Name a fresh database, on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite_url")
+        return
+    server: postgres.Postgres = request.getfixturevalue("postgres_server")
+    with server.database() as url:
+        yield url
+
+
+@pytest_asyncio.fixture
+async def database(database_url: sa.URL) -> AsyncIterator[Database]:
+    """Give an empty database with the whole schema, on SQLite and on PostgreSQL."""
+    opened = (
+        SqliteDatabase(database_url)
+        if database_url.get_backend_name() == "sqlite"
+        else PostgresDatabase(database_url, connections=4)
+    )
+    yield opened
+    await opened.close()
+
+
+@pytest_asyncio.fixture
+async def inline_database(sqlite_url: sa.URL) -> AsyncIterator[Database]:
+    """Give an empty SQLite database that uses no thread: for tests on virtual time."""
+    opened = open_database(sqlite_url.render_as_string(hide_password=False), inline_commit=True)
+    yield opened
+    await opened.close()

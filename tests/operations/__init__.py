@@ -1,0 +1,1 @@
+"""Tests of the admission, dispatch and completion of operations."""

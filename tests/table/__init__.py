@@ -1,0 +1,1 @@
+"""Tests of the table of actions, and of what is derived from it."""
