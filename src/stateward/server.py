@@ -23,10 +23,11 @@ from stateward.api.app import build
 from stateward.api.compute.services import Services
 from stateward.api.identity import Identity
 from stateward.api.images import Images
-from stateward.arbiter.reconcile import Arbiter
+from stateward.arbiter.reconcile import Arbiter, CrashLoop
 from stateward.bus.memory import MemoryBus
 from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
+from stateward.guest import build as guest
 from stateward.operations.admission import Admission, ShutdownDefaults
 from stateward.operations.completion import Completion
 from stateward.operations.dispatch import Dispatcher
@@ -94,7 +95,10 @@ class Server:
         dispatcher = Dispatcher(database, bus)
         shutdown = ShutdownDefaults(default=self._settings.shutdown.default, cap=self._settings.shutdown.cap)
         admission = Admission(database, clock, shutdown, dispatcher.wake)
-        arbiter = Arbiter(admission)
+        arbiter = Arbiter(
+            admission,
+            CrashLoop(restores=self._settings.arbiter.restores, seconds=self._settings.arbiter.seconds),
+        )
         services = Services(
             database=database,
             identity=identity,
@@ -215,14 +219,38 @@ class Server:
         if host.driver == "simulated":
             from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor  # noqa: PLC0415 (only if used)
 
-            return SimulatedDriver(SimulatedHypervisor(folder=folder))
-        from stateward.agent.libvirt import LibvirtDriver, daemons  # noqa: PLC0415 (only if used)
+            hypervisor = SimulatedHypervisor(folder=folder)
+            self._undo.callback(hypervisor.close)
+            return SimulatedDriver(hypervisor, images=images)
+        from stateward.agent.libvirt import daemons  # noqa: PLC0415 (only if used)
+        from stateward.agent.libvirt.driver import Accelerator, LibvirtDriver  # noqa: PLC0415
+        from stateward.agent.libvirt.pidfile import DaemonError  # noqa: PLC0415
 
-        place = await daemons.ensure(host.uri, self._data, self._progress)
-        self._undo.push_async_callback(place.stop)
+        try:
+            place = await daemons.ensure(host.uri, self._data, self._progress)
+        except DaemonError as error:
+            raise CannotStart(str(error)) from None
+        if host.uri is None:
+            self._undo.push_async_callback(daemons.stop, self._data, self._progress)
         return LibvirtDriver(
-            uri=place.uri, folder=folder, images=images, run_as=place.run_as, accelerator=host.accelerator
+            uri=place.uri,
+            folder=folder,
+            images=images,
+            run_as=place.run_as,
+            accelerator=Accelerator(host.accelerator),
         )
+
+    async def register_test_guest(self) -> None:
+        """Build the test guest, unless it is there, and register its images; without it the server runs as well."""
+        try:
+            files = await guest.build(self._data / "cache", self._progress)
+        except guest.GuestBuildError as error:
+            log.warning("the test guest is not available", error=str(error))
+            return
+        kernel = await self.images.register_local("tiny-guest-kernel", files.kernel, disk_format="aki")
+        ramdisk = await self.images.register_local("tiny-guest-ramdisk", files.ramdisk, disk_format="ari")
+        properties = {**guest.TINY_GUEST_PROPERTIES, "kernel_id": kernel, "ramdisk_id": ramdisk}
+        await self.images.register_local("tiny-guest", files.disk, disk_format="qcow2", properties=properties)
 
     def _ready(
         self, database: Database, clock: SystemClock

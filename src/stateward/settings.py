@@ -35,6 +35,13 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     patience: Seconds = 15.0
 
 
+class ArbiterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[arbiter]``: a guest that had to be brought back ``restores`` times within ``seconds`` is in a crash loop."""
+
+    restores: Annotated[int, msgspec.Meta(ge=1)] = 5
+    seconds: Seconds = 600.0
+
+
 class TokenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[token]``: how long a login lasts, in seconds."""
 
@@ -62,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     public_url: str | None = None
     shutdown: ShutdownSettings = ShutdownSettings()
     agent: AgentSettings = AgentSettings()
+    arbiter: ArbiterSettings = ArbiterSettings()
     token: TokenSettings = TokenSettings()
     host: tuple[HostSettings, ...] = ()
 

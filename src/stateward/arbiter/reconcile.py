@@ -30,23 +30,26 @@ from stateward.store.engine import StoreUnavailable
 
 log = structlog.get_logger()
 
-#: A guest that had to be brought back this often within this many seconds is in a crash loop: it is left alone,
-#: in ERROR, until a person looks.
-CRASH_LOOP_RESTORES = 5
-CRASH_LOOP_SECONDS = 600.0
-
 #: Seconds until an instance is judged again whose verdict could not be written.
 _RETRY_SECONDS = 1.0
 
 _decoder = msgspec.json.Decoder(Report)
 
 
+class CrashLoop(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest that had to be brought back this often within so many seconds is left alone, in ERROR."""
+
+    restores: int = 5
+    seconds: float = 600.0
+
+
 class Arbiter:
     """Judges instances, woken by reports and by the end of operations."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, crash_loop: CrashLoop | None = None) -> None:
         """Use an admission's database, clock and outbox."""
         self._admission = admission
+        self._crash_loop = crash_loop or CrashLoop()
         self._due: dict[str, None] = {}
         self._signal = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -168,8 +171,10 @@ class Arbiter:
 
         def work(connection: sa.Connection) -> bool:
             now = self._admission.clock.now()
-            tries = operations.count_since(connection, instance.id, restores(), now - CRASH_LOOP_SECONDS)
-            if action.pending is not None and tries >= CRASH_LOOP_RESTORES:
+            tries = operations.count_since(
+                connection, instance.id, restores(), now - self._crash_loop.seconds
+            )
+            if action.pending is not None and tries >= self._crash_loop.restores:
                 return False
             self._admission.admit_in(
                 connection, action, instance.id, actor, fence=instance.fence, why=verdict.says
@@ -196,8 +201,8 @@ class Arbiter:
             return
         fault = Fault(
             code=500,
-            message=f"The guest had to be brought back {CRASH_LOOP_RESTORES} times within "
-            f"{CRASH_LOOP_SECONDS / 60:.0f} minutes and is left alone. Find out why it goes off, then stop and "
+            message=f"The guest had to be brought back {self._crash_loop.restores} times within "
+            f"{self._crash_loop.seconds:.0f} seconds and is left alone. Find out why it goes off, then stop and "
             f"start it or reboot it hard. Last seen: {verdict.says}",
             created=self._admission.clock.now(),
         )

@@ -1,0 +1,1 @@
+"""Programs around the project: the demonstration, the benchmarks and the generated docs."""
