@@ -83,7 +83,7 @@ def measure_api(report: Report, home: Path, seconds: float) -> None:
         port, stop = start_floor(home / "floor.db", INSTANCES)
         try:
             for what, ours, floors, name in loads(server, ids):
-                ratio(report, what, name, (server.port, ours), (port, floors), seconds)
+                ratio(report, what, name, ours=(server.port, ours), floors=(port, floors), seconds=seconds)
         finally:
             stop()
         one = asyncio.run(load(server.port, [[get(server, ids[7])]], seconds / 2)).quantile(0.5)
@@ -125,6 +125,7 @@ def ratio(
     report: Report,
     what: str,
     unit: str,
+    *,
     ours: tuple[int, list[list[bytes]]],
     floors: tuple[int, list[list[bytes]]],
     seconds: float,
@@ -189,7 +190,7 @@ async def _post(port: int, raw: bytes, count: int) -> None:
 def start_floor(database: Path, instances: int) -> tuple[int, Callable[[], None]]:
     """Start the floor and return its port, and how to stop it."""
     listening = socket.create_server(("127.0.0.1", 0))
-    os.set_inheritable(listening.fileno(), True)
+    os.set_inheritable(listening.fileno(), True)  # noqa: FBT003 (the interface of os)
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.bench.floor", str(database), str(listening.fileno()), str(instances)],
         close_fds=False,

@@ -29,11 +29,13 @@ database.executemany(
 
 
 async def show(request: Request) -> Response:
+    """Answer with one SELECT."""
     row = database.execute("SELECT * FROM instances WHERE id = ?", (request.path_params["id"],)).fetchone()
     return JSONResponse({"id": row[0], "state": row[1], "locked": row[2], **json.loads(row[3])})
 
 
 async def change(request: Request) -> Response:
+    """Answer when one guarded UPDATE is on the disk."""
     locked = (await request.json())["locked"]
     changed = database.execute(
         "UPDATE instances SET locked = ? WHERE id = ? AND state = 'active'",
