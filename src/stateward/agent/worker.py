@@ -132,14 +132,25 @@ class _Lane:
         try:
             while self._next is not None:
                 dispatch, self._next = self._next, None
-                with self._worker.watch.subscribe(self._instance_id) as changed:
-                    self._run_now = _Run(self._worker, dispatch, changed)
-                    await self._carry_out(dispatch, self._run_now)
-                    self._run_now = None
+                try:
+                    await self._carry_out(dispatch)
+                except Exception:
+                    # The journal or the bus failed (a full disk): what was admitted will finish all the same.
+                    log.exception("an operation's result could not be kept; it is carried out again")
+                    await asyncio.sleep(_RETRY_SECONDS)
+                    self._next = self._next or dispatch
         finally:
             self._worker.lane_ended(self._instance_id)
 
-    async def _carry_out(self, dispatch: Dispatch, run: _Run) -> None:
+    async def _carry_out(self, dispatch: Dispatch) -> None:
+        with self._worker.watch.subscribe(self._instance_id) as changed:
+            self._run_now = _Run(self._worker, dispatch, changed)
+            try:
+                await self._finish(dispatch, self._run_now)
+            finally:
+                self._run_now = None
+
+    async def _finish(self, dispatch: Dispatch, run: _Run) -> None:
         with structlog.contextvars.bound_contextvars(
             instance=dispatch.instance_id, operation=dispatch.operation_id, action=dispatch.action
         ):

@@ -111,7 +111,7 @@ class Arbiter:
                 continue
             self._seen[instance_id] = observation.seq
             changed = (row.observed, row.cause) != (observation.observed, observation.cause)
-            if changed or judge_instance(row).kind is not Kind.AGREE:
+            if changed or judge_instance(row).kind in {Kind.ADOPT, Kind.RESTORE}:
                 news.append(observation)
         return news
 
