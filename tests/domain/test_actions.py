@@ -1,0 +1,219 @@
+"""The table of actions holds together: whatever is derived from it can rely on this."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from stateward.domain import bodies
+from stateward.domain.actions import (
+    ACTIONS,
+    BY_KEY,
+    CREATE,
+    Action,
+    Exempt,
+    OnFailure,
+    Role,
+    body_type,
+    key,
+    of_wire,
+    pending_owners,
+    pick,
+)
+from stateward.domain.locks import ALL_CLASSES, OperationClass
+from stateward.domain.states import Cause, TaskState, VmState
+from stateward.domain.steps import STEP_SAYS, Step
+from stateward.domain.verdicts import Kind, judge
+
+WIRES = sorted({row.wire for row in ACTIONS if row.wire is not None})
+
+
+def by_key(row: Action) -> str:
+    return key(row)
+
+
+def test_keys_are_unique() -> None:
+    """A stored operation is found again by its row's key, so no two rows may share one."""
+    assert len(BY_KEY) == len(ACTIONS)
+    assert all(BY_KEY[key(row)] is row for row in ACTIONS)
+
+
+def test_keys_are_what_is_stored() -> None:
+    """Renaming one would orphan the operations that old versions wrote; adding one is fine here."""
+    assert sorted(BY_KEY) == [
+        "adopt",
+        "create",
+        "delete",
+        "delete_metadata",
+        "forceDelete",
+        "getConsoleOutput",
+        "lock",
+        "pause",
+        "reap",
+        "reboot_hard",
+        "reboot_soft",
+        "reset_state",
+        "restore_off",
+        "restore_pause",
+        "restore_resume",
+        "restore_start",
+        "restore_stop",
+        "restore_suspend",
+        "restore_unpause",
+        "resume",
+        "start",
+        "stop",
+        "stop_force",
+        "suspend",
+        "unlock",
+        "unpause",
+        "update",
+        "update_metadata",
+        "update_tags",
+    ]
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_variants_are_complete(wire: str) -> None:
+    """Rows of one wire name differ in one field and cover each of its values exactly once."""
+    rows = of_wire(wire)
+    fields = {None if row.variant is None else row.variant[0] for row in rows}
+    assert len(fields) == 1
+    (field,) = fields
+    if field is None:
+        assert len(rows) == 1
+        return
+    body = rows[0].body[-1][1]
+    struct = next((kind for kind in get_args(body) if kind is not type(None)), body)
+    hint = get_type_hints(struct)[field]
+    possible = {False, True} if hint is bool else set(get_args(hint))
+    assert hint is bool or get_origin(hint) is Literal
+    given = [row.variant[1] for row in rows if row.variant is not None]
+    assert set(given) == possible
+    assert len(given) == len(possible)
+    assert {row.body for row in rows} == {rows[0].body}
+
+
+@pytest.mark.parametrize(
+    ("wire", "body", "chosen"),
+    [
+        ("os-stop", None, "stop"),
+        ("os-stop", bodies.ShutdownOptions(), "stop"),
+        ("os-stop", bodies.ShutdownOptions(timeout=5), "stop"),
+        ("os-stop", bodies.ShutdownOptions(force=True), "stop_force"),
+        ("os-stop", bodies.ShutdownOptions(force=True, timeout=5), "stop_force"),
+        ("reboot", bodies.RebootOptions(type="SOFT"), "reboot_soft"),
+        ("reboot", bodies.RebootOptions(type="HARD"), "reboot_hard"),
+        ("os-start", None, "start"),
+    ],
+)
+def test_a_body_picks_its_row(wire: str, body: object, chosen: str) -> None:
+    """What the request says decides between the rows of one wire name."""
+    assert key(pick(of_wire(wire), body)) == chosen
+
+
+def test_no_row_matches_a_body_of_another_action() -> None:
+    """Decoding has refused such a body; if it did not, that is a fault to be seen, not a guess."""
+    with pytest.raises(LookupError, match="no row of reboot"):
+        pick(of_wire("reboot"), bodies.LockOptions())
+
+
+def test_an_unknown_wire_name_has_no_rows() -> None:
+    """The API then says that there is no such action."""
+    assert of_wire("os-explode") == ()
+
+
+@pytest.mark.parametrize("row", ACTIONS, ids=by_key)
+def test_bodies_rise_and_begin_with_the_first_microversion(row: Action) -> None:
+    """So every microversion that has the action has a type for its body."""
+    since = [minor for minor, _ in row.body]
+    assert since == sorted(set(since))
+    assert since[0] <= row.since
+    assert body_type(row, 10_000) is row.body[-1][1]
+
+
+def test_a_body_changes_with_its_microversion() -> None:
+    """``lock`` takes anything up to 2.72 and a reason from 2.73 on."""
+    lock = BY_KEY["lock"]
+    assert body_type(lock, 72) is lock.body[0][1]
+    assert body_type(lock, 73) is lock.body[1][1]
+
+
+@pytest.mark.parametrize("row", ACTIONS, ids=by_key)
+def test_what_an_agent_works_on_has_a_goal(row: Action) -> None:
+    """Rows with steps say what the record becomes and what the guest must then be seen as."""
+    if not row.is_operation:
+        assert (row.pending, row.becomes, row.wants) == (None, None, None)
+        return
+    assert row.becomes is not None
+    assert row.wants is not None
+    assert row.pending is not None or row.name == "reap"
+    assert row.on_failure is OnFailure.ERROR or row.policy.role is not Role.SYSTEM or row.name == "reap"
+
+
+@pytest.mark.parametrize("row", [row for row in ACTIONS if row.is_operation], ids=by_key)
+def test_the_goal_is_what_the_arbiter_agrees_with(row: Action) -> None:
+    """Or the arbiter would undo what the operation did."""
+    assert row.becomes is not None
+    assert row.wants is not None
+    assert judge(row.becomes, row.wants, Cause.OTHER, locked=False).kind is Kind.AGREE
+
+
+@pytest.mark.parametrize("row", ACTIONS, ids=by_key)
+def test_a_guard_is_given(row: Action) -> None:
+    """Classes that a lock can block, or a reason why none does (R2)."""
+    if isinstance(row.guard, Exempt):
+        assert len(row.guard.reason) > 10
+        assert row.guarded == OperationClass(0)
+    else:
+        assert row.guarded == row.guard
+        assert row.guard & ALL_CLASSES == row.guard
+        assert row.guard != OperationClass(0)
+
+
+def test_guard_has_no_default() -> None:
+    """An author who forgets it is told so before anything runs (R2)."""
+    with pytest.raises(TypeError, match="guard"):
+        Action(name="x", when=frozenset(), policy=CREATE.policy, says="X.")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+@pytest.mark.parametrize("row", [row for row in ACTIONS if row.is_operation], ids=by_key)
+def test_what_changes_a_guest_is_guarded(row: Action) -> None:
+    """Except what makes it, and what brings it back to the record."""
+    exempt = isinstance(row.guard, Exempt)
+    assert exempt == (row is CREATE or row.policy.role is Role.SYSTEM)
+
+
+def test_every_task_state_is_set_by_an_operation() -> None:
+    """And only by operations, which also end it (B3)."""
+    owners = list(pending_owners())
+    assert {task_state for task_state, _ in owners} == set(TaskState)
+    assert all(BY_KEY[name].is_operation for _, name in owners)
+
+
+@pytest.mark.parametrize("row", ACTIONS, ids=by_key)
+def test_an_operation_is_admitted_somewhere(row: Action) -> None:
+    """Only ``create`` has no state before it; what is deleted is past everything but reaping."""
+    assert (row.when == frozenset()) == (row is CREATE)
+    assert (VmState.DELETED in row.when) == (row.name == "reap")
+
+
+@pytest.mark.parametrize("row", ACTIONS, ids=by_key)
+def test_a_row_says_what_it_does(row: Action) -> None:
+    """The docs are made of these sentences."""
+    assert row.says.endswith(".")
+    assert row.says[0].isupper()
+
+
+@pytest.mark.parametrize("step", Step)
+def test_every_step_is_used_and_documented(step: Step) -> None:
+    """A step that no row has would never be run."""
+    assert any(step in row.steps for row in ACTIONS)
+    assert STEP_SAYS[step].endswith(".")
+
+
+@pytest.mark.parametrize("row", [row for row in ACTIONS if Step.SHUT_DOWN in row.steps], ids=by_key)
+def test_asking_is_followed_by_taking_the_power(row: Action) -> None:
+    """Forcing at the deadline is the next step's work; without it a guest that ignores us would run on."""
+    assert row.steps[row.steps.index(Step.SHUT_DOWN) + 1] is Step.POWER_OFF

@@ -1,0 +1,168 @@
+"""The arbiter's table is total, has no dead row, and says what the requirements say."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from stateward.domain.actions import BY_KEY, Role, restores
+from stateward.domain.states import Cause, Observed, TaskState, VmState
+from stateward.domain.verdicts import IN_FLIGHT, VERDICTS, Kind, Verdict, judge, judge_instance
+from tests.rows import instance
+
+COMBINATIONS = tuple(itertools.product(VmState, Observed, Cause, (False, True)))
+
+
+def matches(row: Verdict, expected: VmState, observed: Observed, cause: Cause, *, locked: bool) -> bool:
+    return (
+        row.expected is expected
+        and row.observed is observed
+        and (row.causes is None or cause in row.causes)
+        and row.locked in {None, locked}
+    )
+
+
+def test_every_combination_has_a_verdict() -> None:
+    """There is a row for each, and ``judge`` returns the first of them."""
+    for expected, observed, cause, locked in COMBINATIONS:
+        rows = [row for row in VERDICTS if matches(row, expected, observed, cause, locked=locked)]
+        assert rows, (expected, observed, cause, locked)
+        assert judge(expected, observed, cause, locked=locked) is rows[0]
+
+
+def test_every_row_is_reached() -> None:
+    """A row that another hides would be a rule nobody follows."""
+    reached = {
+        id(judge(expected, observed, cause, locked=locked))
+        for expected, observed, cause, locked in COMBINATIONS
+    }
+    assert [row for row in VERDICTS if id(row) not in reached] == []
+
+
+def test_a_row_says_what_follows_and_nothing_else() -> None:
+    """Only a restore names an action, only an adoption a new state, and all say why in a sentence."""
+    for row in VERDICTS:
+        assert (row.action is not None) == (row.kind is Kind.RESTORE)
+        assert (row.becomes is not None) == (row.kind is Kind.ADOPT)
+        assert row.says.endswith(".")
+        assert row.says[0].isupper()
+
+
+def as_recorded(state: VmState) -> set[Observed]:
+    return {row.observed for row in VERDICTS if row.expected is state and row.kind is Kind.AGREE}
+
+
+def test_a_restore_is_admitted_and_ends_in_agreement() -> None:
+    """Its action is the arbiter's own, is admitted in the expected state, keeps it, and makes the guest so."""
+    for row in VERDICTS:
+        if row.action is None:
+            continue
+        action = BY_KEY[row.action]
+        assert action.policy.role is Role.SYSTEM
+        assert row.expected in action.when
+        assert action.becomes is row.expected
+        assert action.steps
+        assert {action.wants} == as_recorded(row.expected)
+
+
+def test_every_restoring_action_is_in_the_table() -> None:
+    """An action of the arbiter's that no verdict names would never be used."""
+    named = {row.action for row in VERDICTS if row.action is not None}
+    assert restores() | {"reap"} == named
+
+
+def test_an_adoption_ends() -> None:
+    """What is adopted is then as recorded, or is restored; it is never adopted a second time."""
+    for expected, observed, cause, locked in COMBINATIONS:
+        row = judge(expected, observed, cause, locked=locked)
+        if row.becomes is not None:
+            after = judge(row.becomes, observed, cause, locked=locked)
+            assert after.kind in {Kind.AGREE, Kind.RESTORE}, row
+
+
+@pytest.mark.parametrize("expected", VmState)
+def test_unknown_changes_nothing(expected: VmState) -> None:
+    """A hypervisor that cannot be asked says nothing about any guest (R12)."""
+    assert judge(expected, Observed.UNKNOWN, Cause.OTHER, locked=True).kind is Kind.IGNORE
+
+
+A, P, S, T, E, D = (
+    VmState.ACTIVE,
+    VmState.PAUSED,
+    VmState.SUSPENDED,
+    VmState.STOPPED,
+    VmState.ERROR,
+    VmState.DELETED,
+)
+
+
+@pytest.mark.parametrize(
+    ("expected", "observed", "cause", "locked", "kind", "what"),
+    [
+        # Its own shutdown is the guest's right; every other way off is not.
+        (A, Observed.SHUTOFF, Cause.GUEST, False, Kind.ADOPT, T),
+        (A, Observed.SHUTOFF, Cause.GUEST, True, Kind.ADOPT, T),
+        (A, Observed.SHUTOFF, Cause.DESTROYED, False, Kind.RESTORE, "restore_start"),
+        (A, Observed.SHUTOFF, Cause.CRASHED, False, Kind.RESTORE, "restore_start"),
+        (A, Observed.SHUTOFF, Cause.HOST, False, Kind.RESTORE, "restore_start"),
+        (A, Observed.SHUTOFF, Cause.OTHER, False, Kind.RESTORE, "restore_start"),
+        (A, Observed.CRASHED, Cause.CRASHED, False, Kind.RESTORE, "restore_start"),
+        (A, Observed.PAUSED, Cause.OPERATOR, False, Kind.RESTORE, "restore_unpause"),
+        (A, Observed.PAUSED, Cause.IO_ERROR, False, Kind.ALERT, None),
+        (A, Observed.PAUSED, Cause.MIGRATION, False, Kind.IGNORE, None),
+        (A, Observed.SUSPENDED, Cause.SAVED, False, Kind.RESTORE, "restore_resume"),
+        (A, Observed.MISSING, Cause.OTHER, False, Kind.ALERT, None),
+        # A paused one found running and a stopped one found paused are different cells (R13).
+        (P, Observed.RUNNING, Cause.OTHER, False, Kind.RESTORE, "restore_pause"),
+        (P, Observed.SHUTOFF, Cause.HOST, False, Kind.ADOPT, T),
+        (P, Observed.SUSPENDED, Cause.SAVED, False, Kind.ADOPT, S),
+        (T, Observed.PAUSED, Cause.OPERATOR, False, Kind.RESTORE, "restore_off"),
+        # A lock protects being off (R1): what is locked off gets no minute to shut down.
+        (T, Observed.RUNNING, Cause.OTHER, False, Kind.RESTORE, "restore_stop"),
+        (T, Observed.RUNNING, Cause.OTHER, True, Kind.RESTORE, "restore_off"),
+        (T, Observed.SUSPENDED, Cause.SAVED, False, Kind.ALERT, None),
+        # A suspended one stays suspended (R7, R14).
+        (S, Observed.RUNNING, Cause.OTHER, True, Kind.RESTORE, "restore_suspend"),
+        (S, Observed.PAUSED, Cause.OTHER, False, Kind.RESTORE, "restore_suspend"),
+        (S, Observed.SHUTOFF, Cause.OTHER, False, Kind.ADOPT, T),
+        # In error a person decides; what is deleted stays deleted.
+        (E, Observed.SHUTOFF, Cause.DESTROYED, False, Kind.IGNORE, None),
+        (D, Observed.RUNNING, Cause.OTHER, False, Kind.RESTORE, "reap"),
+        (D, Observed.SHUTOFF, Cause.OTHER, True, Kind.RESTORE, "reap"),
+        (D, Observed.MISSING, Cause.OTHER, False, Kind.AGREE, None),
+    ],
+)
+def test_what_the_requirements_say(
+    *,
+    expected: VmState,
+    observed: Observed,
+    cause: Cause,
+    locked: bool,
+    kind: Kind,
+    what: object,
+) -> None:
+    """The cells that a requirement speaks of, one by one."""
+    row = judge(expected, observed, cause, locked=locked)
+    assert (row.kind, row.action or row.becomes) == (kind, what)
+
+
+@pytest.mark.parametrize("task_state", TaskState)
+def test_an_operation_in_flight_is_not_judged(task_state: TaskState) -> None:
+    """Whatever it does to the guest meanwhile is no deviation (R12)."""
+    for expected, observed, cause in itertools.product(VmState, Observed, Cause):
+        row = instance(vm_state=expected, task_state=task_state, observed=observed, cause=cause)
+        verdict = judge_instance(row)
+        idle = judge(expected, observed, cause, locked=False)
+        if idle.kind is Kind.AGREE:
+            assert verdict is idle
+        else:
+            assert (verdict.kind, verdict.action, verdict.becomes) == (Kind.IGNORE, None, None)
+            assert verdict.says == IN_FLIGHT
+
+
+def test_an_instance_is_judged_by_its_own_columns() -> None:
+    """Locked by anybody counts as locked."""
+    for locked_by, action in ((None, "restore_stop"), ("owner", "restore_off"), ("admin", "restore_off")):
+        row = instance(vm_state=T, observed=Observed.RUNNING, locked_by=locked_by)
+        assert judge_instance(row).action == action
