@@ -138,9 +138,14 @@ class _Lane:
                     # The journal or the bus failed (a full disk): what was admitted will finish all the same.
                     log.exception("an operation's result could not be kept; it is carried out again")
                     await asyncio.sleep(_RETRY_SECONDS)
-                    self._next = self._next or dispatch
+                    self._again(dispatch)
         finally:
             self._worker.lane_ended(self._instance_id)
+
+    def _again(self, dispatch: Dispatch) -> None:
+        """Run this operation next, unless a newer one waits."""
+        if self._next is None:
+            self._next = dispatch
 
     async def _carry_out(self, dispatch: Dispatch) -> None:
         with self._worker.watch.subscribe(self._instance_id) as changed:
