@@ -1,0 +1,69 @@
+"""What a result makes of the record."""
+
+from __future__ import annotations
+
+import pytest
+
+from stateward.domain.actions import ACTIONS, BY_KEY, Action, OnFailure, key
+from stateward.domain.records import Fault, Outcome, Result
+from stateward.domain.settle import settle
+from stateward.domain.states import VmState
+from tests.rows import NOW, instance
+
+OPERATIONS = [row for row in ACTIONS if row.is_operation]
+LATER = NOW + 5
+
+
+def by_key(row: Action) -> str:
+    return key(row)
+
+
+def result(outcome: Outcome, message: str | None = None) -> Result:
+    return Result(
+        operation_id="o", instance_id="i", fence=2, outcome=outcome, message=message, observation=None
+    )
+
+
+@pytest.mark.parametrize("row", OPERATIONS, ids=by_key)
+def test_success_gives_the_state_of_the_row(row: Action) -> None:
+    """And clears the fault and the task, whatever the state was."""
+    before = instance(vm_state=VmState.ERROR, fault=Fault(code=500, message="m", created=NOW))
+    changes = settle(row, before, result(Outcome.SUCCEEDED), LATER)
+    assert changes["vm_state"] is row.becomes
+    assert (changes["task_state"], changes["operation_id"], changes["fault"]) == (None, None, None)
+    assert changes["updated_at"] == LATER
+
+
+@pytest.mark.parametrize("row", OPERATIONS, ids=by_key)
+def test_failure_keeps_the_state_or_is_an_error(row: Action) -> None:
+    """As the row says; the fault is kept either way, and the task ends (B3)."""
+    changes = settle(row, instance(), result(Outcome.FAILED, "The disk is full."), LATER)
+    assert changes["fault"] == Fault(code=500, message="The disk is full.", created=LATER)
+    assert (changes["task_state"], changes["operation_id"]) == (None, None)
+    assert changes.get("vm_state") == (VmState.ERROR if row.on_failure is OnFailure.ERROR else None)
+
+
+@pytest.mark.parametrize("message", [None, ""])
+def test_a_failure_without_words_still_has_a_fault(message: str | None) -> None:
+    """An instance in error always says something."""
+    changes = settle(BY_KEY["create"], instance(), result(Outcome.FAILED, message), LATER)
+    assert changes["fault"].message == "create failed"
+
+
+def test_launched_is_the_first_time_it_ran() -> None:
+    """A later start does not change it (R16)."""
+    start = BY_KEY["start"]
+    first = settle(start, instance(launched_at=None), result(Outcome.SUCCEEDED), LATER)
+    assert first["launched_at"] == LATER
+    assert "launched_at" not in settle(start, instance(launched_at=NOW), result(Outcome.SUCCEEDED), LATER)
+    assert "launched_at" not in settle(BY_KEY["stop"], instance(), result(Outcome.SUCCEEDED), LATER)
+    assert "launched_at" not in settle(start, instance(), result(Outcome.FAILED), LATER)
+
+
+def test_terminated_is_the_first_time_it_was_gone() -> None:
+    """Removing a guest that came back does not change it (R16)."""
+    gone = settle(BY_KEY["delete"], instance(), result(Outcome.SUCCEEDED), LATER)
+    assert gone["terminated_at"] == LATER
+    again = settle(BY_KEY["reap"], instance(terminated_at=NOW), result(Outcome.SUCCEEDED), LATER)
+    assert "terminated_at" not in again
+    assert "terminated_at" not in settle(BY_KEY["delete"], instance(), result(Outcome.FAILED), LATER)
