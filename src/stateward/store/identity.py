@@ -7,11 +7,12 @@ database, never by a look beforehand. A row that is read and then written is rea
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from stateward.domain.errors import Conflict, NotFound
 from stateward.store.identity_tables import (
@@ -54,11 +55,24 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     role_name: str
 
 
-def is_duplicate(error: sa.exc.IntegrityError) -> bool:
+def is_duplicate(error: IntegrityError) -> bool:
     """Tell whether a uniqueness constraint refused, and not a foreign key."""
     if isinstance(error.orig, sqlite3.Error):
         return error.orig.sqlite_errorname in _UNIQUE_IN_SQLITE
     return getattr(error.orig, "sqlstate", None) == _UNIQUE_VIOLATION
+
+
+def every(connection: sa.Connection, statement: sa.Executable) -> list[Values]:
+    """Return the rows of a statement, by column."""
+    return [
+        {str(name): value for name, value in row.items()} for row in connection.execute(statement).mappings()
+    ]
+
+
+def one(connection: sa.Connection, statement: sa.Executable) -> Values | None:
+    """Return the only row of a statement, or None when it has none."""
+    rows = every(connection, statement)
+    return rows[0] if rows else None
 
 
 def get(connection: sa.Connection, table: sa.Table, row_id: str) -> Values:
@@ -67,7 +81,7 @@ def get(connection: sa.Connection, table: sa.Table, row_id: str) -> Values:
     Raises:
         NotFound: there is none.
     """
-    row = connection.execute(sa.select(table).where(table.c.id == row_id)).mappings().one_or_none()
+    row = one(connection, sa.select(table).where(table.c.id == row_id))
     if row is None:
         raise _missing(table, row_id)
     return row
@@ -80,7 +94,7 @@ def lock(connection: sa.Connection, table: sa.Table, row_id: str) -> Values:
         NotFound: there is none.
     """
     statement = sa.select(table).where(table.c.id == row_id).with_for_update()
-    row = connection.execute(statement).mappings().one_or_none()
+    row = one(connection, statement)
     if row is None:
         raise _missing(table, row_id)
     return row
@@ -93,7 +107,7 @@ def page(
     *,
     after: str | None = None,
     limit: int | None = None,
-) -> Sequence[Values]:
+) -> list[Values]:
     """Return the rows whose columns have these values, by id.
 
     Args:
@@ -108,7 +122,7 @@ def page(
         statement = statement.where(table.c[name].is_(None) if value is None else table.c[name] == value)
     if after is not None:
         statement = statement.where(table.c.id > after)
-    return connection.execute(statement).mappings().all()
+    return every(connection, statement)
 
 
 def insert(connection: sa.Connection, table: sa.Table, values: Values) -> Values:
@@ -118,8 +132,8 @@ def insert(connection: sa.Connection, table: sa.Table, values: Values) -> Values
         Conflict: the name is taken, or something the row names is not there (any more).
     """
     try:
-        return connection.execute(sa.insert(table).values(**values).returning(*table.c)).mappings().one()
-    except sa.exc.IntegrityError as error:
+        return every(connection, sa.insert(table).values(**values).returning(*table.c))[0]
+    except IntegrityError as error:
         raise _refused(table, values, error) from error
 
 
@@ -132,8 +146,8 @@ def update(connection: sa.Connection, table: sa.Table, row_id: str, values: Valu
     """
     statement = sa.update(table).where(table.c.id == row_id).values(**values).returning(*table.c)
     try:
-        row = connection.execute(statement).mappings().one_or_none()
-    except sa.exc.IntegrityError as error:
+        row = one(connection, statement)
+    except IntegrityError as error:
         raise _refused(table, values, error) from error
     if row is None:
         raise _missing(table, row_id)
@@ -149,7 +163,7 @@ def delete(connection: sa.Connection, table: sa.Table, row_id: str) -> None:
     """
     try:
         gone = connection.execute(sa.delete(table).where(table.c.id == row_id).returning(table.c.id)).all()
-    except sa.exc.IntegrityError as error:
+    except IntegrityError as error:
         raise Conflict(f"The {_CALLED[table.name]} {row_id} still has others that belong to it.") from error
     if not gone:
         raise _missing(table, row_id)
@@ -160,13 +174,13 @@ def resolve_domain(connection: sa.Connection, domain_id: str | None, name: str |
     if domain_id is None and name is None:
         domain_id = DEFAULT_DOMAIN
     wanted = DOMAINS.c.id == domain_id if domain_id is not None else DOMAINS.c.name == name
-    return connection.execute(sa.select(DOMAINS).where(wanted)).mappings().one_or_none()
+    return one(connection, sa.select(DOMAINS).where(wanted))
 
 
 def by_name(connection: sa.Connection, table: sa.Table, domain_id: str, name: str) -> Values | None:
     """Return the user or project of this name in a domain, or None."""
     statement = sa.select(table).where(table.c.domain_id == domain_id, table.c.name == name)
-    return connection.execute(statement).mappings().one_or_none()
+    return one(connection, statement)
 
 
 def assignments(
@@ -207,13 +221,13 @@ def assignments(
     ):
         if value is not None:
             statement = statement.where(column == value)
-    return [Assignment(**row) for row in connection.execute(statement).mappings()]
+    return [Assignment(**row) for row in every(connection, statement)]
 
 
 def roles_named(connection: sa.Connection, names: frozenset[str]) -> list[Values]:
     """Return the roles of these names, by name."""
     statement = sa.select(ROLES).where(ROLES.c.name.in_(sorted(names))).order_by(ROLES.c.name)
-    return list(connection.execute(statement).mappings())
+    return every(connection, statement)
 
 
 def grant(connection: sa.Connection, user_id: str, project_id: str, role_id: str) -> None:
@@ -242,16 +256,14 @@ def ungrant(connection: sa.Connection, user_id: str, project_id: str, role_id: s
     Raises:
         NotFound: the user does not have it.
     """
-    statement = (
-        sa.delete(GRANTS).where(*_is_grant(user_id, project_id, role_id)).returning(GRANTS.c.role_id)
-    )
+    statement = sa.delete(GRANTS).where(*_is_grant(user_id, project_id, role_id)).returning(GRANTS.c.role_id)
     if connection.execute(statement).first() is None:
         raise NotFound(
             f"Could not find role assignment with role: {role_id}, user: {user_id}, project: {project_id}."
         )
 
 
-def projects_of(connection: sa.Connection, user_id: str) -> Sequence[Values]:
+def projects_of(connection: sa.Connection, user_id: str) -> list[Values]:
     """Return the enabled projects on which a user has a role, by name."""
     on = sa.select(GRANTS.c.project_id).where(GRANTS.c.user_id == user_id)
     statement = (
@@ -259,7 +271,7 @@ def projects_of(connection: sa.Connection, user_id: str) -> Sequence[Values]:
         .where(PROJECTS.c.id.in_(on), PROJECTS.c.enabled.is_(True))
         .order_by(PROJECTS.c.name)
     )
-    return connection.execute(statement).mappings().all()
+    return every(connection, statement)
 
 
 def generation(connection: sa.Connection) -> int:
@@ -284,7 +296,7 @@ def _missing(table: sa.Table, row_id: str) -> NotFound:
     return NotFound(f"Could not find {_CALLED[table.name]}: {row_id}.")
 
 
-def _refused(table: sa.Table, values: Values, error: sa.exc.IntegrityError) -> Conflict:
+def _refused(table: sa.Table, values: Values, error: IntegrityError) -> Conflict:
     called = _CALLED[table.name]
     if is_duplicate(error):
         return Conflict(

@@ -74,7 +74,10 @@ GRANTS: Final = sa.Table(
         "user_id", sa.String(64), sa.ForeignKey("identity_users.id", ondelete="CASCADE"), primary_key=True
     ),
     sa.Column(
-        "project_id", sa.String(64), sa.ForeignKey("identity_projects.id", ondelete="CASCADE"), primary_key=True
+        "project_id",
+        sa.String(64),
+        sa.ForeignKey("identity_projects.id", ondelete="CASCADE"),
+        primary_key=True,
     ),
     sa.Column(
         "role_id", sa.String(64), sa.ForeignKey("identity_roles.id", ondelete="CASCADE"), primary_key=True
@@ -87,7 +90,9 @@ APPLICATION_CREDENTIALS: Final = sa.Table(
     "identity_application_credentials",
     METADATA,
     sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("user_id", sa.String(64), sa.ForeignKey("identity_users.id", ondelete="CASCADE"), nullable=False),
+    sa.Column(
+        "user_id", sa.String(64), sa.ForeignKey("identity_users.id", ondelete="CASCADE"), nullable=False
+    ),
     sa.Column(
         "project_id", sa.String(64), sa.ForeignKey("identity_projects.id", ondelete="CASCADE"), nullable=False
     ),
