@@ -1,0 +1,95 @@
+"""Pages of lists that are not servers, and query strings that a microversion reads strictly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+
+from stateward.api.compute.call import Call
+from stateward.domain.errors import Invalid
+
+#: From here on, Nova refuses query parameters it does not know.
+STRICT: Final = 75
+#: Digits of a number that any database's integers can be compared with.
+_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Which part of a list is asked for."""
+
+    #: Entries at most.
+    limit: int
+    #: What the entry before the first is named by; None: from the beginning.
+    marker: str | None
+
+
+def page_of(call: Call) -> Page:
+    """Read ``limit`` and ``marker``; a limit of 0, or none, is the largest.
+
+    Raises:
+        Invalid: the limit is not a number from 0 up.
+    """
+    params = call.request.query_params
+    most = call.services.max_limit
+    text = params.get("limit", "0")
+    if not _NUMBER.fullmatch(text):
+        raise Invalid(
+            f"Invalid input for query parameters limit. Value: {text}. '{text}' does not match '^[0-9]*$'"
+        )
+    return Page(min(int(text) or most, most), params.get("marker"))
+
+
+def next_page(
+    call: Call, page: Page, collection: str, found: Sequence[object], last: object
+) -> dict[str, list[dict[str, str]]]:
+    """Give the member that leads to the next page; nothing when a page is not full, so that none follows.
+
+    Args:
+        call: the request.
+        page: what it asked for.
+        collection: the path of the list, below the API's version.
+        found: the entries of the page.
+        last: what the last of them is named by.
+    """
+    if len(found) < page.limit:
+        return {}
+    params = [(name, value) for name, value in call.request.query_params.multi_items() if name != "marker"]
+    href = f"{call.root}/{collection}?{urlencode([*params, ('marker', str(last))])}"
+    name = collection.removesuffix("/detail").removeprefix("os-")
+    return {f"{name}_links": [{"rel": "next", "href": href}]}
+
+
+def bad_marker(error: LookupError) -> Invalid:
+    """Say that nothing is named by a marker."""
+    return Invalid(f"marker [{error.args[0]}] not found")
+
+
+def only(call: Call, *names: str) -> None:
+    """Refuse query parameters other than these, in the microversions that do.
+
+    Raises:
+        Invalid: there is another.
+    """
+    if call.minor < STRICT:
+        return
+    for name in call.request.query_params:
+        if name not in names:
+            raise Invalid(f"Additional properties are not allowed ('{name}' was unexpected)")
+
+
+def whole_number(call: Call, name: str) -> int | None:
+    """Read a filter that is a whole number; None when it is not given.
+
+    Raises:
+        Invalid: it is something else.
+    """
+    text: Any = call.request.query_params.get(name)
+    if text is None:
+        return None
+    if not _NUMBER.fullmatch(text.removeprefix("-")):
+        raise Invalid(f"Invalid {name} filter [{text}]")
+    return int(text)
