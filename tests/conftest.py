@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import pkgutil
 import shutil
@@ -16,6 +17,14 @@ from stateward import store
 from stateward.store.engine import Database, PostgresDatabase, SqliteDatabase, open_database
 from stateward.store.tables import METADATA
 from tests import postgres
+
+
+def pytest_sessionstart() -> None:
+    """Say that there is no event loop outside of tests.
+
+    Otherwise pytest-asyncio's first look for one makes one, which nobody closes: a warning, and so a failure.
+    """
+    asyncio.set_event_loop(None)
 
 
 def _schema() -> sa.MetaData:
