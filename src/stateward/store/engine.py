@@ -135,8 +135,9 @@ class SqliteDatabase:
                     answers.append((future, *self._run(work)))
                 await self._commit(transaction)
             except BaseException:
-                with contextlib.suppress(DBAPIError):
-                    transaction.rollback()
+                if transaction.is_active:
+                    with contextlib.suppress(DBAPIError):
+                        transaction.rollback()
                 raise
         except DBAPIError as error:
             # SQLite itself gave up (disk full, I/O error): nothing of the batch was kept, everybody is told so.
@@ -176,7 +177,13 @@ class SqliteDatabase:
         try:
             result = work(self._writer)
         except Exception as failure:  # noqa: BLE001 (handed to whoever asked for the work)
-            self._savepoint("ROLLBACK TO work")
+            try:
+                self._savepoint("ROLLBACK TO work")
+            except OperationalError:
+                # The savepoint went with the whole transaction; what people must read is why (a full disk).
+                if isinstance(failure, DBAPIError):
+                    raise failure from None
+                raise
             self._savepoint("RELEASE work")
             return None, failure
         self._savepoint("RELEASE work")
