@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Mount, Route, Router
+from starlette.routing import BaseRoute, Mount, Route, Router
 from starlette.types import Receive, Scope, Send
 
 from stateward.api.compute import (
@@ -42,7 +42,28 @@ _SENTENCES = {
 }
 
 
-def build(services: Services, images: Images, ready: Ready) -> Starlette:
+class Application:
+    """Sends each request to its API. The Compute API is reached directly: it has its own faults and headers."""
+
+    def __init__(self, compute: Router, others: Starlette) -> None:
+        """Keep both."""
+        self._compute = compute
+        self._others = others
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http" or not scope["path"].startswith("/compute/v2"):
+            await self._others(scope, receive, send)
+            return
+        # What tells Starlette to raise what it would answer in plain text (405).
+        scope["app"] = self
+        try:
+            await self._compute(scope, receive, send)
+        except HTTPException as error:
+            await _http_exception(None, error)(scope, receive, send)
+
+
+def build(services: Services, images: Images, ready: Ready) -> Application:
     """Put the application together."""
 
     async def healthz(_request: Request) -> Response:
@@ -56,10 +77,8 @@ def build(services: Services, images: Images, ready: Ready) -> Starlette:
             media_type="application/json",
         )
 
-    app = Starlette(
+    others = Starlette(
         routes=[
-            Mount("/compute/v2.1", app=_compute(services, legacy=False)),
-            Mount("/compute/v2/{project_id}", app=_compute(services, legacy=True)),
             Mount("/compute", routes=versions.routes(services)),
             Mount("/identity", routes=identity_routes(services.identity)),
             Mount("/image", routes=image_routes(images, services.identity)),
@@ -69,13 +88,11 @@ def build(services: Services, images: Images, ready: Ready) -> Starlette:
         ],
         exception_handlers={HTTPException: _http_exception},
     )
-    # "/compute/v2.1/" is a document, "/compute/v2.1/servers/" is nothing; nobody is sent from one to the other.
-    app.router.redirect_slashes = False
-    return app
+    return Application(_compute(services), others)
 
 
-def _compute(services: Services, *, legacy: bool) -> Router:
-    """Return the Compute API of one version; the most used resources are looked for first."""
+def _compute(services: Services) -> Router:
+    """Return the Compute API in both versions; the most used resources are looked for first."""
     modules = (
         servers,
         server_actions,
@@ -90,8 +107,14 @@ def _compute(services: Services, *, legacy: bool) -> Router:
         extensions,
         quotas,
     )
-    routes = [route for module in modules for route in module.routes(services, legacy=legacy)]
-    routes += versions.document_routes(services, legacy=legacy)
+    routes: list[BaseRoute] = []
+    for prefix, legacy in (("/compute/v2.1", False), ("/compute/v2/{project_id}", True)):
+        for module in modules:
+            for route in module.routes(services, legacy=legacy):
+                if not isinstance(route, Route):
+                    raise TypeError(f"{module.__name__} has a route that is none: {route!r}")
+                routes.append(Route(prefix + route.path, route.endpoint, methods=sorted(route.methods or ())))
+        routes += versions.document_routes(services, prefix)
     return Router(routes, redirect_slashes=False, default=_nothing_here)
 
 
@@ -99,7 +122,7 @@ async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
     await fault(404, _SENTENCES[404])(scope, receive, send)
 
 
-async def _http_exception(_request: Request, error: Exception) -> Response:
+def _http_exception(_request: Request | None, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     response = fault(status, _SENTENCES.get(status, str(getattr(error, "detail", ""))))
     response.headers["x-openstack-request-id"] = f"req-{uuid.uuid4()}"

@@ -22,7 +22,7 @@ from stateward.domain.admit import Condition, Test
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.records import Fault, Instance, Observation, Report
 from stateward.domain.states import Cause, Observed, VmState
-from stateward.domain.verdicts import Kind, Verdict, judge_instance
+from stateward.domain.verdicts import Kind, Verdict, judge, judge_instance
 from stateward.operations.admission import Admission, operation_for
 from stateward.operations.immediate import system_actor
 from stateward.store import instances, observations, operations
@@ -91,29 +91,31 @@ class Arbiter:
         A steady host's relist therefore writes nothing.
         """
         named = {observation.instance_id: observation for observation in report.observations}
+        known = observations.seen_on(connection, report.host) if report.complete else []
+        living = {row.id for row in known}
+        others = [instance_id for instance_id in named if instance_id not in living]
+        if others:
+            # Deleted ones whose guest is still there, or after a report of a few: those few.
+            known += observations.seen_by_id(connection, others)
         news: list[Observation] = []
-        if report.complete:
-            for instance_id, _state in observations.known_on(connection, report.host, report.seq):
-                if instance_id not in named:
-                    named[instance_id] = Observation(
-                        instance_id=instance_id,
-                        observed=Observed.MISSING,
-                        cause=Cause.OTHER,
-                        seq=report.seq,
-                        at=report.at,
-                    )
-        rows = instances.by_ids(connection, list(named))
-        for instance_id, observation in named.items():
-            row = rows.get(instance_id)
-            if row is None or row.host != report.host:
+        for row in known:
+            observation = named.get(row.id) or Observation(
+                instance_id=row.id, observed=Observed.MISSING, cause=Cause.OTHER, seq=report.seq, at=report.at
+            )
+            if row.host != report.host or observation.seq <= max(row.observed_seq, self._seen.get(row.id, 0)):
                 continue
-            if observation.seq <= max(row.observed_seq, self._seen.get(instance_id, 0)):
-                continue
-            self._seen[instance_id] = observation.seq
+            self._seen[row.id] = observation.seq
             changed = (row.observed, row.cause) != (observation.observed, observation.cause)
-            if changed or judge_instance(row).kind in {Kind.ADOPT, Kind.RESTORE}:
+            if changed or self._undone(row):
                 news.append(observation)
         return news
+
+    def _undone(self, row: observations.Seen) -> bool:
+        """Say whether something was due for what was seen before, and has not been done."""
+        if row.task_state is not None:
+            return False
+        verdict = judge(row.vm_state, row.observed, row.cause, locked=row.locked_by is not None)
+        return verdict.kind in {Kind.ADOPT, Kind.RESTORE}
 
     async def _run(self) -> None:
         while True:

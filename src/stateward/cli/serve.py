@@ -130,6 +130,7 @@ async def _serve(data: Path, listen: tuple[str, int], settings: Settings, *, tes
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=_GRACE,
         )
         web = _Uvicorn(config, lambda: _tell_ready(server, data, time.monotonic() - began))

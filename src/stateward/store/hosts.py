@@ -13,6 +13,10 @@ from stateward.domain.states import VmState
 from stateward.store.tables import HOSTS, INSTANCES
 
 _COLUMNS = HOSTS.c
+_EVERY = sa.select(HOSTS).order_by(_COLUMNS.name)
+
+
+_decode_report = msgspec.json.Decoder(HostReport).decode
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,7 +44,7 @@ def _host_of(row: sa.Row[Any]) -> Host:
         number=row.number,
         name=row.name,
         zone=row.zone,
-        report=None if row.report is None else msgspec.json.decode(row.report, type=HostReport),
+        report=None if row.report is None else _decode_report(row.report),
         seen_at=row.seen_at,
         enabled=row.enabled,
         disabled_reason=row.disabled_reason,
@@ -50,7 +54,7 @@ def _host_of(row: sa.Row[Any]) -> Host:
 
 def every(connection: sa.Connection) -> list[Host]:
     """Return all hosts by name."""
-    return [_host_of(row) for row in connection.execute(sa.select(HOSTS).order_by(_COLUMNS.name))]
+    return [_host_of(row) for row in connection.execute(_EVERY)]
 
 
 def register(connection: sa.Connection, name: str, zone: str) -> None:

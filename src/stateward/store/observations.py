@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
 import sqlalchemy as sa
 
 from stateward.domain.records import Observation
-from stateward.domain.states import VmState
+from stateward.domain.states import Cause, Observed, VmState
 from stateward.store.tables import INSTANCES
 
 _COLUMNS = INSTANCES.c
+#: Parameters of one statement: SQLite allows 32,766.
+_IDS_AT_ONCE: Final = 1000
 _OBSERVE = (
     sa.update(INSTANCES)
     .where(_COLUMNS.id == sa.bindparam("b_id"), _COLUMNS.observed_seq < sa.bindparam("b_seq"))
@@ -36,13 +42,49 @@ def observe(connection: sa.Connection, observation: Observation) -> bool:
     return result.rowcount == 1
 
 
-def known_on(connection: sa.Connection, host: str, before_seq: int) -> list[tuple[str, VmState]]:
-    """Return the instances a complete report of a host must name: living, and not seen since it was begun."""
-    rows = connection.execute(
-        sa.select(_COLUMNS.id, _COLUMNS.vm_state).where(
-            _COLUMNS.host == host,
-            _COLUMNS.observed_seq < before_seq,
-            _COLUMNS.vm_state != VmState.DELETED.value,
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """The columns of an instance's row that a report is compared with; far cheaper than the whole row."""
+
+    id: str
+    host: str
+    vm_state: VmState
+    task_state: str | None
+    locked_by: str | None
+    observed: Observed
+    cause: Cause
+    observed_seq: int
+
+
+_SEEN = sa.select(*(_COLUMNS[name] for name in Seen.__struct_fields__))
+
+
+def _seen_of(rows: Iterable[sa.Row[Any]]) -> list[Seen]:
+    return [
+        Seen(
+            id=row.id,
+            host=row.host,
+            vm_state=VmState(row.vm_state),
+            task_state=row.task_state,
+            locked_by=row.locked_by,
+            observed=Observed(row.observed),
+            cause=Cause(row.cause),
+            observed_seq=row.observed_seq,
         )
+        for row in rows
+    ]
+
+
+def seen_on(connection: sa.Connection, host: str) -> list[Seen]:
+    """Return what is known of the living instances of a host: those that a complete report must name."""
+    return _seen_of(
+        connection.execute(_SEEN.where(_COLUMNS.host == host, _COLUMNS.vm_state != VmState.DELETED.value))
     )
-    return [(row.id, VmState(row.vm_state)) for row in rows]
+
+
+def seen_by_id(connection: sa.Connection, ids: Sequence[str]) -> list[Seen]:
+    """Return what is known of some instances, deleted ones too; what never was is left out."""
+    found: list[Seen] = []
+    for begin in range(0, len(ids), _IDS_AT_ONCE):
+        some = ids[begin : begin + _IDS_AT_ONCE]
+        found += _seen_of(connection.execute(_SEEN.where(_COLUMNS.id.in_(some))))
+    return found

@@ -6,6 +6,7 @@ faults and the headers of each answer. A handler is a function of a ``Call`` tha
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
@@ -38,11 +39,22 @@ MAX_BODY: Final = 1024 * 1024
 class Call:
     """A request that has a good token and a version."""
 
-    __slots__ = ("legacy", "minor", "request", "request_id", "root", "services", "token")
+    __slots__ = (
+        "_receive",
+        "_request",
+        "_scope",
+        "legacy",
+        "minor",
+        "request_id",
+        "root",
+        "services",
+        "token",
+    )
 
     def __init__(
         self,
-        request: Request,
+        scope: Scope,
+        receive: Receive,
         services: Services,
         token: Token,
         *,
@@ -52,7 +64,9 @@ class Call:
         root: str,
     ) -> None:
         """Keep the parts."""
-        self.request = request
+        self._scope = scope
+        self._receive = receive
+        self._request: Request | None = None
         self.services = services
         self.token = token
         #: The microversion's minor number: 73 for 2.73.
@@ -64,9 +78,17 @@ class Call:
         self.root = root
 
     @property
+    def request(self) -> Request:
+        """The whole request; made when it is asked for, because many handlers need only the path."""
+        if self._request is None:
+            self._request = Request(self._scope, self._receive)
+        return self._request
+
+    @property
     def path(self) -> dict[str, str]:
         """The path's parameters."""
-        return self.request.path_params
+        parameters: dict[str, str] = self._scope["path_params"]
+        return parameters
 
     @property
     def project_id(self) -> str:
@@ -159,6 +181,16 @@ class Call:
         return convert(body[name], kind, name)
 
 
+_COMPUTE_VERSION: Final = re.compile(r"(?:^|,)\s*compute\s+([^\s,]+)")
+_VERSION: Final = re.compile(r"(?P<major>[1-9]\d*)\.(?P<minor>0|[1-9]\d*)")
+_VERSION_HEADERS: Final = {
+    minor: (
+        (b"openstack-api-version", f"compute 2.{minor}".encode()),
+        (b"x-openstack-nova-api-version", f"2.{minor}".encode()),
+        (b"vary", b"OpenStack-API-Version, X-OpenStack-Nova-API-Version"),
+    )
+    for minor in range(MIN_MINOR, MAX_MINOR + 1)
+}
 _TOO_LARGE: Final = f"The request's body is larger than {MAX_BODY} bytes."
 
 
@@ -219,42 +251,41 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        request = Request(scope, receive)
         request_id = f"req-{uuid.uuid4()}"
+        headers = _Headers(scope)
         minor: int | None = None
         try:
-            minor = MIN_MINOR if self._legacy else requested_minor(request)
-            response = await self._answer(request, minor, request_id)
+            minor = MIN_MINOR if self._legacy else headers.minor()
+            response = await self._answer(scope, receive, headers, minor, request_id)
         except ClientDisconnect:
             return
         except Exception as error:  # noqa: BLE001 (every answer has the API's format)
             response = answer_to(error, request_id)
-        headers = response.headers
-        headers["x-openstack-request-id"] = request_id
-        headers["x-compute-request-id"] = request_id
+        raw = request_id.encode()
+        response.raw_headers += ((b"x-openstack-request-id", raw), (b"x-compute-request-id", raw))
         if minor is not None and not self._legacy:
-            headers["openstack-api-version"] = f"compute 2.{minor}"
-            headers["x-openstack-nova-api-version"] = f"2.{minor}"
-            headers["vary"] = "OpenStack-API-Version, X-OpenStack-Nova-API-Version"
+            response.raw_headers += _VERSION_HEADERS[minor]
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request, minor: int, request_id: str) -> Response:
+    async def _answer(
+        self, scope: Scope, receive: Receive, headers: _Headers, minor: int, request_id: str
+    ) -> Response:
         if not self._since <= minor <= self._until:
             raise ApiFault(404, "The resource could not be found.")
-        value = request.headers.get("x-auth-token")
-        if value is None:
+        if headers.token is None:
             raise Unauthorized
-        token = await self._services.identity.verify(value)
+        token = await self._services.identity.verify(headers.token)
         if token.project_id is None:
             raise Unauthorized("The token is not for a project. Ask for one that is.")
-        root = self._services.root(request, legacy=self._legacy)
+        root = self._services.root(scope["scheme"], headers.host, legacy=self._legacy)
         if self._legacy:
-            wanted = request.path_params.get("project_id")
+            wanted = scope["path_params"].get("project_id")
             if wanted != token.project_id and not token.is_admin:
                 raise Invalid("Malformed request URL: URL's project_id does not match the token's.")
             root = f"{root}/{wanted}"
         call = Call(
-            request,
+            scope,
+            receive,
             self._services,
             token,
             minor=minor,
@@ -265,6 +296,57 @@ class Endpoint:
         if self._policy is not None:
             call.allow(self._policy)
         return await self._handler(call)
+
+
+class _Headers:
+    """The headers that every request is looked at for, found in one pass."""
+
+    __slots__ = ("_nova", "_openstack", "host", "token")
+
+    def __init__(self, scope: Scope) -> None:
+        self.token: str | None = None
+        self.host = "localhost"
+        self._openstack: str | None = None
+        self._nova: str | None = None
+        for name, value in scope["headers"]:
+            if name == b"x-auth-token":
+                self.token = value.decode("latin-1")
+            elif name == b"openstack-api-version":
+                self._openstack = value.decode("latin-1")
+            elif name == b"host":
+                self.host = value.decode("latin-1")
+            elif name == b"x-openstack-nova-api-version":
+                self._nova = value.decode("latin-1")
+
+    def minor(self) -> int:
+        """Return the microversion that is asked for, as Nova negotiates it; its minor number.
+
+        Raises:
+            ApiFault: it is not written as a version (400), or is out of range (406).
+        """
+        text: str | None = None
+        if self._openstack is not None:
+            found = _COMPUTE_VERSION.findall(self._openstack)
+            text = found[-1] if found else None
+        text = text or self._nova
+        if text is None:
+            return MIN_MINOR
+        if text == "latest":
+            return MAX_MINOR
+        version = _VERSION.fullmatch(text)
+        if version is None:
+            raise ApiFault(
+                400,
+                f"API Version String {text} is of invalid format. Must be of format MajorNum.MinorNum.",
+            )
+        minor = int(version["minor"])
+        if version["major"] != "2" or not MIN_MINOR <= minor <= MAX_MINOR:
+            raise ApiFault(
+                406,
+                f"Version {text} is not supported by the API. "
+                f"Minimum is 2.{MIN_MINOR} and maximum is 2.{MAX_MINOR}.",
+            )
+        return minor
 
 
 def answer_to(error: Exception, request_id: str) -> Response:
@@ -278,37 +360,3 @@ def answer_to(error: Exception, request_id: str) -> Response:
         "Unexpected API Error. Please report this with the log's entry of the same request id. "
         f"{type(error).__name__} ({request_id})",
     )
-
-
-def requested_minor(request: Request) -> int:
-    """Read the microversion a request asks for, as Nova negotiates it.
-
-    Raises:
-        ApiFault: it is not written as a version (400), or is out of range (406).
-    """
-    wanted = request.headers.get("openstack-api-version")
-    if wanted is not None:
-        versions = [part.split()[1:] for part in wanted.split(",") if part.split()[:1] == ["compute"]]
-        text = versions[-1][0] if versions and versions[-1] else None
-    else:
-        text = None
-    text = text or request.headers.get("x-openstack-nova-api-version")
-    if text is None:
-        return MIN_MINOR
-    if text == "latest":
-        return MAX_MINOR
-    major, dot, minor = text.partition(".")
-    if (
-        not (dot and major.isdecimal() and minor.isdecimal())
-        or major.startswith("0")
-        or (len(minor) > 1 and minor.startswith("0"))
-    ):
-        raise ApiFault(
-            400, f"API Version String {text} is of invalid format. Must be of format MajorNum.MinorNum."
-        )
-    if major != "2" or not MIN_MINOR <= int(minor) <= MAX_MINOR:
-        raise ApiFault(
-            406,
-            f"Version {text} is not supported by the API. Minimum is 2.{MIN_MINOR} and maximum is 2.{MAX_MINOR}.",
-        )
-    return int(minor)

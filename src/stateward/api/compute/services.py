@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import msgspec
-from starlette.requests import Request
 
 from stateward.api.identity import Identity
 from stateward.bus.port import Bus
@@ -31,14 +31,13 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     #: Servers of one page at most.
     max_limit: int = 1000
 
-    def root(self, request: Request, *, legacy: bool) -> str:
-        """Return the address of the API as the client reaches it."""
-        base = self.public_url
-        if base is None:
-            base = f"{request.url.scheme}://{request.headers.get('host', 'localhost')}"
-        return f"{base}/compute/{'v2' if legacy else 'v2.1'}"
+    def root(self, scheme: str, host: str, *, legacy: bool) -> str:
+        """Return the address of the API as the client reaches it, without a slash at the end."""
+        base = f"{scheme}://{host}" if self.public_url is None else self.public_url
+        return f"{base}/compute/v2" if legacy else f"{base}/compute/v2.1"
 
 
+@lru_cache(4096)
 def host_id(project_id: str, host: str) -> str:
     """Return Nova's ``hostId``: tells instances on one host from others without naming it; '' without a host."""
     return hashlib.sha224(f"{project_id}{host}".encode()).hexdigest() if host else ""

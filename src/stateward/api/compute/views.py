@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from stateward.api.compute.call import Call
@@ -32,11 +33,13 @@ _GROWN: Final[tuple[tuple[int, str, Callable[[Instance], Any]], ...]] = (
 )
 
 
+@lru_cache(4096)
 def when(seconds: float) -> str:
     """Write a time as Nova's views do, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
+@lru_cache(4096)
 def when_precisely(seconds: float) -> str:
     """Write a time as Nova's usage and action views do."""
     return time.strftime("%Y-%m-%dT%H:%M:%S.000000", time.gmtime(seconds))
