@@ -286,9 +286,9 @@ def _clauses(query: Query) -> list[sa.ColumnElement[bool]]:
     if query.changed_before is not None:
         clauses.append(_COLUMNS.updated_at <= query.changed_before)
     if query.image_id is not None:
-        clauses.append(_json_member(_COLUMNS.image, "id", query.image_id))
+        clauses.append(_packed_id(_COLUMNS.image, query.image_id))
     if query.flavor_id is not None:
-        clauses.append(_json_member(_COLUMNS.flavor, "id", query.flavor_id))
+        clauses.append(_packed_id(_COLUMNS.flavor, query.flavor_id))
     clauses.extend(_tag_clauses(query))
     return clauses
 
@@ -305,10 +305,12 @@ def _tag_clauses(query: Query) -> list[sa.ColumnElement[bool]]:
 
 
 def _has_tag(tag: str) -> sa.ColumnElement[bool]:
-    return sa.cast(_COLUMNS.tags, sa.Text).contains(msgspec.json.encode(tag).decode(), autoescape=True)
+    # Not LIKE, which on SQLite does not know capitals from small letters.
+    tags = sa.cast(_COLUMNS.tags, sa.Text)
+    return sa.func.replace(tags, msgspec.json.encode(tag).decode(), "") != tags
 
 
-def _json_member(column: sa.Column[Any], name: str, value: str) -> sa.ColumnElement[bool]:
-    """Match a string member of packed JSON; keys of a packed struct come once and in a fixed order."""
-    text = f'"{name}":{msgspec.json.encode(value).decode()}'
-    return sa.cast(column, sa.Text).contains(text, autoescape=True)
+def _packed_id(column: sa.Column[Any], value: str) -> sa.ColumnElement[bool]:
+    """Match the id of a packed struct, its first member: further inside, other things may be called so too."""
+    text = f'{{"id":{msgspec.json.encode(value).decode()}'
+    return sa.func.substr(sa.cast(column, sa.Text), 1, len(text)) == text
