@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -64,7 +64,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         cause,
         observed_seq,
         observed_at,
-    ) = row
+    ) = cast("tuple[Any, ...]", row)
     return Instance(
         id=instance_id,
         number=number,

@@ -25,6 +25,10 @@ METADATA: Final = sa.MetaData(
 )
 
 
+#: Counts rows that come for as long as the installation lives; SQLite's INTEGER has 64 bits by itself.
+COUNTER: Final = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+
+
 class Packed(sa.types.TypeDecorator[Any]):
     """A msgspec type kept as JSON text: readable with any SQL tool, and checked when it is read."""
 
@@ -142,7 +146,7 @@ OPERATIONS: Final = sa.Table(
 AUDIT: Final = sa.Table(
     "audit",
     METADATA,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("number", COUNTER, primary_key=True, autoincrement=True),
     sa.Column("at", sa.Double, nullable=False),
     #: ``admitted``, ``finished``, ``verdict`` or ``lifted`` …
     sa.Column("event", sa.String(32), nullable=False),
@@ -159,7 +163,7 @@ AUDIT: Final = sa.Table(
 OUTBOX: Final = sa.Table(
     "outbox",
     METADATA,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("number", COUNTER, primary_key=True, autoincrement=True),
     sa.Column("subject", sa.String(255), nullable=False),
     sa.Column("message_id", sa.String(64), nullable=False),
     sa.Column("payload", sa.LargeBinary, nullable=False),
