@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope
 
-from stateward.api.compute.call import MAX_MINOR, MIN_MINOR, answer_to, reply, requested_minor
+from stateward.api.compute.call import MAX_MINOR, MIN_MINOR, Call, Endpoint, Handler, reply
 from stateward.api.compute.services import Services
-from stateward.api.faults import ApiFault
+from stateward.api.identity.tokens import Token
 
 _V20: Final[dict[str, Any]] = {
     "id": "v2.0",
@@ -28,67 +26,77 @@ _V21: Final[dict[str, Any]] = {
     "min_version": f"2.{MIN_MINOR}",
     "updated": "2013-07-23T11:33:21Z",
 }
+_NOBODY: Final = Token(
+    user_id="",
+    user_name="",
+    project_id=None,
+    project_name=None,
+    roles=frozenset(),
+    is_admin=False,
+    issued_at=0.0,
+    expires_at=0.0,
+    audit_id="",
+)
 
 
-def _self_link(services: Services, request: Request, *, legacy: bool) -> dict[str, str]:
-    return {"rel": "self", "href": f"{services.root(request, legacy=legacy)}/"}
+class _Open(Endpoint):
+    """An endpoint for everybody, with a token or without; the microversion is negotiated as anywhere."""
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, headers: Any, minor: int, request_id: str
+    ) -> Response:
+        call = Call(
+            scope,
+            receive,
+            self._services,
+            _NOBODY,
+            minor=minor,
+            legacy=self._legacy,
+            request_id=request_id,
+            root=self._services.root(scope["scheme"], headers.host, legacy=self._legacy),
+        )
+        return await self._handler(call)
 
 
-def _document(services: Services, request: Request, *, legacy: bool) -> dict[str, Any]:
+def _self_link(call: Call, *, legacy: bool) -> dict[str, str]:
+    return {"rel": "self", "href": f"{call.bookmark}/{'v2' if legacy else 'v2.1'}/"}
+
+
+async def _index(call: Call) -> Response:
+    versions = [
+        {**document, "links": [_self_link(call, legacy=legacy)]}
+        for document, legacy in ((_V20, True), (_V21, False))
+    ]
+    return reply({"versions": versions})
+
+
+async def _show(call: Call) -> Response:
     described = {"rel": "describedby", "type": "text/html", "href": "http://docs.openstack.org/"}
-    media = f"application/vnd.openstack.compute+json;version={'2' if legacy else '2.1'}"
-    return {
-        "version": {
-            **(_V20 if legacy else _V21),
-            "links": [_self_link(services, request, legacy=legacy), described],
-            "media-types": [{"base": "application/json", "type": media}],
-        }
+    media = f"application/vnd.openstack.compute+json;version={'2' if call.legacy else '2.1'}"
+    version = {
+        **(_V20 if call.legacy else _V21),
+        "links": [_self_link(call, legacy=call.legacy), described],
+        "media-types": [{"base": "application/json", "type": media}],
     }
-
-
-def _identified(response: Response) -> Response:
-    request_id = f"req-{uuid.uuid4()}"
-    response.headers["x-openstack-request-id"] = request_id
-    response.headers["x-compute-request-id"] = request_id
-    return response
-
-
-def _show(services: Services, *, legacy: bool) -> Callable[[Request], Awaitable[Response]]:
-    async def show(request: Request) -> Response:
-        try:
-            minor = MIN_MINOR if legacy else requested_minor(request)
-        except ApiFault as error:
-            return _identified(answer_to(error, ""))
-        response = _identified(reply(_document(services, request, legacy=legacy)))
-        if not legacy:
-            response.headers["openstack-api-version"] = f"compute 2.{minor}"
-            response.headers["x-openstack-nova-api-version"] = f"2.{minor}"
-            response.headers["vary"] = "OpenStack-API-Version, X-OpenStack-Nova-API-Version"
-        return response
-
-    return show
+    return reply({"version": version})
 
 
 def document_routes(services: Services, *, legacy: bool = False) -> list[BaseRoute]:
     """Return the route of one version's own document, at the version's root."""
-    return [Route("/", _show(services, legacy=legacy), methods=["GET"])]
+    return [Route("/", _Open(services, _show, policy=None, legacy=legacy), methods=["GET"])]
 
 
 def routes(services: Services) -> list[BaseRoute]:
     """Return the routes of the list of versions, and of each version's root without its last slash."""
 
-    async def index(request: Request) -> Response:
-        versions = [
-            {**document, "links": [_self_link(services, request, legacy=legacy)]}
-            for document, legacy in ((_V20, True), (_V21, False))
-        ]
-        return _identified(reply({"versions": versions}))
+    def at(path: str, handler: Handler, *, legacy: bool) -> Route:
+        return Route(path, _Open(services, handler, policy=None, legacy=legacy), methods=["GET"])
 
-    current, old = _show(services, legacy=False), _show(services, legacy=True)
     return [
-        Route("/", index, methods=["GET"]),
-        Route("/v2.1", current, methods=["GET"]),
-        Route("/v2", old, methods=["GET"]),
-        Route("/v2/", old, methods=["GET"]),
-        Route("/v2/{project_id}", old, methods=["GET"]),
+        # Not of the old version, but like it without a microversion.
+        at("/", _index, legacy=True),
+        at("/v2.1", _show, legacy=False),
+        at("/v2", _show, legacy=True),
+        at("/v2/", _show, legacy=True),
+        at("/v2/{project_id}", _show, legacy=True),
     ]
