@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 
 import msgspec
 import sqlalchemy as sa
 
+from stateward.domain.records import FlavorFacts
 from stateward.domain.states import VmState
 from stateward.store.tables import INSTANCES
 
@@ -15,11 +17,11 @@ _LIVING = _COLUMNS.vm_state != VmState.DELETED.value
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a project's instances take up; memory in MiB."""
+    """What instances take up, whether they run or not; memory in MiB."""
 
-    instances: int
-    cores: int
-    ram: int
+    instances: int = 0
+    cores: int = 0
+    ram: int = 0
 
 
 def of_project(connection: sa.Connection, project_id: str) -> Usage:
@@ -29,22 +31,29 @@ def of_project(connection: sa.Connection, project_id: str) -> Usage:
         sa.select(_COLUMNS.flavor, sa.func.count())
         .where(_COLUMNS.project_id == project_id, _LIVING)
         .group_by(_COLUMNS.flavor)
-    ).all()
-    return Usage(
-        instances=sum(count for _flavor, count in rows),
-        cores=sum(flavor.vcpus * count for flavor, count in rows),
-        ram=sum(flavor.ram * count for flavor, count in rows),
     )
+    return _sum((flavor, count) for flavor, count in rows)
 
 
-def cores_by_host(connection: sa.Connection) -> dict[str, int]:
-    """Return how many virtual processors each host's living instances have; hosts without any are left out."""
+def by_host(connection: sa.Connection) -> dict[str, Usage]:
+    """Sum up each host's living instances; hosts without any are left out."""
     rows = connection.execute(
         sa.select(_COLUMNS.host, _COLUMNS.flavor, sa.func.count())
         .where(_LIVING)
         .group_by(_COLUMNS.host, _COLUMNS.flavor)
     )
-    cores: defaultdict[str, int] = defaultdict(int)
+    flavors: defaultdict[str, list[tuple[FlavorFacts, int]]] = defaultdict(list)
     for host, flavor, count in rows:
-        cores[host] += flavor.vcpus * count
-    return dict(cores)
+        flavors[host].append((flavor, count))
+    return {host: _sum(counted) for host, counted in flavors.items()}
+
+
+def _sum(counted: Iterable[tuple[FlavorFacts, int]]) -> Usage:
+    total = Usage()
+    for flavor, count in counted:
+        total = Usage(
+            instances=total.instances + count,
+            cores=total.cores + flavor.vcpus * count,
+            ram=total.ram + flavor.ram * count,
+        )
+    return total
