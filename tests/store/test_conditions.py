@@ -75,15 +75,6 @@ def test_the_update_touches_what_the_explanation_allows(
     assert touched == allowed
 
 
-@pytest.fixture
-def connection(database_url: sa.URL) -> Iterator[sa.Connection]:
-    """Give a connection in a transaction that is undone at the end."""
-    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
-
-
 BLOCKS = st.integers(0, int(ALL_CLASSES)).map(OperationClass)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -15,15 +15,6 @@ from stateward.domain.records import FlavorFacts, ImageFacts, Instance
 from stateward.domain.states import TaskState, VmState
 from stateward.store.instances import Query, page
 from tests.rows import FLAVOR, NOW, insert
-
-
-@pytest.fixture
-def connection(database_url: sa.URL) -> Iterator[sa.Connection]:
-    """Give a connection in a transaction that is undone at the end."""
-    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        yield connection
-    engine.dispose()
 
 
 def names(connection: sa.Connection, query: Query) -> list[str]:

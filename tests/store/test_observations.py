@@ -1,0 +1,62 @@
+"""The observation columns go only forwards, on both databases."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import sqlalchemy as sa
+
+from stateward.domain.records import Observation
+from stateward.domain.states import Cause, Observed
+from stateward.store import instances, observations
+from tests.rows import NOW, insert
+
+
+def observation(instance_id: str, seq: int, observed: Observed = Observed.SHUTOFF) -> Observation:
+    return Observation(
+        instance_id=instance_id, observed=observed, cause=Cause.DESTROYED, seq=seq, at=NOW + seq
+    )
+
+
+def test_an_observation_changes_its_own_columns_only(connection: sa.Connection) -> None:
+    """The record and the intent are others' to write (ADR 0001)."""
+    before = insert(connection, task_state="pausing")
+    assert observations.observe(connection, observation(before.id, 5))
+    after = instances.get(connection, before.id)
+    assert after is not None
+    changed = {name for name in after.__struct_fields__ if getattr(after, name) != getattr(before, name)}
+    assert changed == {"observed", "cause", "observed_seq", "observed_at"}
+    assert (after.observed, after.cause) == (Observed.SHUTOFF, Cause.DESTROYED)
+    assert (after.observed_seq, after.observed_at) == (5, NOW + 5)
+
+
+def test_a_sequence_number_may_be_large(connection: sa.Connection) -> None:
+    """Epoch seconds shifted by 28 bits still fit, for the next two hundred years."""
+    seq = 8_000_000_000 << 28
+    instance_id = insert(connection).id
+    assert observations.observe(connection, observation(instance_id, seq))
+    found = instances.get(connection, instance_id)
+    assert found is not None
+    assert found.observed_seq == seq
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((1, 2, 3))), ids=str)
+def test_any_order_ends_the_same(connection: sa.Connection, order: tuple[int, ...]) -> None:
+    """The latest is kept, and only what was news says so; twice the same is news once."""
+    states = {1: Observed.RUNNING, 2: Observed.PAUSED, 3: Observed.SHUTOFF}
+    instance_id = insert(connection).id
+    highest = 0
+    for seq in order:
+        news = observations.observe(connection, observation(instance_id, seq, states[seq]))
+        assert news is (seq > highest)
+        highest = max(seq, highest)
+        assert not observations.observe(connection, observation(instance_id, seq, states[seq]))
+    found = instances.get(connection, instance_id)
+    assert found is not None
+    assert (found.observed, found.observed_seq) == (Observed.SHUTOFF, 3)
+
+
+def test_nobody_is_observed(connection: sa.Connection) -> None:
+    """An agent may see a guest that this database does not know."""
+    assert not observations.observe(connection, observation("nobody", 1))
