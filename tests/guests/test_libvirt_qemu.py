@@ -1,13 +1,272 @@
-"""The libvirt driver on real QEMU guests."""
+"""The libvirt driver on real QEMU guests: the contract, and what only real guests and a real libvirtd do."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import libvirt
 import pytest
 
-from tests.agent.contract import DriverContract
+from stateward.agent.driver import DriverError, HypervisorUnavailable
+from stateward.agent.libvirt.access import runs_unmodified
+from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
+from stateward.agent.libvirt.driver import LibvirtDriver
+from stateward.agent.libvirt.host import Accelerator
+from stateward.domain.states import Cause, Observed
+from tests.agent.contract import PRESSED, RUNNING, SUSPENDED, UP, Changes, DriverContract, Rig
+from tests.guests.conftest import NewSpec, TinyImages
 
 pytestmark = pytest.mark.guests
+
+#: Seconds within which a change made behind our back must be known (B8).
+AT_ONCE = 0.25
+
+IGNORED_ACPI = "stateward.acpi=ignore"
 
 
 class TestContract(DriverContract):
     """The contract on real guests."""
+
+
+async def start(rig: Rig, new_spec: NewSpec, *arguments: str) -> str:
+    """Make a guest with words for its kernel, and wait until it is up."""
+    spec = new_spec(*arguments)
+    await rig.driver.prepare_disk(spec)
+    await rig.driver.define(spec)
+    await rig.driver.power_on(spec.instance_id)
+    await rig.console_says(spec.instance_id, UP)
+    return spec.instance_id
+
+
+def process_of(folder: Path, instance_id: str) -> int:
+    """Return the QEMU process of a guest of the tests' own libvirtd."""
+    pid_file = folder / "host" / "run" / "qemu" / f"instance-{instance_id[:8]}.pid"
+    return int(pid_file.read_text(encoding="ascii"))
+
+
+@pytest.mark.asyncio
+async def test_the_power_button_reaches_the_guest_and_its_console_says_so(rig: Rig) -> None:
+    instance_id = await rig.ready()
+    await rig.driver.request_shutdown(instance_id)
+    assert (await rig.until(instance_id, Observed.SHUTOFF)).cause is Cause.GUEST
+    for line in (PRESSED, "stateward-guest: shutting down", "stateward-guest: powered off"):
+        assert await rig.said(instance_id, line) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_guest_that_ignores_its_power_button_stays_on(rig: Rig, new_spec: NewSpec) -> None:
+    instance_id = await start(rig, new_spec, IGNORED_ACPI)
+    await rig.driver.request_shutdown(instance_id)
+    await rig.console_says(instance_id, PRESSED)
+    assert await rig.state(instance_id) == RUNNING
+
+
+@pytest.mark.asyncio
+async def test_a_guest_that_powers_itself_off_is_told_by_an_event(rig: Rig, new_spec: NewSpec) -> None:
+    instance_id = await start(rig, new_spec, "stateward.poweroff_after=0")
+    assert (await rig.until(instance_id, Observed.SHUTOFF)).cause is Cause.GUEST
+
+
+@pytest.mark.asyncio
+async def test_a_guest_whose_kernel_panics_has_crashed(rig: Rig, new_spec: NewSpec) -> None:
+    instance_id = await start(rig, new_spec, "stateward.panic_after=0")
+    assert (await rig.until(instance_id, Observed.SHUTOFF)).cause is Cause.CRASHED
+
+
+@pytest.mark.asyncio
+async def test_a_killed_qemu_is_no_shutdown_of_the_guests_own(rig: Rig, folder: Path) -> None:
+    instance_id = await rig.running()
+    os.kill(process_of(folder, instance_id), signal.SIGKILL)
+    # libvirt waits, in steps of 0.2 s, until the host has buried the process.
+    assert (await rig.until(instance_id, Observed.SHUTOFF)).cause is Cause.CRASHED
+
+
+@pytest.mark.asyncio
+async def test_an_agent_that_answers_is_asked_instead_of_the_button(rig: Rig, new_spec: NewSpec) -> None:
+    instance_id = await start(rig, new_spec, "stateward.agent=answer", IGNORED_ACPI)
+    await rig.driver.request_shutdown(instance_id)
+    assert (await rig.until(instance_id, Observed.SHUTOFF)).cause is Cause.GUEST
+    assert await rig.said(instance_id, "stateward-guest: agent asked to shut down") == 1
+    assert await rig.said(instance_id, PRESSED) == 0
+
+
+@pytest.mark.asyncio
+async def test_an_agent_that_does_not_answer_costs_two_seconds_at_most(
+    rig: Rig, new_spec: NewSpec
+) -> None:
+    instance_id = await start(rig, new_spec, "stateward.agent=mute", IGNORED_ACPI)
+    async with asyncio.timeout(4):
+        await rig.driver.request_shutdown(instance_id)
+        await rig.console_says(instance_id, PRESSED)
+    # The first question is still open; the second press does not wait for it.
+    async with asyncio.timeout(1):
+        await rig.driver.request_shutdown(instance_id)
+        await rig.console_says(instance_id, PRESSED, times=2)
+
+
+@pytest.mark.asyncio
+async def test_what_is_done_behind_our_back_is_known_at_once(
+    rig: Rig, operator: libvirt.virConnect
+) -> None:
+    instance_id = await rig.running()
+    await rig.driver.list()
+    domain = operator.lookupByUUIDString(instance_id)
+    steps: tuple[tuple[Callable[[], int], tuple[Observed, Cause]], ...] = (
+        (domain.suspend, (Observed.PAUSED, Cause.OPERATOR)),
+        (domain.resume, RUNNING),
+        (domain.managedSave, SUSPENDED),
+        (domain.create, RUNNING),
+        (domain.destroy, (Observed.SHUTOFF, Cause.DESTROYED)),
+        (domain.create, RUNNING),
+    )
+    for step, state in steps:
+        count = len(rig.changes.seen)
+        await asyncio.to_thread(step)
+        async with asyncio.timeout(AT_ONCE):
+            while instance_id not in rig.changes.seen[count:] or await rig.state(instance_id) != state:
+                await rig.changes.after(len(rig.changes.seen))
+
+
+@pytest.mark.asyncio
+async def test_a_restored_guest_goes_on_where_it_was(rig: Rig) -> None:
+    instance_id = await rig.ready()
+    await rig.driver.save_memory(instance_id)
+    await rig.driver.restore_memory(instance_id)
+    await rig.driver.request_shutdown(instance_id)
+    await rig.until(instance_id, Observed.SHUTOFF)
+    assert await rig.said(instance_id, UP) == 1
+    assert await rig.said(instance_id, PRESSED) == 1
+
+
+@pytest.mark.asyncio
+async def test_a_disk_keeps_what_the_guest_wrote(rig: Rig) -> None:
+    instance_id = await rig.ready()
+    await rig.driver.power_off(instance_id)
+    await rig.driver.power_on(instance_id)
+    await rig.console_says(instance_id, "stateward-guest: boot 2")
+
+
+@pytest.mark.asyncio
+async def test_a_guest_that_hangs_holds_up_no_other(rig: Rig, folder: Path) -> None:
+    stuck, other = await rig.running(), await rig.running()
+    process = process_of(folder, stuck)
+    os.kill(process, signal.SIGSTOP)
+    saving = asyncio.create_task(rig.driver.save_memory(stuck))
+    try:
+        for _ in range(3):
+            async with asyncio.timeout(1):
+                await rig.driver.pause(other)
+                await rig.driver.unpause(other)
+                assert await rig.state(other) == RUNNING
+                await rig.driver.list()
+        assert not saving.done()
+    finally:
+        os.kill(process, signal.SIGCONT)
+        await saving
+    assert await rig.state(stuck) == SUSPENDED
+
+
+@pytest.mark.asyncio
+async def test_guests_live_through_a_restart_of_libvirtd(
+    rig: Rig, place: LibvirtPlace, folder: Path
+) -> None:
+    running, killed, saved = [await rig.running() for _ in range(3)]
+    await rig.driver.mark_fence(running, 4)
+    await rig.driver.save_memory(saved)
+    lost = asyncio.Event()
+
+    async def ask() -> None:
+        while not lost.is_set():
+            try:
+                await rig.driver.list()
+            except HypervisorUnavailable:
+                lost.set()
+
+    asking = asyncio.create_task(ask())
+    now = await own(folder / "host")
+    os.kill(now.started[1], signal.SIGKILL)
+    async with asyncio.timeout(AT_ONCE):
+        await lost.wait()
+    await asking
+    os.kill(process_of(folder, killed), signal.SIGKILL)
+    count = len(rig.changes.seen)
+    assert (await own(folder / "host")).uri == place.uri
+    async with asyncio.timeout(10):
+        while None not in rig.changes.seen[count:]:
+            await rig.changes.after(len(rig.changes.seen))
+    assert await rig.state(running) == RUNNING
+    assert (await rig.driver.get(running)).fence == 4
+    assert await rig.state(saved) == SUSPENDED
+    assert (await rig.state(killed)) == (Observed.SHUTOFF, Cause.CRASHED)
+    await rig.driver.power_off(running)
+    assert await rig.state(running) == (Observed.SHUTOFF, Cause.DESTROYED)
+
+
+@pytest.mark.asyncio
+async def test_a_libvirtd_of_its_own_sees_its_own_guests_only(
+    rig: Rig, folder: Path, images: TinyImages, new_spec: NewSpec, tmp_path: Path
+) -> None:
+    here = await rig.running()
+    place = await own(folder / "second")
+    driver = LibvirtDriver(uri=place.uri, folder=tmp_path / "second", images=images)
+    await driver.open(Changes())
+    try:
+        there = Rig(driver=driver, changes=Changes(), spec=new_spec)
+        instance_id = await there.running()
+        assert await there.state(here) == (Observed.MISSING, Cause.OTHER)
+        assert await rig.state(instance_id) == (Observed.MISSING, Cause.OTHER)
+    finally:
+        await driver.close()
+        await stop_own(folder / "second")
+    assert await rig.state(here) == RUNNING
+
+
+@pytest.mark.asyncio
+async def test_qemu_can_run_as_the_owner_of_the_data_folder(
+    place: LibvirtPlace, folder: Path, images: TinyImages, new_spec: NewSpec, tmp_path: Path
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    os.chown(private, 65534, 65534)
+    # pytest's own folders above it are root's alone.
+    for parent in list(private.parents)[:3]:
+        parent.chmod(0o755)
+    changes = Changes()
+    driver = LibvirtDriver(uri=place.uri, folder=private, images=images, run_as="+65534:+65534")
+    await driver.open(changes)
+    rig = Rig(driver=driver, changes=changes, spec=new_spec, patience=60)
+    instance_id = await rig.ready()
+    assert Path(f"/proc/{process_of(folder, instance_id)}").stat().st_uid == 65534
+    await driver.save_memory(instance_id)
+    await driver.restore_memory(instance_id)
+    await driver.request_shutdown(instance_id)
+    await rig.until(instance_id, Observed.SHUTOFF)
+    await driver.remove(instance_id)
+    await driver.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("accelerator", [Accelerator.TCG])
+async def test_guests_boot_without_hardware_support(rig: Rig, operator: libvirt.virConnect) -> None:
+    instance_id = await rig.ready()
+    assert "<domain type='qemu'" in operator.lookupByUUIDString(instance_id).XMLDesc()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("accelerator", [Accelerator.KVM])
+async def test_kvm_is_used_or_refused_as_libvirt_says(rig: Rig, operator: libvirt.virConnect) -> None:
+    """A guest boots where the processor has virtualization; a KVM without it runs none that is not made for it."""
+    try:
+        operator.getDomainCapabilities(None, None, None, "kvm")
+    except libvirt.libvirtError:
+        with pytest.raises(DriverError, match="/dev/kvm"):
+            await rig.defined()
+        return
+    instance_id = await (rig.ready() if runs_unmodified() else rig.defined())
+    assert "<domain type='kvm'" in operator.lookupByUUIDString(instance_id).XMLDesc()
+
+

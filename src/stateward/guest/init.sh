@@ -45,7 +45,10 @@ agent() {
 	while read -r line <&3; do
 		[ "$(argument agent)" = answer ] || continue
 		case $line in
-		*guest-sync*) echo "$line" | sed 's/.*"id": *\([0-9]*\).*/{"return": \1}/' >&3 ;;
+		*guest-sync*)
+			case $line in *delimited*) printf '\377' >&3 ;; esac
+			echo "$line" | sed 's/.*"id": *\([0-9]*\).*/{"return": \1}/' >&3
+			;;
 		*guest-shutdown*)
 			say "agent asked to shut down"
 			shut_down

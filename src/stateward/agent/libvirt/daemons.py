@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import grp
 import os
-import pwd
 import signal
 import socket
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -21,6 +18,7 @@ from typing import Final
 import libvirt
 import msgspec
 
+from stateward.agent.libvirt.access import KVM, User, runs_unmodified
 from stateward.agent.libvirt.pidfile import Daemon, DaemonError, end
 from stateward.agent.libvirt.xml import own_user
 
@@ -33,6 +31,9 @@ _ASK_AGAIN: Final = 0.02
 
 #: Where the system's virtlogd listens.
 _LOG_SOCKET: Final = "/run/libvirt/virtlogd-sock"
+
+#: A user that has no rights of its own.
+_NOBODY: Final = "+65534:+65534"
 
 #: The most bytes of a UNIX socket's path.
 _SOCKET_PATH: Final = 107
@@ -99,7 +100,7 @@ async def ensure(uri: str | None, data: Path, progress: Progress) -> LibvirtPlac
     started = tuple(pid for pid in (each.pid() for each in daemons) if pid is not None)
     run_as = await _label(uri, data)
     if run_as is not None:
-        progress(f"QEMU runs as {_names(run_as)}: libvirt's own user cannot reach {data}.")
+        progress(f"QEMU runs as {User(run_as)}: libvirt's own user cannot reach {data}.")
     return LibvirtPlace(uri=uri, run_as=run_as, started=started)
 
 
@@ -135,8 +136,7 @@ async def own(folder: Path) -> LibvirtPlace:
             # A mount needs something to be mounted on.
             Path(path).mkdir(parents=True, exist_ok=True)
             pairs += (str(folder / name), path)
-        unshared = ("unshare", "--mount", "--propagation", "private")
-        held = await log.start(within=(*unshared, "sh", "-ec", _BIND_AND_RUN, "sh", *pairs, "--"))
+        held = await log.start(within=_unshared("private", *pairs, *_hidden(log.folder)))
     uri = f"qemu+unix:///system?socket={listens_at}"
     if server.pid() is None:
         inside = ("nsenter", f"--mount=/proc/{held}/ns/mnt")
@@ -188,8 +188,44 @@ async def _start(daemons: tuple[Daemon, Daemon]) -> None:
     log, server = daemons
     if not _listens(_LOG_SOCKET):
         await log.start()
-    await server.start()
+    hidden = _hidden(server.folder)
+    # A slave still sees what the system mounts later, as a folder of images.
+    pairs = (*hidden, *_without_namespaces(server.folder)) if hidden else ()
+    await server.start(within=_unshared("slave", *pairs) if pairs else ())
     await _wait(_SYSTEM, server)
+
+
+def _hidden(folder: Path) -> tuple[str, ...]:
+    """Return what to show libvirtd in place of a KVM that runs no ordinary guest, and that; else nothing.
+
+    libvirt tries a KVM that it sees, which takes seconds with such a one; and where QEMU's user may not open it,
+    libvirt 9 takes what it found for outdated at once and tries again at every call.
+    """
+    if not KVM.exists() or runs_unmodified():
+        return ()
+    folder.mkdir(parents=True, exist_ok=True)
+    nothing = folder / "no-kvm"
+    nothing.touch(mode=0)
+    return str(nothing), str(KVM)
+
+
+def _without_namespaces(folder: Path) -> tuple[str, str]:
+    """Return what to show libvirtd in place of its configuration for QEMU, and that.
+
+    libvirt cannot give a guest a ``/dev`` of its own while there is a mount below ours.
+    """
+    system = Path(_OWN_FOLDERS["etc"]) / "qemu.conf"
+    lines = system.read_text(encoding="utf-8").splitlines() if system.exists() else []
+    kept = [line for line in lines if not line.startswith("namespaces")]
+    shown = folder / "qemu.conf"
+    shown.write_text("\n".join((*kept, "namespaces = []", "")), encoding="utf-8")
+    return str(shown), str(system)
+
+
+def _unshared(propagation: str, *pairs: str) -> tuple[str, ...]:
+    """Return the command that runs another in a mount namespace with the first of each pair over the second."""
+    unshare = ("unshare", "--mount", "--propagation", propagation)
+    return *unshare, "sh", "-ec", _BIND_AND_RUN, "sh", *pairs, "--"
 
 
 def _listens(path: str) -> bool:
@@ -239,8 +275,11 @@ def _running(uri: str) -> int | None:
 async def _label(uri: str, data: Path) -> str | None:
     """Return whom QEMU must run as to reach a folder, None when libvirt's user can or is not known."""
     data.mkdir(parents=True, exist_ok=True)
+    if User(_NOBODY).can_reach(data):
+        # So can libvirt's user, and it need not be asked for, which takes seconds the first time.
+        return None
     user = await asyncio.to_thread(_user, uri)
-    if user is None or can_reach(data, user):
+    if user is None or User(user).can_reach(data):
         return None
     facts = data.stat()
     return f"+{facts.st_uid}:+{facts.st_gid}"
@@ -256,33 +295,3 @@ def _user(uri: str) -> str | None:
         return None
     finally:
         connection.close()
-
-
-def can_reach(folder: Path, label: str) -> bool:
-    """Say whether a ``+UID:+GID`` may pass through a folder and all above it, by their mode bits."""
-    uid, gid = (int(part.lstrip("+")) for part in label.split(":"))
-    if uid == 0:
-        return True
-    groups = {gid}
-    with contextlib.suppress(KeyError):
-        groups.update(os.getgrouplist(pwd.getpwuid(uid).pw_name, gid))
-    folder = folder.resolve()
-    return all(_may_pass(each.stat(), uid, groups) for each in (folder, *folder.parents))
-
-
-def _may_pass(facts: os.stat_result, uid: int, groups: set[int]) -> bool:
-    if facts.st_uid == uid:
-        return bool(facts.st_mode & stat.S_IXUSR)
-    if facts.st_gid in groups:
-        return bool(facts.st_mode & stat.S_IXGRP)
-    return bool(facts.st_mode & stat.S_IXOTH)
-
-
-def _names(label: str) -> str:
-    uid, gid = (int(part.lstrip("+")) for part in label.split(":"))
-    user, group = str(uid), str(gid)
-    with contextlib.suppress(KeyError):
-        user = pwd.getpwuid(uid).pw_name
-    with contextlib.suppress(KeyError):
-        group = grp.getgrgid(gid).gr_name
-    return f"{user}:{group}"

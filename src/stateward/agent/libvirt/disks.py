@@ -141,6 +141,8 @@ class Disks:
                 *("create", "-q", "-f", "qcow2", "-F", spec.image.disk_format, "-b", str(home / "base")),
                 *(str(part), str(max(spec.disk * _GIB, image.virtual_size))),
             )
+            # Other users of the host can name the file; libvirt gives it to QEMU's user.
+            part.chmod(0o600)
             part.rename(disk)
         except OSError as error:
             raise DriverError(

@@ -35,6 +35,7 @@ class Daemon:
 
     def __init__(self, program: str, package: str, folder: Path) -> None:
         self.program = program
+        self.folder = folder
         self._package = package
         self._pid_file = folder / f"{program}.pid"
         #: Where it writes warnings and errors.

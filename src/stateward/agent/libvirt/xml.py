@@ -173,15 +173,6 @@ def own_user(capabilities: str) -> str | None:
     return None
 
 
-def cpu_facts(capabilities: str) -> dict[str, str]:
-    """Return the host's processor: ``arch``, ``model`` and ``vendor``, as far as libvirt tells."""
-    cpu = _parse(capabilities).find("./host/cpu")
-    if cpu is None:
-        return {}
-    facts = {name: cpu.findtext(name) for name in ("arch", "model", "vendor")}
-    return {name: value for name, value in facts.items() if value}
-
-
 def cpu_modes(domain_capabilities: str) -> frozenset[str]:
     """Return the ``mode`` values of ``<cpu>`` that QEMU supports on this host."""
     modes = _parse(domain_capabilities).iterfind("./cpu/mode")
