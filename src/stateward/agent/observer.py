@@ -94,8 +94,10 @@ class Observer:
                 next_heartbeat = loop.time() + self._heartbeat_seconds
             pause = min(next_relist, next_heartbeat) - loop.time()
             if pause > 0:
+                # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
 
     async def relist(self) -> None:
         """Report every guest of the host, from one bulk call."""

@@ -239,8 +239,10 @@ class _Run:
         return now - entry.signalled_at
 
     async def wait_for_change(self, seconds: float) -> None:
+        # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._changed.wait()
         self._changed.clear()
         self._check()
 

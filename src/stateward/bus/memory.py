@@ -70,7 +70,8 @@ class MemoryBus:
         if answerer is None:
             raise NobodyAnswered(subject)
         try:
-            return await asyncio.wait_for(answerer(payload), timeout)
+            async with asyncio.timeout(timeout):
+                return await answerer(payload)
         except TimeoutError:
             raise NobodyAnswered(subject) from None
 

@@ -53,8 +53,10 @@ class Dispatcher:
 
     async def _run(self) -> None:
         while True:
+            # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._signal.wait(), _PERIOD)
+                async with asyncio.timeout(_PERIOD):
+                    await self._signal.wait()
             self._signal.clear()
             try:
                 while await self.drain():
