@@ -18,7 +18,7 @@ from typing import Any
 import structlog
 
 from stateward.agent.agent import Agent
-from stateward.agent.driver import Driver
+from stateward.agent.driver import Driver, DriverError, ImageFiles
 from stateward.api.app import build
 from stateward.api.compute.services import Services
 from stateward.api.identity import Identity
@@ -27,6 +27,7 @@ from stateward.arbiter.reconcile import Arbiter, CrashLoop
 from stateward.bus.memory import MemoryBus
 from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
+from stateward.domain.errors import NotFound
 from stateward.guest import build as guest
 from stateward.operations.admission import Admission, ShutdownDefaults
 from stateward.operations.completion import Completion
@@ -43,6 +44,25 @@ log = structlog.get_logger()
 
 #: Tells a person what is being done.
 Progress = Callable[[str], None]
+
+
+class LocalImages:
+    """The image store's files, for agents on the same machine."""
+
+    def __init__(self, images: Images) -> None:
+        """Take the files from an image store of this process."""
+        self._images = images
+
+    async def path(self, image_id: str) -> Path:
+        """Return the file of an image.
+
+        Raises:
+            DriverError: it has none.
+        """
+        try:
+            return await self._images.path(image_id)
+        except (NotFound, StoreUnavailable) as error:
+            raise DriverError(str(error)) from None
 
 
 class CannotStart(Exception):
@@ -90,6 +110,8 @@ class Server:
         secret = self._secret()
         identity = Identity(database, clock, secret, token_seconds=self._settings.token.lifetime)
         images = Images(database, self._data / "images", clock)
+        await images.start()
+        self._undo.callback(identity.close)
         bus = MemoryBus()
         self._undo.push_async_callback(bus.close)
         dispatcher = Dispatcher(database, bus)
@@ -117,7 +139,7 @@ class Server:
         await dispatcher.start()
         self._undo.push_async_callback(dispatcher.stop)
         for host in self._hosts():
-            await self._start_agent(host, database, bus, images)
+            await self._start_agent(host, database, bus, LocalImages(images))
         self.images = images
         self.app = build(services, images, self._ready(database, clock))
 
@@ -196,7 +218,7 @@ class Server:
         return self._settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def _start_agent(
-        self, host: HostSettings, database: Database, bus: MemoryBus, images: Images
+        self, host: HostSettings, database: Database, bus: MemoryBus, images: ImageFiles
     ) -> None:
         folder = self._data / "hosts" / host.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -215,7 +237,7 @@ class Server:
         self._agents.append(agent)
         self._undo.push_async_callback(agent.stop)
 
-    async def _driver(self, host: HostSettings, folder: Path, images: Images) -> Driver:
+    async def _driver(self, host: HostSettings, folder: Path, images: ImageFiles) -> Driver:
         if host.driver == "simulated":
             from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor  # noqa: PLC0415 (only if used)
 
@@ -223,7 +245,8 @@ class Server:
             self._undo.callback(hypervisor.close)
             return SimulatedDriver(hypervisor, images=images)
         from stateward.agent.libvirt import daemons  # noqa: PLC0415 (only if used)
-        from stateward.agent.libvirt.driver import Accelerator, LibvirtDriver  # noqa: PLC0415
+        from stateward.agent.libvirt.driver import LibvirtDriver  # noqa: PLC0415
+        from stateward.agent.libvirt.host import Accelerator  # noqa: PLC0415
         from stateward.agent.libvirt.pidfile import DaemonError  # noqa: PLC0415
 
         try:

@@ -161,7 +161,7 @@ def create(server: Served, image: str, count: int) -> float:
     """Create servers with 8 clients and return the seconds until all are ACTIVE."""
     before = len(server.call("GET", "/servers?limit=1000&status=ACTIVE")["servers"])
     body = json.dumps(
-        {"server": {"name": "bench", "flavorRef": "1", "imageRef": image, "networks": "none"}}
+        {"server": {"name": "bench", "flavorRef": "tiny", "imageRef": image, "networks": "none"}}
     ).encode()
     one = request("POST", "/compute/v2.1/servers", token=server.token, body=body)
     began = time.perf_counter()

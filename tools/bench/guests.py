@@ -32,7 +32,7 @@ async def measure_guests(add: Callable[..., None], home: Path) -> None:
                 {
                     "server": {
                         "name": "bench",
-                        "flavorRef": "1",
+                        "flavorRef": "tiny",
                         "imageRef": images["tiny-guest"],
                         "networks": "none",
                     }

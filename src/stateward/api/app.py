@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stateward.api.compute import (
     extensions,
@@ -52,7 +52,7 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] != "http" or not scope["path"].startswith("/compute/v2"):
+        if scope["type"] != "http" or not scope["path"].startswith("/compute/"):
             await self._others(scope, receive, send)
             return
         # What tells Starlette to raise what it would answer in plain text (405).
@@ -79,6 +79,8 @@ def build(services: Services, images: Images, ready: Ready) -> Application:
 
     others = Starlette(
         routes=[
+            Mount("/compute/v2.1", routes=versions.document_routes(services)),
+            Mount("/compute/v2/{project_id}", routes=versions.document_routes(services, legacy=True)),
             Mount("/compute", routes=versions.routes(services)),
             Mount("/identity", routes=identity_routes(services.identity)),
             Mount("/image", routes=image_routes(images, services.identity)),
@@ -88,10 +90,10 @@ def build(services: Services, images: Images, ready: Ready) -> Application:
         ],
         exception_handlers={HTTPException: _http_exception},
     )
-    return Application(_compute(services), others)
+    return Application(_compute(services, others), others)
 
 
-def _compute(services: Services) -> Router:
+def _compute(services: Services, default: ASGIApp) -> Router:
     """Return the Compute API in both versions; the most used resources are looked for first."""
     modules = (
         servers,
@@ -114,12 +116,7 @@ def _compute(services: Services) -> Router:
                 if not isinstance(route, Route):
                     raise TypeError(f"{module.__name__} has a route that is none: {route!r}")
                 routes.append(Route(prefix + route.path, route.endpoint, methods=sorted(route.methods or ())))
-        routes += versions.document_routes(services, prefix)
-    return Router(routes, redirect_slashes=False, default=_nothing_here)
-
-
-async def _nothing_here(scope: Scope, receive: Receive, send: Send) -> None:
-    await fault(404, _SENTENCES[404])(scope, receive, send)
+    return Router(routes, redirect_slashes=False, default=default)
 
 
 def _http_exception(_request: Request | None, error: Exception) -> Response:

@@ -178,7 +178,8 @@ class Call:
             raise Invalid(
                 f"Invalid input for field/attribute body. Value: {body}. '{name}' is a required property"
             )
-        return convert(body[name], kind, name)
+        found: T = convert(body[name], kind, name)
+        return found
 
 
 _COMPUTE_VERSION: Final = re.compile(r"(?:^|,)\s*compute\s+([^\s,]+)")

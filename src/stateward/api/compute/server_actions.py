@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
@@ -135,7 +136,7 @@ def _in_flight(done: Done) -> dict[str, str] | None:
     return {IN_FLIGHT_HEADER: f"{done.in_flight.id} {done.in_flight.action}"}
 
 
-_IMMEDIATE = {
+_IMMEDIATE: Final[dict[str, Callable[[Call, str, Any], Awaitable[Response]]]] = {
     "lock": _lock,
     "unlock": _unlock,
     "reset_state": _reset_state,
