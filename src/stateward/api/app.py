@@ -21,6 +21,7 @@ from stateward.api.compute import (
     instance_actions,
     keypairs,
     limits,
+    networks,
     quotas,
     server_actions,
     server_metadata,
@@ -108,6 +109,7 @@ def _compute(services: Services, default: ASGIApp) -> Router:
         hypervisors,
         extensions,
         quotas,
+        networks,
     )
     routes: list[BaseRoute] = []
     for prefix, legacy in (("/compute/v2.1", False), ("/compute/v2/{project_id}", True)):

@@ -39,10 +39,14 @@ power_button() {
 	[ "$(argument acpi)" = ignore ] || shut_down
 }
 
-# As much of the guest agent's protocol as libvirt needs to shut a guest down.
+# As much of the guest agent's protocol as libvirt needs to shut a guest down, on file 3.
 agent() {
-	exec 3<>/dev/vport0p1 || exit 0
-	while read -r line <&3; do
+	while :; do
+		# Nothing can be read while nobody holds the other end.
+		read -r line <&3 || {
+			usleep 100000
+			continue
+		}
 		[ "$(argument agent)" = answer ] || continue
 		case $line in
 		*guest-sync*)
@@ -89,10 +93,13 @@ fi
 acpid -d >/dev/null 2>&1 &
 acpid=$!
 # Up means that a press of the button is heard from now on.
-until ls -l "/proc/$acpid/fd" | grep -q /dev/input/event; do
+until ls -l "/proc/$acpid/fd" 2>/dev/null | grep -q /dev/input/event; do
 	usleep 10000
 done
-[ -z "$(argument agent)" ] || agent &
+[ -z "$(argument agent)" ] || {
+	exec 3<>/dev/vport0p1
+	agent &
+}
 say "up"
 
 after=$(argument poweroff_after)

@@ -28,7 +28,9 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
 def members(connection: sa.Connection, image_id: str) -> list[Member]:
     """Return an image's members, the oldest first."""
     statement = sa.select(IMAGE_MEMBERS).where(_COLUMNS.image_id == image_id)
-    return [Member(**row) for row in every(connection, statement.order_by(_COLUMNS.created_at, _COLUMNS.member))]
+    return [
+        Member(**row) for row in every(connection, statement.order_by(_COLUMNS.created_at, _COLUMNS.member))
+    ]
 
 
 def get(connection: sa.Connection, image_id: str, member: str) -> Member:

@@ -168,14 +168,9 @@ def replace(connection: sa.Connection, before: Image, after: Image) -> None:
         _insert_tags(connection, after.id, tags)
 
 
-def delete(connection: sa.Connection, image_id: str) -> bool:
-    """Delete an image unless it is protected; False when nothing was deleted."""
-    statement = (
-        sa.delete(IMAGES)
-        .where(_COLUMNS.id == image_id, _COLUMNS.protected.is_(False))
-        .returning(_COLUMNS.id)
-    )
-    return connection.execute(statement).first() is not None
+def delete(connection: sa.Connection, image_id: str) -> None:
+    """Delete an image; whose data it had is the caller's to remove, once this is durable."""
+    connection.execute(sa.delete(IMAGES).where(_COLUMNS.id == image_id))
 
 
 def begin_upload(connection: sa.Connection, image_id: str, upload: str, now: float) -> bool:
@@ -216,7 +211,9 @@ def give_up_upload(connection: sa.Connection, image_id: str, upload: str, now: f
         .where(_COLUMNS.upload == upload, _COLUMNS.status == "saving")
         .values(status="queued", upload=None, updated_at=now)
     )
-    status = connection.execute(sa.select(_COLUMNS.status).where(_COLUMNS.id == image_id)).scalar_one_or_none()
+    status = connection.execute(
+        sa.select(_COLUMNS.status).where(_COLUMNS.id == image_id)
+    ).scalar_one_or_none()
     return status != "active"
 
 
@@ -231,8 +228,10 @@ def give_up_all_uploads(connection: sa.Connection, now: float) -> frozenset[str]
 
 
 def built_in(connection: sa.Connection, name: str) -> list[str]:
-    """Return the ids of the images of this name that came with the installation."""
-    statement = sa.select(_COLUMNS.id).where(_COLUMNS.name == name, _COLUMNS.owner.is_(None))
+    """Return the ids of the unprotected images of this name that came with the installation."""
+    statement = sa.select(_COLUMNS.id).where(
+        _COLUMNS.name == name, _COLUMNS.owner.is_(None), _COLUMNS.protected.is_(False)
+    )
     return list(connection.execute(statement).scalars())
 
 

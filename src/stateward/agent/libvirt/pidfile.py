@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import signal
+import subprocess
 from pathlib import Path
 from typing import Final
 
@@ -65,25 +66,26 @@ class Daemon:
         }
         self.log.parent.mkdir(parents=True, exist_ok=True)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
+            # In a thread and not by the event loop: uvloop's children inherit a second end of the pipe, which the
+            # daemon then keeps open for ever.
+            process = await asyncio.to_thread(
+                subprocess.run,
+                command,
                 env=environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
                 start_new_session=True,
+                timeout=_START_SECONDS,
+                check=False,
             )
         except FileNotFoundError as error:
             raise DaemonError(f"{error.filename} is not installed (Debian: {self._package}).") from None
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                _, said = await process.communicate()
-        except TimeoutError:
-            process.kill()
+        except subprocess.TimeoutExpired:
             raise DaemonError(f"{self.program} does not start; its log is {self.log}.") from None
         pid = self.pid()
         if process.returncode or pid is None:
-            detail = said.decode(errors="replace").strip() or f"status {process.returncode}"
+            detail = process.stderr.decode(errors="replace").strip() or f"status {process.returncode}"
             raise DaemonError(
                 f"{self.program} cannot be started: {detail}. It is in Debian's package {self._package}; "
                 f"its log is {self.log}."

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from starlette.responses import Response
 
 from stateward.api.compute.call import Call, convert, reply
+from stateward.api.compute.networks import NO_NETWORK
 from stateward.api.compute.views import links
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid
@@ -53,7 +54,7 @@ class ServerBody(msgspec.Struct, frozen=True, kw_only=True):
     host: str | None = None
     hypervisor_hostname: str | None = None
     block_device_mapping: list[Any] = []
-    block_device_mapping_v2: list[Any] = []
+    block_device_mapping_v2: list[dict[str, Any]] = []
     return_reservation_id: bool | str = False
 
 
@@ -116,13 +117,8 @@ def _checked(call: Call, raw: object) -> ServerBody:
                 f"('{early[0]}' was unexpected)"
             )
     wanted: ServerBody = convert(raw, ServerBody, "server")
-    if wanted.block_device_mapping or wanted.block_device_mapping_v2:
-        raise Invalid("Volumes are not supported: boot from an image by imageRef.")
-    if not wanted.imageRef:
-        raise Invalid("Invalid imageRef provided: name the image to boot from.")
-    if isinstance(wanted.networks, list) and wanted.networks:
-        network = wanted.networks[0].get("uuid") or wanted.networks[0].get("port")
-        raise Invalid(f'Network {network} could not be found. Ask for no network: "networks": "none".')
+    _check_disks(wanted)
+    _check_networks(wanted)
     if wanted.hostname is not None and not _HOSTNAME.match(wanted.hostname):
         raise Invalid(
             f"Invalid input for field/attribute hostname. Value: {wanted.hostname}. "
@@ -131,6 +127,28 @@ def _checked(call: Call, raw: object) -> ServerBody:
     if wanted.user_data is not None:
         _check_user_data(wanted.user_data)
     return wanted
+
+
+def _check_disks(wanted: ServerBody) -> None:
+    """Refuse volumes; the ``openstack`` client also describes the image's own disk, which is what is made anyway."""
+    own = all(
+        disk.get("source_type") == "image"
+        and disk.get("destination_type") == "local"
+        and disk.get("boot_index") in {0, "0"}
+        and disk.get("uuid") == wanted.imageRef
+        for disk in wanted.block_device_mapping_v2
+    )
+    if wanted.block_device_mapping or not own:
+        raise Invalid("Volumes are not supported: boot from an image by imageRef.")
+    if not wanted.imageRef:
+        raise Invalid("Invalid imageRef provided: name the image to boot from.")
+
+
+def _check_networks(wanted: ServerBody) -> None:
+    for network in wanted.networks if isinstance(wanted.networks, list) else []:
+        identifier = network.get("uuid") or network.get("port")
+        if identifier != NO_NETWORK:
+            raise Invalid(f'Network {identifier} could not be found. Ask for none: "networks": "none".')
 
 
 def _check_user_data(text: str) -> None:

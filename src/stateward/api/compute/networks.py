@@ -1,0 +1,53 @@
+"""``/os-networks``, up to 2.35 as in Nova: the one network there is, which is none.
+
+The ``openstack`` client takes ``--network none`` for a network of that name and, where the catalog has no network
+service, looks it up here; a server created with its id gets no network, like one created with ``"networks": "none"``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from stateward.api.compute.call import Call, Endpoint, reply
+from stateward.api.compute.services import Services
+from stateward.domain.actions import Policy, Role
+from stateward.domain.errors import NotFound
+
+#: The id of the network that is none.
+NO_NETWORK: Final = "00000000-0000-0000-0000-000000000000"
+_NONE: Final = {"id": NO_NETWORK, "label": "none"}
+_LIST: Final = Policy("os_compute_api:os-networks:list", Role.READER)
+_SHOW: Final = Policy("os_compute_api:os-networks:show", Role.READER)
+#: The last minor number in which Nova passes these on to its network service.
+_LAST: Final = 35
+
+
+async def index(_call: Call) -> Response:
+    """List it."""
+    return reply({"networks": [_NONE]})
+
+
+async def show(call: Call) -> Response:
+    """Show it, by its id."""
+    if call.path["id"] != NO_NETWORK:
+        raise NotFound(f"Network {call.path['id']} could not be found.")
+    return reply({"network": _NONE})
+
+
+def routes(services: Services, *, legacy: bool = False) -> list[BaseRoute]:
+    """Return the routes."""
+    return [
+        Route(
+            "/os-networks",
+            Endpoint(services, index, policy=_LIST, until=_LAST, legacy=legacy),
+            methods=["GET"],
+        ),
+        Route(
+            "/os-networks/{id}",
+            Endpoint(services, show, policy=_SHOW, until=_LAST, legacy=legacy),
+            methods=["GET"],
+        ),
+    ]
