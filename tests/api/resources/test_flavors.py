@@ -39,7 +39,7 @@ async def test_a_new_flavor_is_shown_whole_by_version(api: Api) -> None:
     }
     assert (made.status, made.body) == (200, {"flavor": shown})
     described = shown | {"description": None}
-    whole = described | {"extra_specs": {}}
+    whole: dict[str, Any] = described | {"extra_specs": {}}
     for version, expected in (
         ("54", shown),
         ("55", described),
