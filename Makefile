@@ -28,7 +28,7 @@ run: ## Set up if needed, then serve at STATEWARD_LISTEN with its data in STATEW
 	@tools/setup.sh
 	@if ! [[ -x $(BIN)/openstack ]]; then \
 	  echo "(No OpenStack client yet? In another terminal, 'make dev' installs one as $(BIN)/openstack.)"; fi
-	@exec $(BIN)/stateward serve --data "$(STATEWARD_DATA)" --listen "$(STATEWARD_LISTEN)" $(ARGS)
+	@exec $(BIN)/stateward serve --data "$(STATEWARD_DATA)" --listen "$(STATEWARD_LISTEN)" --test-guest $(ARGS)
 
 demo: dev ## Show it at work, on this machine
 	@exec $(BIN)/python -m tools.demo $(ARGS)

@@ -201,9 +201,11 @@ def _locks(story: Story, domain: str) -> None:
 
 def _admin(story: Story) -> None:
     print("\nThe provider's lock is not the owner's to take.")
-    story.openstack("server", "lock", "web1", cloud="stateward-admin")
+    # By its id: as with Nova, an admin's client looks for names in the admin's own project.
+    identifier = str(_Api(story).get("web1")["id"])
+    story.openstack("server", "lock", identifier, cloud="stateward-admin")
     story.openstack("server", "unlock", "web1", refused="403")
-    story.openstack("server", "unlock", "web1", cloud="stateward-admin")
+    story.openstack("server", "unlock", identifier, cloud="stateward-admin")
     story.openstack("server", "start", "web1")
     story.status("web1", "ACTIVE")
     story.holds("the owner's unlock is refused (403), the admin's is not, and then it starts")

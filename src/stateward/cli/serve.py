@@ -131,6 +131,8 @@ async def _serve(data: Path, listen: tuple[str, int], settings: Settings, *, tes
             access_log=False,
             server_header=False,
             proxy_headers=False,
+            # Longer than clients pause between two questions, or one would find its connection closed mid-air.
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE,
         )
         web = _Uvicorn(config, lambda: _tell_ready(server, data, time.monotonic() - began))

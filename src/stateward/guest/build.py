@@ -179,7 +179,9 @@ class _Apt:
             return apt
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True, exist_ok=True)
-        apt = cls((*plain, "-o", f"Dir::State::lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}"))
+        apt = cls(
+            (*plain, "-o", f"Dir::State::lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}")
+        )
         if not await apt._knows(_KERNEL):
             progress("Fetching Debian's package lists.")
             await _run("apt-get", *apt._options, "-qq", "update")

@@ -104,6 +104,8 @@ def _choose(connection: sa.Connection, new: NewInstance, now: float, patience: f
         for host in hosts.every(connection)
         if host.enabled
         and host.up(now, patience)
+        and host.report is not None
+        and host.report.reachable
         and (new.zone is None or host.zone == new.zone)
         and (new.host is None or host.name == new.host)
     ]
