@@ -56,9 +56,14 @@ cgroup_controllers = []
 namespaces = []
 """
 
-#: Binds each pair of arguments, up to ``--``, over one another, then becomes the command after it.
+#: Binds each pair of arguments, up to ``--``, over one another, then becomes the command after it. Files are only to
+#: be read: a KVM that root could write to would count as usable, whatever its mode, and be tried again at every call.
 _BIND_AND_RUN: Final = """\
-while [ "$1" != -- ]; do mount --bind "$1" "$2"; shift 2; done
+while [ "$1" != -- ]; do
+  mount --bind "$1" "$2"
+  [ -d "$1" ] || mount -o remount,bind,ro "$2"
+  shift 2
+done
 shift
 exec "$@"
 """
