@@ -6,9 +6,7 @@ database, never by a look beforehand. A row that is read and then written is rea
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import sqlalchemy as sa
@@ -24,12 +22,8 @@ from stateward.store.identity_tables import (
     ROLES,
     USERS,
 )
+from stateward.store.rows import Values, every, is_duplicate, one
 
-Values = Mapping[str, Any]
-
-#: SQLSTATE of a unique violation.
-_UNIQUE_VIOLATION: Final = "23505"
-_UNIQUE_IN_SQLITE: Final = frozenset({"SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY"})
 #: What each table's rows are called in a sentence.
 _CALLED: Final = {
     DOMAINS.name: "domain",
@@ -53,26 +47,6 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     project_domain_name: str
     role_id: str
     role_name: str
-
-
-def is_duplicate(error: IntegrityError) -> bool:
-    """Tell whether a uniqueness constraint refused, and not a foreign key."""
-    if isinstance(error.orig, sqlite3.Error):
-        return error.orig.sqlite_errorname in _UNIQUE_IN_SQLITE
-    return getattr(error.orig, "sqlstate", None) == _UNIQUE_VIOLATION
-
-
-def every(connection: sa.Connection, statement: sa.Executable) -> list[Values]:
-    """Return the rows of a statement, by column."""
-    return [
-        {str(name): value for name, value in row.items()} for row in connection.execute(statement).mappings()
-    ]
-
-
-def one(connection: sa.Connection, statement: sa.Executable) -> Values | None:
-    """Return the only row of a statement, or None when it has none."""
-    rows = every(connection, statement)
-    return rows[0] if rows else None
 
 
 def get(connection: sa.Connection, table: sa.Table, row_id: str) -> Values:

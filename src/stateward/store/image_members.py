@@ -7,8 +7,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from stateward.domain.errors import Conflict, NotFound
-from stateward.store.identity import every, is_duplicate, one
 from stateward.store.image_tables import IMAGE_MEMBERS
+from stateward.store.rows import every, is_duplicate, one
 
 _COLUMNS = IMAGE_MEMBERS.c
 

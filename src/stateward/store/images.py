@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from stateward.domain.errors import Conflict
-from stateward.store.identity import every, is_duplicate, one
 from stateward.store.image_tables import IMAGE_MEMBERS, IMAGE_PROPERTIES, IMAGE_TAGS, IMAGES
+from stateward.store.rows import every, is_duplicate, one
 
 Direction = Literal["asc", "desc"]
 

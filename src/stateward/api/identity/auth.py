@@ -16,8 +16,9 @@ from stateward.api.identity.login import log_in
 from stateward.api.identity.service import Identity
 from stateward.api.identity.tokens import Token
 from stateward.domain.errors import Invalid, NotFound
-from stateward.store.identity import Values, one, roles_named
+from stateward.store.identity import roles_named
 from stateward.store.identity_tables import APPLICATION_CREDENTIALS
+from stateward.store.rows import Values, one
 
 
 class AuthResources:

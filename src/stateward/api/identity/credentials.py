@@ -20,9 +20,9 @@ from stateward.api.identity.service import Identity
 from stateward.api.identity.tokens import Token
 from stateward.domain.errors import Invalid, NotFound
 from stateward.store import identity as directory
-from stateward.store.identity import Values
 from stateward.store.identity_standing import implied
 from stateward.store.identity_tables import APPLICATION_CREDENTIALS, USERS
+from stateward.store.rows import Values
 
 _COLUMNS = APPLICATION_CREDENTIALS.c
 

@@ -14,9 +14,10 @@ from stateward.api.identity.caller import Callers
 from stateward.api.identity.service import Identity
 from stateward.domain.errors import NotFound
 from stateward.store import identity as directory
-from stateward.store.identity import Assignment, Values
+from stateward.store.identity import Assignment
 from stateward.store.identity_standing import implied
 from stateward.store.identity_tables import PROJECTS, USERS
+from stateward.store.rows import Values
 
 #: Filters for what there is none of here: with one of them, no assignment is found.
 _NEVER = ("group.id", "scope.domain.id", "scope.system", "scope.OS-INHERIT:inherited_to")

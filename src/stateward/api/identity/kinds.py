@@ -15,8 +15,8 @@ from msgspec import UNSET, UnsetType
 
 from stateward.domain.errors import Invalid
 from stateward.store import identity as directory
-from stateward.store.identity import Values
 from stateward.store.identity_tables import DOMAINS, PROJECTS, ROLES, USERS
+from stateward.store.rows import Values
 
 Name64 = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"\S")]
 Name255 = Annotated[str, msgspec.Meta(min_length=1, max_length=255, pattern=r"\S")]

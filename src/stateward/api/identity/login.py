@@ -14,9 +14,9 @@ from stateward.api.identity.service import Identity
 from stateward.api.identity.tokens import Token
 from stateward.domain.errors import Invalid
 from stateward.store import identity as directory
-from stateward.store.identity import Values
 from stateward.store.identity_standing import standing
 from stateward.store.identity_tables import APPLICATION_CREDENTIALS, PROJECTS, USERS
+from stateward.store.rows import Values, one
 
 Secret = Annotated[str, msgspec.Meta(max_length=4096)]
 
@@ -178,7 +178,7 @@ async def _by_credential(identity: Identity, given: ByCredential) -> Holder:
             statement = statement.where(columns.name == given.name, columns.user_id == user["id"])
         else:
             raise Invalid("Invalid input: an application credential needs its id, or its name and its user.")
-        credential = directory.one(connection, statement)
+        credential = one(connection, statement)
         if credential is None:
             return None
         return credential, directory.get(connection, USERS, credential["user_id"])
@@ -211,7 +211,7 @@ def _user(connection: sa.Connection, named: Named) -> Values | None:
 
 def _find(connection: sa.Connection, table: sa.Table, named: Named, called: str) -> Values | None:
     if named.id is not None:
-        return directory.one(connection, sa.select(table).where(table.c.id == named.id))
+        return one(connection, sa.select(table).where(table.c.id == named.id))
     if named.name is None:
         raise Invalid(f"Invalid input: the {called} needs an id, or a name and a domain.")
     domain = named.domain or DomainName()

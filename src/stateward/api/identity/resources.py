@@ -18,7 +18,7 @@ from stateward.api.identity.service import Identity
 from stateward.api.identity.tokens import Token
 from stateward.domain.errors import Invalid
 from stateward.store import identity as directory
-from stateward.store.identity import Values
+from stateward.store.rows import Values
 
 #: What a body may repeat of a view and a caller cannot choose.
 _OURS: Final = ("id", "links", "password_expires_at")

@@ -20,8 +20,9 @@ from stateward.api.identity.tokens import Claims, Seal, Token
 from stateward.clock import Clock
 from stateward.store import identity_standing
 from stateward.store.engine import Database, Work
-from stateward.store.identity import count_change, generation, is_duplicate
+from stateward.store.identity import count_change, generation
 from stateward.store.identity_standing import Standing
+from stateward.store.rows import is_duplicate
 
 T = TypeVar("T")
 
