@@ -12,6 +12,7 @@ import libvirt
 import pytest
 
 from stateward.agent.driver import DriverError, HypervisorUnavailable
+from stateward.agent.libvirt import xml
 from stateward.agent.libvirt.access import runs_unmodified
 from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
 from stateward.agent.libvirt.driver import LibvirtDriver
@@ -40,6 +41,14 @@ async def start(rig: Rig, new_spec: NewSpec, *arguments: str) -> str:
     await rig.driver.power_on(spec.instance_id)
     await rig.console_says(spec.instance_id, UP)
     return spec.instance_id
+
+
+async def agent_connected(operator: libvirt.virConnect, instance_id: str) -> None:
+    """Wait until libvirt knows that the guest holds its end of the agent's channel."""
+    domain = operator.lookupByUUIDString(instance_id)
+    async with asyncio.timeout(10):
+        while not xml.agent_connected(domain.XMLDesc()):
+            await asyncio.sleep(0.02)
 
 
 def process_of(folder: Path, instance_id: str) -> int:
@@ -86,8 +95,11 @@ async def test_a_killed_qemu_is_no_shutdown_of_the_guests_own(rig: Rig, folder: 
 
 
 @pytest.mark.asyncio
-async def test_an_agent_that_answers_is_asked_instead_of_the_button(rig: Rig, new_spec: NewSpec) -> None:
+async def test_an_agent_that_answers_is_asked_instead_of_the_button(
+    rig: Rig, new_spec: NewSpec, operator: libvirt.virConnect
+) -> None:
     instance_id = await start(rig, new_spec, "stateward.agent=answer", IGNORED_ACPI)
+    await agent_connected(operator, instance_id)
     await rig.driver.request_shutdown(instance_id)
     assert (await rig.until(instance_id, Observed.SHUTOFF)).cause is Cause.GUEST
     assert await rig.said(instance_id, "stateward-guest: agent asked to shut down") == 1
@@ -96,12 +108,15 @@ async def test_an_agent_that_answers_is_asked_instead_of_the_button(rig: Rig, ne
 
 @pytest.mark.asyncio
 async def test_an_agent_that_does_not_answer_costs_two_seconds_at_most(
-    rig: Rig, new_spec: NewSpec
+    rig: Rig, new_spec: NewSpec, operator: libvirt.virConnect
 ) -> None:
     instance_id = await start(rig, new_spec, "stateward.agent=mute", IGNORED_ACPI)
+    await agent_connected(operator, instance_id)
+    asked = asyncio.get_running_loop().time()
     async with asyncio.timeout(4):
         await rig.driver.request_shutdown(instance_id)
         await rig.console_says(instance_id, PRESSED)
+        assert asyncio.get_running_loop().time() - asked >= 2
     # The first question is still open; the second press does not wait for it.
     async with asyncio.timeout(1):
         await rig.driver.request_shutdown(instance_id)
@@ -109,9 +124,7 @@ async def test_an_agent_that_does_not_answer_costs_two_seconds_at_most(
 
 
 @pytest.mark.asyncio
-async def test_what_is_done_behind_our_back_is_known_at_once(
-    rig: Rig, operator: libvirt.virConnect
-) -> None:
+async def test_what_is_done_behind_our_back_is_known_at_once(rig: Rig, operator: libvirt.virConnect) -> None:
     instance_id = await rig.running()
     await rig.driver.list()
     domain = operator.lookupByUUIDString(instance_id)
@@ -171,9 +184,7 @@ async def test_a_guest_that_hangs_holds_up_no_other(rig: Rig, folder: Path) -> N
 
 
 @pytest.mark.asyncio
-async def test_guests_live_through_a_restart_of_libvirtd(
-    rig: Rig, place: LibvirtPlace, folder: Path
-) -> None:
+async def test_guests_live_through_a_restart_of_libvirtd(rig: Rig, place: LibvirtPlace, folder: Path) -> None:
     running, killed, saved = [await rig.running() for _ in range(3)]
     await rig.driver.mark_fence(running, 4)
     await rig.driver.save_memory(saved)
@@ -268,5 +279,3 @@ async def test_kvm_is_used_or_refused_as_libvirt_says(rig: Rig, operator: libvir
         return
     instance_id = await (rig.ready() if runs_unmodified() else rig.defined())
     assert "<domain type='kvm'" in operator.lookupByUUIDString(instance_id).XMLDesc()
-
-

@@ -56,13 +56,13 @@ cgroup_controllers = []
 namespaces = []
 """
 
-#: Binds each pair of arguments, up to ``--``, over one another, then becomes the command after it. Files are only to
-#: be read: a KVM that root could write to would count as usable, whatever its mode, and be tried again at every call.
-_BIND_AND_RUN: Final = """\
+#: Binds each pair of arguments, up to ``--``, over one another, then becomes the command after it. What stands for
+#: the KVM is made read-only: nothing else keeps root, and so a QEMU run by root, from opening it.
+_BIND_AND_RUN: Final = f"""\
 while [ "$1" != -- ]; do
-  mount --bind "$1" "$2"
-  [ -d "$1" ] || mount -o remount,bind,ro "$2"
-  shift 2
+	mount --bind "$1" "$2"
+	[ "$2" != {KVM} ] || mount -o remount,bind,ro "$2"
+	shift 2
 done
 shift
 exec "$@"
