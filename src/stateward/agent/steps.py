@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from stateward.agent.driver import Driver
+from stateward.agent.driver import Driver, Guest
 from stateward.domain.records import Dispatch
 from stateward.domain.shutdown import RESEND_SECONDS
 from stateward.domain.states import Observed
@@ -49,6 +49,18 @@ class Superseded(Exception):
     """A newer operation came for the instance; this one must not act any more."""
 
 
+async def look(work: Work) -> Guest:
+    """Look at the guest, whose fence says whether this worker is the one that is late.
+
+    Raises:
+        Superseded: a newer operation has been at the guest.
+    """
+    guest = await work.driver.get(work.dispatch.instance_id)
+    if guest.fence > work.dispatch.fence:
+        raise Superseded
+    return guest
+
+
 async def prepare_disk(work: Work) -> None:
     """Make the disk, unless it is there."""
     await work.driver.prepare_disk(work.dispatch.guest)
@@ -62,7 +74,7 @@ async def define(work: Work) -> None:
 
 async def power_on(work: Work) -> None:
     """Start the guest; one that crashed, or hangs halted, is switched off first so that it can be."""
-    guest = await work.driver.get(work.dispatch.instance_id)
+    guest = await look(work)
     if guest.observed in {Observed.CRASHED, Observed.PAUSED}:
         await work.driver.power_off(work.dispatch.instance_id)
     await work.driver.power_on(work.dispatch.instance_id)
@@ -76,7 +88,7 @@ async def shut_down(work: Work) -> None:
     """
     plan = work.dispatch.shutdown
     instance_id = work.dispatch.instance_id
-    guest = await work.driver.get(instance_id)
+    guest = await look(work)
     if guest.observed in OFF:
         work.note("the guest was off")
         return
@@ -92,13 +104,13 @@ async def shut_down(work: Work) -> None:
         await work.driver.request_shutdown(instance_id)
         resend = min(work.time() + RESEND_SECONDS, deadline)
         while work.time() < resend:
-            guest = await work.driver.get(instance_id)
+            guest = await look(work)
             if guest.observed in OFF:
                 work.note(f"the guest shut itself down after {work.time() - begin:.1f} s")
                 return
             await work.wait_for_change(max(resend - work.time(), 0.0))
         if work.time() >= deadline:
-            guest = await work.driver.get(instance_id)
+            guest = await look(work)
             if guest.observed in OFF:
                 work.note(f"the guest shut itself down after {work.time() - begin:.1f} s")
             else:
