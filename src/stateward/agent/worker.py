@@ -17,7 +17,7 @@ import structlog
 
 from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
 from stateward.agent.journal import Journal
-from stateward.agent.steps import STEPS, Superseded
+from stateward.agent.steps import STEPS, Superseded, look
 from stateward.agent.watch import Watch
 from stateward.bus.port import RESULTS, Bus
 from stateward.clock import Clock
@@ -208,21 +208,23 @@ class _Run:
 
     async def _mark(self) -> None:
         """Store the fence with the guest; a newer one there means that this agent is the one that is late."""
-        guest = await self.driver.get(self.dispatch.instance_id)
-        if guest.fence > self.dispatch.fence:
-            raise Superseded
+        guest = await look(self)
         if guest.observed is not Observed.MISSING:
             await self.driver.mark_fence(self.dispatch.instance_id, self.dispatch.fence)
 
     async def _persist(self, call: Callable[[], Awaitable[None]]) -> None:
         """Run a step; while the hypervisor is away, wait for it and run the step again."""
+        waited = False
         while True:
             self._check()
             try:
+                if waited:
+                    await look(self)
                 await call()
             except HypervisorUnavailable as error:
                 log.warning("the hypervisor is away; the operation waits for it", error=str(error))
                 await self.wait_for_change(_RETRY_SECONDS)
+                waited = True
             else:
                 return
 
