@@ -28,7 +28,7 @@ PRESSED = "stateward-guest: power button pressed"
 class Changes:
     """Collects what a driver says changed; pass it to ``Driver.open``."""
 
-    seen: list[str | None] = field(default_factory=list)
+    seen: list[str | None] = field(default_factory=list[str | None])
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __call__(self, instance_id: str | None) -> None:

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import libvirt
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -22,8 +23,7 @@ from stateward.agent.driver import DriverError
 from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Cause, Observed
-
-from .contract import Changes, DriverContract, Rig
+from tests.agent.contract import Changes, DriverContract, Rig
 
 IMAGE = "6c7f1d1e-9f5c-4a0c-8f4e-2f3a54a0b001"
 URI = "test:///default"
@@ -312,3 +312,15 @@ async def test_a_closed_driver_leaves_no_thread(rig: Rig) -> None:
 def test_the_tools_that_disks_are_made_with_are_there() -> None:
     """The tests above would fail by their sentence; this one says why in a word."""
     assert shutil.which("qemu-img")
+
+
+@pytest.mark.asyncio
+async def test_a_name_that_is_taken_is_told_apart_by_the_id(rig: Rig, operator: libvirt.virConnect) -> None:
+    """Two installations on one host both have a first instance."""
+    first, second = rig.spec(), rig.spec()
+    second = msgspec.structs.replace(second, domain_name=first.domain_name)
+    for spec in (first, second, second):
+        await rig.driver.prepare_disk(spec)
+        await rig.driver.define(spec)
+    names = [operator.lookupByUUIDString(spec.instance_id).name() for spec in (first, second)]
+    assert names == [first.domain_name, f"{first.domain_name}-{second.instance_id[:8]}"]

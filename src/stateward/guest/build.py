@@ -7,6 +7,7 @@ the system's is changed, so any user can do it. What was made is kept, and a sec
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import lzma
 import os
@@ -153,10 +154,11 @@ async def _busybox(apt: _Apt, folder: Path, progress: Progress) -> bytes:
             return content
     progress(f"Downloading {_BUSYBOX}, all of the tiny guest's programs (1 MB).")
     await apt.unpack(_BUSYBOX, folder)
-    found = [path for path in folder.rglob("busybox") if path.is_file() and os.access(path, os.X_OK)]
-    if not found:
-        raise GuestBuildError(f"The package {_BUSYBOX} holds no busybox.")
-    return await asyncio.to_thread(found[0].read_bytes)
+    # Debian has moved it from /bin to /usr/bin.
+    for name in ("bin/busybox", "usr/bin/busybox"):
+        with contextlib.suppress(FileNotFoundError):
+            return await asyncio.to_thread((folder / name).read_bytes)
+    raise GuestBuildError(f"The package {_BUSYBOX} holds no busybox.")
 
 
 class _Apt:
@@ -205,9 +207,9 @@ class _Apt:
 
     async def unpack(self, package: str, folder: Path) -> None:
         """Download a package and unpack it into a folder."""
-        folder.mkdir()
+        await asyncio.to_thread(folder.mkdir)
         await _run("apt-get", *self._options, "-qq", "download", package, cwd=folder)
-        for deb in folder.glob("*.deb"):
+        for deb in await asyncio.to_thread(lambda: list(folder.glob("*.deb"))):
             await _run("dpkg-deb", "--extract", str(deb), str(folder))
 
 

@@ -178,7 +178,8 @@ class Connection:
         loop: asyncio.AbstractEventLoop,
     ) -> T:
         connections = links.lanes[lane]
-        connection = connections[self._slot.number % len(connections)]
+        slot: int = self._slot.number
+        connection = connections[slot % len(connections)]
         try:
             return call(connection)
         except libvirt.libvirtError as error:
@@ -202,19 +203,20 @@ class Connection:
         while True:
             self._lost = asyncio.Event()
             try:
-                self._links = await loop.run_in_executor(self._connecting, self._connect, loop)
+                links = await loop.run_in_executor(self._connecting, self._connect, loop)
             except libvirt.libvirtError as error:
                 self._why = error.get_error_message()
                 tried.set()
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, _LAST_RETRY)
                 continue
+            self._links = links
             retry = _FIRST_RETRY
             if tried.is_set():
                 # Events of the time in between are lost.
                 self._on_change(None, Change.DEFINITION)
             tried.set()
-            if not _alive(self._links.first):
+            if not _alive(links.first):
                 # Closed before ``_lose`` could know these connections.
                 self._lost.set()
             await self._lost.wait()
@@ -246,9 +248,11 @@ class Connection:
             if not self._in_memory:
                 for connection in links.all():
                     connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
-                first.registerCloseCallback(
-                    lambda *_: _tell(loop, self._lose, links, "it closed the connection"), None
-                )
+
+                def closed(*_: object) -> None:
+                    _tell(loop, self._lose, links, "it closed the connection")
+
+                first.registerCloseCallback(closed, None)
             self._listen(links, loop)
         except libvirt.libvirtError:
             links.close()

@@ -103,7 +103,7 @@ async def ensure(uri: str | None, data: Path, progress: Progress) -> LibvirtPlac
             progress("Starting libvirt, which does not run.")
             await _start(daemons)
     started = tuple(pid for pid in (each.pid() for each in daemons) if pid is not None)
-    run_as = await _label(uri, data)
+    run_as = await asyncio.to_thread(_label, uri, data)
     if run_as is not None:
         progress(f"QEMU runs as {User(run_as)}: libvirt's own user cannot reach {data}.")
     return LibvirtPlace(uri=uri, run_as=run_as, started=started)
@@ -124,23 +124,11 @@ async def own(folder: Path) -> LibvirtPlace:
     listens_at = folder / "run" / "libvirt-sock"
     if len(os.fsencode(listens_at)) > _SOCKET_PATH:
         raise DaemonError(f"The path {folder} is too long for libvirt's socket; choose a shorter one.")
-    configuration = folder / "etc" / "libvirtd.conf"
-    if not configuration.exists():
-        for name in _OWN_FOLDERS:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        (folder / "etc" / "qemu.conf").write_text(_OWN_QEMU_CONF, encoding="utf-8")
-        configuration.write_text(
-            f'unix_sock_dir = "{folder / "run"}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n',
-            encoding="utf-8",
-        )
+    configuration = await asyncio.to_thread(_configure_own, folder)
     log, server = _daemons(folder)
     held = log.pid()
     if held is None:
-        pairs: list[str] = []
-        for name, path in _OWN_FOLDERS.items():
-            # A mount needs something to be mounted on.
-            Path(path).mkdir(parents=True, exist_ok=True)
-            pairs += (str(folder / name), path)
+        pairs = [part for name, path in _OWN_FOLDERS.items() for part in (str(folder / name), path)]
         held = await log.start(within=_unshared("private", *pairs, *_hidden(log.folder)))
     uri = f"qemu+unix:///system?socket={listens_at}"
     if server.pid() is None:
@@ -149,6 +137,21 @@ async def own(folder: Path) -> LibvirtPlace:
         await _wait(uri, server)
     pids = tuple(pid for pid in (log.pid(), server.pid()) if pid is not None)
     return LibvirtPlace(uri=uri, run_as=None, started=pids)
+
+
+def _configure_own(folder: Path) -> Path:
+    """Make the folders and the configuration of a libvirtd of one's own; return the configuration."""
+    configuration = folder / "etc" / "libvirtd.conf"
+    for name, path in _OWN_FOLDERS.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        # A mount needs something to be mounted on.
+        Path(path).mkdir(parents=True, exist_ok=True)
+    (folder / "etc" / "qemu.conf").write_text(_OWN_QEMU_CONF, encoding="utf-8")
+    configuration.write_text(
+        f'unix_sock_dir = "{folder / "run"}"\nauth_unix_rw = "none"\nauth_unix_ro = "none"\n',
+        encoding="utf-8",
+    )
+    return configuration
 
 
 async def stop(data: Path, progress: Progress) -> bool:
@@ -174,7 +177,7 @@ async def stop_own(folder: Path) -> None:
     """Stop a libvirtd started by ``own``, and kill its guests."""
     log, server = _daemons(folder)
     await server.stop()
-    for file in (folder / "run" / "qemu").glob("*.pid"):
+    for file in await asyncio.to_thread(lambda: list((folder / "run" / "qemu").glob("*.pid"))):
         with contextlib.suppress(ValueError):
             await end(int(file.read_text(encoding="ascii")), signal.SIGKILL)
         file.unlink()
@@ -256,8 +259,12 @@ async def _answers(uri: str) -> bool:
     return await asyncio.to_thread(_running, uri) is not None
 
 
+def _quiet(_context: object, _error: object) -> None:
+    """Keep libvirt from writing errors on stderr; they are raised."""
+
+
 def _open(uri: str) -> libvirt.virConnect | None:
-    libvirt.registerErrorHandler(lambda *_: None, None)
+    libvirt.registerErrorHandler(_quiet, None)
     try:
         return libvirt.open(uri)
     except libvirt.libvirtError:
@@ -277,13 +284,13 @@ def _running(uri: str) -> int | None:
         connection.close()
 
 
-async def _label(uri: str, data: Path) -> str | None:
-    """Return whom QEMU must run as to reach a folder, None when libvirt's user can or is not known."""
+def _label(uri: str, data: Path) -> str | None:
+    """Return whom QEMU must run as to reach a folder, None when libvirt's user can or is not known. Blocking."""
     data.mkdir(parents=True, exist_ok=True)
     if User(_NOBODY).can_reach(data):
         # So can libvirt's user, and it need not be asked for, which takes seconds the first time.
         return None
-    user = await asyncio.to_thread(_user, uri)
+    user = _user(uri)
     if user is None or User(user).can_reach(data):
         return None
     facts = data.stat()

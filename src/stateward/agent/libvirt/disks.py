@@ -35,6 +35,8 @@ _FOLDER_MODE: Final = 0o711
 _QCOW2_HEADER: Final = struct.Struct(">4sIQIIQ")
 _QCOW2_FEATURES: Final = struct.Struct(">Q")
 _QCOW2_FEATURES_AT: Final = 72
+#: The first version that has them.
+_QCOW2_WITH_FEATURES: Final = 3
 _QCOW2_EXTERNAL_DATA: Final = 1 << 2
 
 
@@ -65,7 +67,7 @@ def read_image(path: Path, disk_format: str) -> DiskImage:
         raise DriverError("The image is said to be qcow2 and is not. Upload it again with its right format.")
     _, version, backing, _, _, size = _QCOW2_HEADER.unpack_from(head)
     features = 0
-    if version > 2 and len(head) >= _QCOW2_FEATURES_AT + _QCOW2_FEATURES.size:
+    if version >= _QCOW2_WITH_FEATURES and len(head) >= _QCOW2_FEATURES_AT + _QCOW2_FEATURES.size:
         (features,) = _QCOW2_FEATURES.unpack_from(head, _QCOW2_FEATURES_AT)
     return DiskImage(virtual_size=size, refers=backing != 0 or bool(features & _QCOW2_EXTERNAL_DATA))
 
@@ -190,19 +192,27 @@ class Disks:
 
     async def _link(self, image_id: str, target: Path) -> None:
         """Give an instance a link to an image's bytes."""
-        if target.exists():
-            return
         base = self._base / image_id
         async with self._bases:
-            if not base.exists():
-                source = await self._images.path(image_id)
-                self._base.mkdir(parents=True, exist_ok=True)
-                self._base.chmod(_FOLDER_MODE)
-                await asyncio.to_thread(_link_or_copy, source, base)
-            target.hardlink_to(base)
+            if await asyncio.to_thread(_link_existing, base, target):
+                return
+            source = await self._images.path(image_id)
+            await asyncio.to_thread(_link_or_copy, source, base)
+            await asyncio.to_thread(_link_existing, base, target)
+
+
+def _link_existing(base: Path, target: Path) -> bool:
+    """Link to a base that is there; say whether the target is there then."""
+    if not target.exists():
+        if not base.exists():
+            return False
+        target.hardlink_to(base)
+    return True
 
 
 def _link_or_copy(source: Path, base: Path) -> None:
+    base.parent.mkdir(parents=True, exist_ok=True)
+    base.parent.chmod(_FOLDER_MODE)
     part = base.with_name(f"{base.name}.part")
     part.unlink(missing_ok=True)
     try:

@@ -130,7 +130,8 @@ class LibvirtDriver:
             if self._host is None:
                 self._host = describe(connection, self._accelerator, self._run_as)
             fence = guests.stored_fence(connection, spec.instance_id)
-            guests.define(connection, xml.domain_xml(spec, files, self._host, fence=fence))
+            name = guests.name_for(connection, spec.instance_id, spec.domain_name)
+            guests.define(connection, xml.domain_xml(spec, files, self._host, name=name, fence=fence))
 
         await self._act(call)
 

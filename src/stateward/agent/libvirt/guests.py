@@ -107,6 +107,23 @@ def stored_fence(connection: libvirt.virConnect, instance_id: str) -> int:
     return found.fence if found is not None else 0
 
 
+def name_for(connection: libvirt.virConnect, instance_id: str, wanted: str) -> str:
+    """Return the name to define a guest under: the one it has, the one wanted, or that with a part of its id.
+
+    libvirt's names are unique on a host, and another installation on the same host counts its instances too.
+    """
+    domain = _lookup(connection, instance_id)
+    if domain is not None:
+        return domain.name()
+    try:
+        connection.lookupByName(wanted)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return wanted
+        raise
+    return f"{wanted}-{instance_id[:8]}"
+
+
 def define(connection: libvirt.virConnect, definition: str) -> None:
     """Define a persistent domain, or bring one up to date; it does not start with the host."""
     domain = connection.defineXML(definition)

@@ -116,7 +116,7 @@ def _add_devices(domain: ET.Element, files: Files, *, real: bool, panic: bool) -
             _add(devices, "panic", model="isa")
 
 
-def domain_xml(spec: GuestSpec, files: Files, host: Host, *, fence: int) -> str:
+def domain_xml(spec: GuestSpec, files: Files, host: Host, *, name: str, fence: int) -> str:
     """Return the definition of an instance's guest.
 
     A guest that powers itself off or crashes stays off, because restarting it is the arbiter's to decide; its
@@ -124,7 +124,7 @@ def domain_xml(spec: GuestSpec, files: Files, host: Host, *, fence: int) -> str:
     """
     real = host.domain_type != "test"
     domain = ET.Element("domain", type=host.domain_type)
-    _add(domain, "name", spec.domain_name)
+    _add(domain, "name", name)
     _add(domain, "uuid", spec.instance_id)
     _add(domain, "title", spec.display_name.replace("\n", " "))
     metadata = _add(domain, "metadata")
