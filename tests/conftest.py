@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import itertools
 import pkgutil
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
+from looptime import LoopTimeEventLoop
 
 from stateward import store
 from stateward.store.engine import Database, PostgresDatabase, SqliteDatabase, open_database
@@ -25,6 +27,23 @@ def pytest_sessionstart() -> None:
     Otherwise pytest-asyncio's first look for one makes one, which nobody closes: a warning, and so a failure.
     """
     asyncio.set_event_loop(None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def virtual_time_passes() -> Iterator[None]:
+    """Let a nanosecond of virtual time pass with every look at it, as real time does.
+
+    Otherwise who waits for the last 1e-13 s of a sum of floats waits, and looks, for ever.
+    """
+    look = LoopTimeEventLoop.time
+    looks = itertools.count()
+
+    def time(loop: LoopTimeEventLoop) -> float:
+        return look(loop) + next(looks) * 1e-9 if loop.looptime_on else look(loop)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LoopTimeEventLoop, "time", time)
+        yield
 
 
 def _schema() -> sa.MetaData:

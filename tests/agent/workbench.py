@@ -1,0 +1,150 @@
+"""An agent on simulated guests, spoken to over a bus that doubles and delays messages, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from stateward.agent.agent import Agent
+from stateward.agent.simulated import Call, SimulatedDriver, SimulatedHypervisor
+from stateward.agent.simulated.driver import EVERYTHING
+from stateward.bus.memory import Disorder, MemoryBus
+from stateward.bus.port import HOSTS, REPORTS, RESULTS, operations_subject
+from stateward.domain.actions import BY_KEY
+from stateward.domain.records import Dispatch, HostReport, Report, Result
+from stateward.domain.shutdown import ShutdownPlan
+from stateward.domain.states import Observed
+from tests.agent.simulated_bench import LoopClock, spec_of
+
+#: Virtual seconds that a message may be under way.
+BUS: Final = 0.05
+
+
+class Workbench:
+    """One host's agent, its hypervisor, and what it sent."""
+
+    def __init__(self, folder: Path, *, disorder: Disorder | None, events: bool = True) -> None:
+        self.clock = LoopClock()
+        self.bus = MemoryBus(disorder)
+        self.hypervisor = SimulatedHypervisor()
+        self.results: defaultdict[str, list[Result]] = defaultdict(list)
+        self.reports: list[Report] = []
+        self.heartbeats: list[HostReport] = []
+        self._folder = folder
+        self._capabilities = msgspec.structs.replace(EVERYTHING, events=events)
+        self._numbers = itertools.count(1)
+        self._news = asyncio.Event()
+        self.agent = self.make_agent()
+
+    def make_agent(self, journal: str = "journal.db") -> Agent:
+        """Make an agent of this host; with another journal it stands for one that lost its own."""
+        return Agent(
+            host="h",
+            driver=SimulatedDriver(self.hypervisor, capabilities=self._capabilities),
+            bus=self.bus,
+            clock=self.clock,
+            journal=self._folder / journal,
+        )
+
+    async def start(self) -> None:
+        """Start the agent and listen to it."""
+        await self.bus.subscribe(RESULTS, self._take_result)
+        await self.bus.subscribe(REPORTS, self._take_report)
+        await self.bus.subscribe(HOSTS, self._take_heartbeat)
+        await self.agent.start()
+
+    async def stop(self) -> None:
+        """Take everything down."""
+        await self.agent.stop()
+        await self.bus.close()
+
+    async def kill(self) -> None:
+        """Have the agent gone from one moment to the next; its guests run on."""
+        await self.agent.stop()
+
+    async def revive(self, journal: str = "journal.db") -> None:
+        """Start an agent where the killed one was."""
+        self.agent = self.make_agent(journal)
+        await self.agent.start()
+
+    def dispatch(
+        self, action: str, fence: int, *, guest: str = "a", seconds: int | None = None, words: str = ""
+    ) -> Dispatch:
+        """Make a dispatch of a row of the table."""
+        return Dispatch(
+            operation_id=f"{action}-{fence}-{guest}",
+            instance_id=guest,
+            action=action,
+            fence=fence,
+            steps=BY_KEY[action].steps,
+            guest=spec_of(guest, words),
+            shutdown=None if seconds is None else ShutdownPlan(seconds=seconds, origin="request"),
+        )
+
+    async def send(self, dispatch: Dispatch) -> str:
+        """Send it and return its operation's id."""
+        await self.bus.publish(
+            operations_subject("h"),
+            msgspec.json.encode(dispatch),
+            message_id=f"{next(self._numbers)}",
+        )
+        return dispatch.operation_id
+
+    async def result(self, operation_id: str) -> Result:
+        """Wait for an operation's result; however often one was sent, the outcome must be the same."""
+        while not self.results[operation_id]:
+            self._news.clear()
+            await self._news.wait()
+        first, *others = self.results[operation_id]
+        assert {other.outcome for other in others} <= {first.outcome}
+        return first
+
+    async def do(
+        self, action: str, fence: int, *, guest: str = "a", seconds: int | None = None, words: str = ""
+    ) -> Result:
+        """Send an operation and wait for its result."""
+        return await self.result(
+            await self.send(self.dispatch(action, fence, guest=guest, seconds=seconds, words=words))
+        )
+
+    async def settle(self) -> None:
+        """Let every message arrive that is under way."""
+        await asyncio.sleep(2 * BUS)
+
+    async def called(self, name: str, guest: str = "a", count: int = 1) -> Call:
+        """Wait until a driver's method was called so often for a guest, and return that call."""
+        async for calls in self._looks(name, guest):
+            if len(calls) >= count:
+                return calls[count - 1]
+        raise AssertionError
+
+    def calls(self, name: str, guest: str = "a") -> list[Call]:
+        """Return the calls of a driver's method for a guest."""
+        return [call for call in self.hypervisor.calls if (call.name, call.instance_id) == (name, guest)]
+
+    def observed(self, guest: str = "a") -> Observed:
+        """Look at a guest, past the driver; one that is not defined is missing."""
+        found = self.hypervisor.guest(guest)
+        return Observed.MISSING if found.spec is None else found.observed
+
+    async def _looks(self, name: str, guest: str) -> AsyncIterator[list[Call]]:
+        while True:
+            yield self.calls(name, guest)
+            await asyncio.sleep(0.001)
+
+    async def _take_result(self, payload: bytes) -> None:
+        result = msgspec.json.decode(payload, type=Result)
+        self.results[result.operation_id].append(result)
+        self._news.set()
+
+    async def _take_report(self, payload: bytes) -> None:
+        self.reports.append(msgspec.json.decode(payload, type=Report))
+
+    async def _take_heartbeat(self, payload: bytes) -> None:
+        self.heartbeats.append(msgspec.json.decode(payload, type=HostReport))
