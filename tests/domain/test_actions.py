@@ -76,7 +76,7 @@ def test_keys_are_what_is_stored() -> None:
 
 @pytest.mark.parametrize("wire", WIRES)
 def test_variants_are_complete(wire: str) -> None:
-    """Rows of one wire name differ in one field and cover each of its values exactly once."""
+    """Rows of one wire name differ in one field and cover each of its values, in capitals, exactly once."""
     rows = of_wire(wire)
     fields = {None if row.variant is None else row.variant[0] for row in rows}
     assert len(fields) == 1
@@ -87,7 +87,7 @@ def test_variants_are_complete(wire: str) -> None:
     body = rows[0].body[-1][1]
     struct = next((kind for kind in get_args(body) if kind is not type(None)), body)
     hint = get_type_hints(struct)[field]
-    possible = {False, True} if hint is bool else set(get_args(hint))
+    possible = {False, True} if hint is bool else {value.upper() for value in get_args(hint)}
     assert hint is bool or get_origin(hint) is Literal
     given = [row.variant[1] for row in rows if row.variant is not None]
     assert set(given) == possible
@@ -105,6 +105,8 @@ def test_variants_are_complete(wire: str) -> None:
         ("os-stop", bodies.ShutdownOptions(force=True, timeout=5), "stop_force"),
         ("reboot", bodies.RebootOptions(type="SOFT"), "reboot_soft"),
         ("reboot", bodies.RebootOptions(type="HARD"), "reboot_hard"),
+        ("reboot", bodies.RebootOptions(type="Soft"), "reboot_soft"),
+        ("reboot", bodies.RebootOptions(type="hard"), "reboot_hard"),
         ("os-start", None, "start"),
     ],
 )

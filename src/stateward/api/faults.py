@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from starlette.responses import Response
@@ -37,8 +36,6 @@ _STATUS_OF_KIND: Final[dict[type[Exception], int]] = {
     HostUnavailable: 503,
     StoreUnavailable: 503,
 }
-_PATH: Final = re.compile(r" - at `\$(?P<path>[^`]*)`$")
-_STEP: Final = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+)\]|\[\.\.\.\]")
 
 
 class Unauthorized(Exception):
@@ -74,29 +71,3 @@ def status_of(error: Exception) -> tuple[int, str] | None:
         return 401, str(error) or "The request you have made requires authentication."
     status = next((status for kind, status in _STATUS_OF_KIND.items() if isinstance(error, kind)), None)
     return None if status is None else (status, str(error))
-
-
-def invalid(body: object, error: msgspec.ValidationError, *, root: str) -> Invalid:
-    """Say in Nova's words what is wrong with a decoded body.
-
-    Args:
-        body: what was checked.
-        error: what the check said; it ends with the path of the offending member.
-        root: the name of the outermost member, for an error about the whole.
-    """
-    text = str(error)
-    found = _PATH.search(text)
-    sentence = text[: found.start()] if found else text
-    name, value = root, body
-    for step in _STEP.finditer(found["path"] if found else ""):
-        name, value = _descend(name, value, step)
-    return Invalid(f"Invalid input for field/attribute {name}. Value: {value}. {sentence}")
-
-
-def _descend(name: str, value: Any, step: re.Match[str]) -> tuple[str, Any]:
-    if step["name"] is not None:
-        inner = value.get(step["name"]) if isinstance(value, dict) else value
-        return step["name"], inner
-    if step["index"] is not None and isinstance(value, list):
-        return name, value[int(step["index"])]
-    return name, value

@@ -26,14 +26,21 @@ class ShutdownOptions(msgspec.Struct, frozen=True):
 class RebootOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Nova's reboot body; ``timeout`` (seconds) is ours and counts for SOFT."""
 
-    type: Literal["SOFT", "HARD"]
+    #: In capitals once it is read, however it was written.
+    type: Literal["HARD", "Hard", "hard", "SOFT", "Soft", "soft"]
     timeout: Timeout | None = None
+
+    def __post_init__(self) -> None:
+        """Bring the type to the spelling by which a row of the table is picked."""
+        msgspec.structs.force_setattr(self, "type", self.type.upper())
 
 
 class LockOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``lock`` from 2.73."""
 
-    locked_reason: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    locked_reason: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
 
 
 class ResetState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

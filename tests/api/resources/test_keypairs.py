@@ -220,7 +220,6 @@ def test_a_hardware_key_has_one_too() -> None:
         ssh("ssh-rsa", b"e", b"n", b"more"),
         "ssh-ed25519 " + base64.b64encode(_string(b"ssh-ed25519", b"k" * 32)[:-1]).decode(),
         ED25519 + "\n" + RSA,
-        ED25519 + "\0",
         "command=x " + ED25519,
     ],
 )

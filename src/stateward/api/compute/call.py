@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import structlog
@@ -18,8 +18,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stateward.api.compute.services import Services
-from stateward.api.faults import ApiFault, Unauthorized, fault, invalid, status_of
+from stateward.api.faults import ApiFault, Unauthorized, fault, status_of
 from stateward.api.identity.tokens import Token
+from stateward.api.wording import invalid
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Forbidden, Invalid
 from stateward.domain.locks import ActorKind
@@ -156,16 +157,23 @@ class Call:
         """Read the body as a JSON object.
 
         Raises:
-            Invalid: it is none.
+            ApiFault: it says that it is something else (415), or is too large (413).
+            Invalid: it is none, or has a NUL character in it, which no database column takes.
         """
+        kind = self.request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in _JSON:
+            raise ApiFault(415, "Unsupported Content-Type")
         raw = await self.body()
         try:
             decoded = msgspec.json.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Invalid(f"cannot understand JSON: {error}") from None
+        if b"\\u0000" in raw and _NUL.search(raw):
+            raise Invalid("The request's body has a NUL character in it, which is not allowed.")
         if not isinstance(decoded, dict):
             raise Invalid("Malformed request body")
-        return decoded
+        # JSON's members have names, so an object is this.
+        return cast("dict[str, Any]", decoded)
 
     async def member(self, name: str, kind: type[T]) -> T:
         """Read the body as an object with one member of this name and type; others beside it are passed over.
@@ -175,13 +183,15 @@ class Call:
         """
         body = await self.json()
         if name not in body:
-            raise Invalid(
-                f"Invalid input for field/attribute body. Value: {body}. '{name}' is a required property"
-            )
+            raise Invalid(f"'{name}' is a required property")
         found: T = convert(body[name], kind, name)
         return found
 
 
+#: What a body may say that it is; a client that says nothing, or only that it is text, means JSON (Nova's rule).
+_JSON: Final = frozenset({"", "text/plain", "application/json", "application/vnd.openstack.compute+json"})
+#: An escaped NUL; an even number of backslashes before it escape each other.
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _COMPUTE_VERSION: Final = re.compile(r"(?:^|,)\s*compute\s+([^\s,]+)")
 _VERSION: Final = re.compile(r"(?P<major>[1-9]\d*)\.(?P<minor>0|[1-9]\d*)")
 _VERSION_HEADERS: Final = {
@@ -204,7 +214,7 @@ def convert(value: object, kind: Any, name: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
-        raise invalid(value, error, root=name) from None
+        raise invalid(value, error, root=name, kind=kind) from None
 
 
 def reply(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -272,6 +282,9 @@ class Endpoint:
         self, scope: Scope, receive: Receive, headers: _Headers, minor: int, request_id: str
     ) -> Response:
         if not self._since <= minor <= self._until:
+            raise ApiFault(404, "The resource could not be found.")
+        if b"%00" in scope["query_string"] or "\x00" in scope["path"]:
+            # PostgreSQL's text has no NUL; no id or name has one, so nothing of this address exists.
             raise ApiFault(404, "The resource could not be found.")
         if headers.token is None:
             raise Unauthorized

@@ -11,7 +11,7 @@ from stateward.api.compute.call import Call, Endpoint, reply
 from stateward.api.compute.server_queries import moment, positive
 from stateward.api.compute.services import Services, host_id
 from stateward.api.compute.views import when_precisely
-from stateward.domain.actions import BY_KEY, Policy, Role
+from stateward.domain.actions import BY_KEY, Action, Policy, Role
 from stateward.domain.errors import Invalid, NotFound, Refusal, Refused
 from stateward.domain.records import Instance, Operation, OperationState
 from stateward.domain.states import VmState
@@ -20,6 +20,12 @@ from stateward.store import instances, operations
 _LIST: Final = Policy("os_compute_api:os-instance-actions:list", Role.READER)
 _SHOW: Final = Policy("os_compute_api:os-instance-actions:show", Role.READER)
 _DELETED, _EVENTS, _PAGES, _HOST, _BEFORE, _DETAILS = 21, 51, 58, 62, 66, 84
+#: Where Nova's name does not follow from the action's.
+_EVENT_NAMES: Final = {
+    "create": "compute__do_build_and_run_instance",
+    "delete": "compute_terminate_instance",
+    "forceDelete": "compute_terminate_instance",
+}
 _RESULT: Final = {
     OperationState.SUCCEEDED: "Success",
     OperationState.FAILED: "Error",
@@ -105,10 +111,17 @@ def _brief(call: Call, operation: Operation) -> dict[str, Any]:
     return shown
 
 
+def _event_name(action: Action) -> str:
+    """Name the step of an action as Nova does: after the method of its compute manager, or of its API."""
+    if not action.is_operation:
+        return f"api_{action.name}"
+    return _EVENT_NAMES.get(action.name, f"compute_{action.name}_instance")
+
+
 def _event(call: Call, instance: Instance, operation: Operation) -> dict[str, Any]:
     action = BY_KEY[operation.action]
     event: dict[str, Any] = {
-        "event": f"{'compute' if action.is_operation else 'api'}_{action.name}",
+        "event": _event_name(action),
         "start_time": when_precisely(operation.started_at),
         "finish_time": None if operation.finished_at is None else when_precisely(operation.finished_at),
         "result": _RESULT.get(operation.state),

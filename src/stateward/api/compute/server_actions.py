@@ -83,7 +83,8 @@ async def act(call: Call) -> Response:
 
 
 async def _lock(call: Call, instance_id: str, options: Any) -> Response:
-    reason = options.locked_reason if isinstance(options, LockOptions) else None
+    said = options.locked_reason if isinstance(options, LockOptions) else msgspec.UNSET
+    reason = None if said is msgspec.UNSET else said
     done = await call.services.immediate.lock(
         instance_id, call.actor, reason=reason, project_id=call.visible_project
     )

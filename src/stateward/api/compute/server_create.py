@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 import secrets
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -62,9 +62,7 @@ async def create_server(call: Call) -> Response:
     """Admit one or several new servers (202)."""
     body = await call.json()
     if "server" not in body:
-        raise Invalid(
-            f"Invalid input for field/attribute body. Value: {body}. 'server' is a required property"
-        )
+        raise Invalid("'server' is a required property")
     wanted = _checked(call, body["server"])
     low, high = _counts(wanted)
     new = await _new_instance(call, wanted)
@@ -116,7 +114,7 @@ def _checked(call: Call, raw: object) -> ServerBody:
                 f"Invalid input for field/attribute server. Value: {raw}. Additional properties are not allowed "
                 f"('{early[0]}' was unexpected)"
             )
-    wanted: ServerBody = convert(raw, ServerBody, "server")
+    wanted: ServerBody = convert(cast("object", raw), ServerBody, "server")
     _check_disks(wanted)
     _check_networks(wanted)
     if wanted.hostname is not None and not _HOSTNAME.match(wanted.hostname):

@@ -1,0 +1,1 @@
+"""Stateward beside Nova: recorded exchanges, and the clients that people have."""
