@@ -101,6 +101,7 @@ class Story:
     def console(self, name: str, wanted: str, times: int = 1) -> None:
         """Wait until the guest's console says something for the n-th time."""
         api = _Api(self)
+        text = ""
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             text = api.post(name, {"os-getConsoleOutput": {}})["output"]
@@ -120,6 +121,7 @@ class _Api:
         self._compute: Any = openstack.connect(cloud="stateward-admin").compute
 
     def until(self, name: str, good: Callable[[dict[str, Any]], bool], what: str) -> dict[str, Any]:
+        server: dict[str, Any] = {}
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             server = self.get(name)
@@ -127,7 +129,7 @@ class _Api:
                 return server
             time.sleep(0.02)
         raise Failed(
-            f"{name} did not become {what}; it is {server['status']}, {server['OS-EXT-STS:task_state']}"
+            f"{name} did not become {what}; it is {server.get('status')}, {server.get('OS-EXT-STS:task_state')}"
         )
 
     def get(self, name: str) -> dict[str, Any]:
@@ -268,7 +270,7 @@ def _ignores(story: Story) -> None:
     api.post("web2", {"os-stop": None})
     api.until("web2", lambda server: server["status"] == "SHUTOFF", "SHUTOFF")
     seconds = time.monotonic() - began
-    if not 5 <= seconds <= 7:
+    if not 5 <= seconds < 10:
         raise Failed(f"it was off after {seconds:.1f} s")
     story.console("web2", "stateward-guest: power button pressed")
     story.holds(f"asked, it ignored it, and was off after {seconds:.1f} s")

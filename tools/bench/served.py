@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class Served:
 
 
 @contextlib.contextmanager
-def serve(data: Path, *arguments: str) -> Iterator[Served]:
+def serve(data: Path, *arguments: str) -> Generator[Served]:
     """Run a server until the end of the block."""
     began = time.perf_counter()
     process = subprocess.Popen(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 
 class Watch:
@@ -25,7 +25,7 @@ class Watch:
                 event.set()
 
     @contextlib.contextmanager
-    def subscribe(self, instance_id: str) -> Iterator[asyncio.Event]:
+    def subscribe(self, instance_id: str) -> Generator[asyncio.Event]:
         """Give an event that is set at every change of the guest; whoever waits clears it."""
         event = asyncio.Event()
         events = self._events.setdefault(instance_id, set())

@@ -55,7 +55,7 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     observed_seq: int
 
 
-_SEEN = sa.select(*(_COLUMNS[name] for name in Seen.__struct_fields__))
+_SEEN: Final[sa.Select[Any]] = sa.select(*(_COLUMNS[name] for name in Seen.__struct_fields__))
 
 
 def _seen_of(rows: Iterable[sa.Row[Any]]) -> list[Seen]:

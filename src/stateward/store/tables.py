@@ -6,7 +6,6 @@ that Alembic compares one schema. Times are seconds since the epoch, as floats.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -50,10 +49,14 @@ class Packed(sa.types.TypeDecorator[Any]):
         """Decode from the database."""
         return None if value is None else self._decode(value)
 
-    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Callable[[str | None], Any]:
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
         """Decode without SQLAlchemy's wrapper around ``process_result_value``: rows have five such columns."""
         decode = self._decode
-        return lambda value: None if value is None else decode(value)
+
+        def process(value: Any) -> Any:
+            return None if value is None else decode(value)
+
+        return process
 
 
 INSTANCES: Final = sa.Table(

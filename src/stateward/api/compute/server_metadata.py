@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from starlette.responses import Response
@@ -23,7 +23,7 @@ _TAGS_SINCE: Final = 26
 _MOST_ITEMS, _MOST_TAGS = 128, 50
 
 
-async def _change(call: Call, action: Action, field: str, change: Any) -> Any:
+async def _change(call: Call, action: Action, field: str, change: Callable[[Any], Any]) -> Any:
     """Change one column by a function of its value, and return what it is now."""
     await check(call, action, call.path["id"])
 

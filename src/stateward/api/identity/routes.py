@@ -68,6 +68,7 @@ def _auth(identity: Identity, public_url: str | None) -> list[Route]:
         _route("/v3/auth/tokens", POST=auth.log_in, GET=auth.show, DELETE=auth.revoke),
         _route("/v3/auth/projects", GET=projects.projects_of_caller),
         _route("/v3/auth/domains", GET=auth.nothing),
+        _route("/v3/groups", GET=auth.nothing),
         _route("/v3/auth/system", GET=auth.nothing),
         _route("/v3/auth/catalog", GET=auth.catalog),
     ]
