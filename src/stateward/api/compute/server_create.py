@@ -6,7 +6,7 @@ import base64
 import binascii
 import re
 import secrets
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import sqlalchemy as sa
@@ -93,7 +93,8 @@ async def create_server(call: Call) -> Response:
     return reply({"server": server}, 202, {"location": f"{call.root}/servers/{first.id}"})
 
 
-def _checked(call: Call, raw: object) -> ServerBody:
+def _check_members(call: Call, raw: object) -> None:
+    """Refuse what lacks a member that the microversion requires, or has one that came later."""
     required = ["name", "flavorRef", *(["networks"] if call.minor >= _NETWORKS_REQUIRED else [])]
     if isinstance(raw, dict):
         for name in required:
@@ -114,7 +115,11 @@ def _checked(call: Call, raw: object) -> ServerBody:
                 f"Invalid input for field/attribute server. Value: {raw}. Additional properties are not allowed "
                 f"('{early[0]}' was unexpected)"
             )
-    wanted: ServerBody = convert(cast("object", raw), ServerBody, "server")
+
+
+def _checked(call: Call, raw: object) -> ServerBody:
+    _check_members(call, raw)
+    wanted: ServerBody = convert(raw, ServerBody, "server")
     _check_disks(wanted)
     _check_networks(wanted)
     if wanted.hostname is not None and not _HOSTNAME.match(wanted.hostname):
