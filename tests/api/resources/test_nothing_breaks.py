@@ -6,7 +6,7 @@ import pytest
 
 from tests.api.resources.conftest import Api
 
-ODD = ("%ff", "%F0%9F%92%A9", "'%20OR%201=1", "9" * 400, "x" * 4000)
+ODD = ("%00", "a%00b", "%ff", "%F0%9F%92%A9", "'%20OR%201=1", "9" * 400, "x" * 4000)
 
 
 @pytest.mark.parametrize("odd", ODD)
