@@ -25,7 +25,8 @@ CREATE TABLE IF NOT EXISTS work (
     done TEXT NOT NULL,
     signalled_at REAL,
     result TEXT,
-    at REAL NOT NULL
+    at REAL NOT NULL,
+    sent INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER NOT NULL);
 """
@@ -79,7 +80,8 @@ class Journal:
             "INSERT INTO work (instance_id, fence, operation_id, dispatch, done, signalled_at, result, at)"
             " VALUES (?, ?, ?, ?, '[]', NULL, NULL, ?) ON CONFLICT (instance_id) DO UPDATE SET"
             " fence = excluded.fence, operation_id = excluded.operation_id, dispatch = excluded.dispatch,"
-            " done = '[]', signalled_at = NULL, result = NULL, at = excluded.at WHERE work.fence < excluded.fence",
+            " done = '[]', signalled_at = NULL, result = NULL, at = excluded.at, sent = 0"
+            " WHERE work.fence < excluded.fence",
             (
                 dispatch.instance_id,
                 dispatch.fence,
@@ -124,6 +126,15 @@ class Journal:
             "UPDATE work SET result = ? WHERE operation_id = ?",
             (msgspec.json.encode(result).decode(), result.operation_id),
         )
+
+    def sent(self, operation_id: str) -> None:
+        """Note that the bus has taken the result."""
+        self._database.execute("UPDATE work SET sent = 1 WHERE operation_id = ?", (operation_id,))
+
+    def unsent(self) -> list[Result]:
+        """Return the results that the bus may not have taken: nobody would ask for them again."""
+        rows = self._database.execute("SELECT result FROM work WHERE result IS NOT NULL AND NOT sent")
+        return [msgspec.json.decode(row[0], type=Result) for row in rows]
 
     def close(self) -> None:
         """Close the file."""

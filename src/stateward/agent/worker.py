@@ -47,6 +47,8 @@ class Worker:
 
     async def resume(self) -> None:
         """Go on with what a former life of this agent left unfinished."""
+        for result in self.journal.unsent():
+            await self.send(result)
         for entry in self.journal.unfinished():
             self._lane(entry.dispatch.instance_id).take(entry.dispatch)
 
@@ -70,6 +72,7 @@ class Worker:
         await self._bus.publish(
             RESULTS, msgspec.json.encode(result), message_id=f"{result.operation_id}.result"
         )
+        self.journal.sent(result.operation_id)
 
     async def observe(self, instance_id: str) -> Observation | None:
         """Look at a guest now; None when the hypervisor cannot be asked."""
