@@ -36,6 +36,7 @@ class TinyImages:
     """An image store that has the tiny guest's three files, as copies that libvirt may give to another user."""
 
     def __init__(self, files: GuestFiles, folder: Path) -> None:
+        self.files = files
         self._folder = folder
         for image_id, path in ((DISK, files.disk), (KERNEL, files.kernel), (RAMDISK, files.ramdisk)):
             shutil.copyfile(path, folder / image_id)

@@ -246,8 +246,13 @@ async def test_qemu_can_run_as_the_owner_of_the_data_folder(
     # pytest's own folders above it are root's alone.
     for parent in list(private.parents)[:3]:
         parent.chmod(0o755)
+    # libvirt refuses a file to a second user while a guest of the first has it: these are nobody else's.
+    store = tmp_path / "images"
+    store.mkdir()
     changes = Changes()
-    driver = LibvirtDriver(uri=place.uri, folder=private, images=images, run_as="+65534:+65534")
+    driver = LibvirtDriver(
+        uri=place.uri, folder=private, images=TinyImages(images.files, store), run_as="+65534:+65534"
+    )
     await driver.open(changes)
     rig = Rig(driver=driver, changes=changes, spec=new_spec, patience=60)
     instance_id = await rig.ready()
