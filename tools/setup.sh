@@ -25,7 +25,7 @@ esac
 packages_run=(
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
     libvirt-dev pkg-config gcc libc6-dev python3-dev python3-venv
-    busybox-static cpio xz-utils zstd
+    busybox-static cpio xz-utils zstd openssh-client
 )
 # The store's tests run on both databases.
 packages_dev=(postgresql)

@@ -28,7 +28,6 @@ _CLOUD: Final = """\
     identity_api_version: "3"
     # The newest that is true of this server, so that the client offers all of its options.
     compute_api_version: "2.104"
-    compute_default_microversion: "2.104"
 """
 _PASSWORD: Final = re.compile(r"username: (?P<user>\S+)\n\s+password: \"(?P<password>[^\"]*)\"")
 

@@ -14,6 +14,7 @@ from tools.bench.served import Served, serve
 
 #: Times a guest is stopped each way, and destroyed behind the API's back.
 STOPS, DESTROYS = 7, 40
+_SETTLE_SECONDS = 0.5
 
 
 async def measure_guests(add: Callable[..., None], home: Path) -> None:
@@ -52,7 +53,12 @@ def wait(server: Served, identifier: str, status: str) -> dict[str, Any]:
     """Ask until a server has a status and no task, and return it."""
     while True:
         shown: dict[str, Any] = server.call("GET", f"/servers/{identifier}")["server"]
-        if shown["status"] == status and shown["OS-EXT-STS:task_state"] is None:
+        runs = shown["OS-EXT-STS:power_state"] == 1
+        if (
+            shown["status"] == status
+            and shown["OS-EXT-STS:task_state"] is None
+            and runs == (status == "ACTIVE")
+        ):
             return shown
         if shown["status"] == "ERROR" != status:
             raise SystemExit(f"the server is in ERROR: {shown.get('fault')}")
@@ -83,6 +89,8 @@ async def _stops(add: Callable[..., None], server: Served, identifier: str, uri:
     theirs: list[float] = []
     for turn in range(STOPS):
         booted(server, identifier, 2 * turn + 1)
+        # The guest is left alone for as long as below: what it still does after its boot slows its shutdown.
+        await asyncio.sleep(_SETTLE_SECONDS)
         began = time.perf_counter()
         server.call("POST", f"/servers/{identifier}/action", {"os-stop": None})
         wait(server, identifier, "SHUTOFF")
@@ -95,7 +103,7 @@ async def _stops(add: Callable[..., None], server: Served, identifier: str, uri:
             "virsh", "-q", "-c", uri, "event", identifier, "--event", "lifecycle", "--loop", "--timeout", "60",
             stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(_SETTLE_SECONDS)
         began = time.perf_counter()
         await virsh(uri, "shutdown", identifier)
         assert events.stdout is not None

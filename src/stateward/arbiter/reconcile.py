@@ -201,11 +201,12 @@ class Arbiter:
         if admitted:
             self._admission.wake()
             return
+        last = f" The last attempt failed: {instance.fault.message}" if instance.fault is not None else ""
         fault = Fault(
             code=500,
             message=f"The guest had to be brought back {self._crash_loop.restores} times within "
             f"{self._crash_loop.seconds:.0f} seconds and is left alone. Find out why it goes off, then stop and "
-            f"start it or reboot it hard. Last seen: {verdict.says}",
+            f"start it or reboot it hard. Last seen: {verdict.says}{last}",
             created=self._admission.clock.now(),
         )
         await self._write(instance, verdict, {"vm_state": VmState.ERROR.value, "fault": fault})

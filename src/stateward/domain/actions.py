@@ -363,7 +363,6 @@ ACTIONS: Final[tuple[Action, ...]] = (
         guard=_KEEPS_RECORD,
         policy=_SYSTEM,
         steps=(Step.DEFINE, Step.POWER_ON),
-        on_failure=OnFailure.ERROR,
         says="Start the guest of an active instance that went off though nobody asked for it.",
     ),
     Action(
@@ -375,7 +374,6 @@ ACTIONS: Final[tuple[Action, ...]] = (
         guard=_KEEPS_RECORD,
         policy=_SYSTEM,
         steps=(Step.RESTORE_MEMORY,),
-        on_failure=OnFailure.ERROR,
         says="Resume an active instance that was saved behind our back.",
     ),
     Action(
@@ -387,7 +385,6 @@ ACTIONS: Final[tuple[Action, ...]] = (
         guard=_KEEPS_RECORD,
         policy=_SYSTEM,
         steps=(Step.UNPAUSE,),
-        on_failure=OnFailure.ERROR,
         says="Let an active instance run on that was paused behind our back.",
     ),
     Action(
@@ -399,7 +396,6 @@ ACTIONS: Final[tuple[Action, ...]] = (
         guard=_KEEPS_RECORD,
         policy=_SYSTEM,
         steps=(Step.PAUSE,),
-        on_failure=OnFailure.ERROR,
         says="Pause an instance again that was let run behind our back.",
     ),
     Action(
@@ -411,7 +407,6 @@ ACTIONS: Final[tuple[Action, ...]] = (
         guard=_KEEPS_RECORD,
         policy=_SYSTEM,
         steps=(Step.SHUT_DOWN, Step.POWER_OFF, Step.DISCARD_MEMORY),
-        on_failure=OnFailure.ERROR,
         says="Shut a stopped instance down again that was started behind our back.",
     ),
     Action(
@@ -423,7 +418,6 @@ ACTIONS: Final[tuple[Action, ...]] = (
         guard=_KEEPS_RECORD,
         policy=_SYSTEM,
         steps=(Step.POWER_OFF, Step.DISCARD_MEMORY),
-        on_failure=OnFailure.ERROR,
         says="Take the power of a stopped and locked instance that was started behind our back.",
     ),
     Action(
@@ -435,7 +429,6 @@ ACTIONS: Final[tuple[Action, ...]] = (
         guard=_KEEPS_RECORD,
         policy=_SYSTEM,
         steps=(Step.SAVE_MEMORY,),
-        on_failure=OnFailure.ERROR,
         says="Save an instance's memory again that was resumed behind our back.",
     ),
     Action(

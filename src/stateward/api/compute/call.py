@@ -263,7 +263,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request_id = f"req-{uuid.uuid4()}"
-        headers = _Headers(scope)
+        headers = RequestHeaders(scope)
         minor: int | None = None
         try:
             minor = MIN_MINOR if self._legacy else headers.minor()
@@ -279,7 +279,7 @@ class Endpoint:
         await response(scope, receive, send)
 
     async def _answer(
-        self, scope: Scope, receive: Receive, headers: _Headers, minor: int, request_id: str
+        self, scope: Scope, receive: Receive, headers: RequestHeaders, minor: int, request_id: str
     ) -> Response:
         if not self._since <= minor <= self._until:
             raise ApiFault(404, "The resource could not be found.")
@@ -312,7 +312,7 @@ class Endpoint:
         return await self._handler(call)
 
 
-class _Headers:
+class RequestHeaders:
     """The headers that every request is looked at for, found in one pass."""
 
     __slots__ = ("_nova", "_openstack", "host", "token")

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope
 
-from stateward.api.compute.call import MAX_MINOR, MIN_MINOR, Call, Endpoint, Handler, reply
+from stateward.api.compute.call import MAX_MINOR, MIN_MINOR, Call, Endpoint, Handler, RequestHeaders, reply
 from stateward.api.compute.services import Services
 from stateward.api.identity.tokens import Token
 
@@ -43,7 +43,7 @@ class _Open(Endpoint):
     """An endpoint for everybody, with a token or without; the microversion is negotiated as anywhere."""
 
     async def _answer(
-        self, scope: Scope, receive: Receive, headers: Any, minor: int, request_id: str
+        self, scope: Scope, receive: Receive, headers: RequestHeaders, minor: int, request_id: str
     ) -> Response:
         call = Call(
             scope,
