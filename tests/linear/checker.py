@@ -223,7 +223,7 @@ def bound_by_a_lock(requests: Sequence[Request]) -> list[Violation]:
         # The latest invocation among the locks that were answered up to each of them.
         invoked = list(itertools.accumulate((each.invoked for each in locks), max))
         # A member takes away the owner's lock only, an admin either; one without an answer may have.
-        releasers = {ActorKind.ADMIN} | ({ActorKind.MEMBER} if kind is ActorKind.MEMBER else set())
+        releasers = {ActorKind.ADMIN, kind}
         unlocks = sorted(
             _of(requests, Verb.UNLOCK, releasers, or_unknown=True), key=lambda each: each.invoked
         )
@@ -288,7 +288,7 @@ def _of(
     requests: Sequence[Request], verb: Verb, actors: set[ActorKind], *, or_unknown: bool = False
 ) -> list[Request]:
     """Return the admitted requests of a verb by some actors; and, if wanted, those that may have been admitted."""
-    outcomes = {Outcome.ADMITTED} | ({Outcome.UNKNOWN} if or_unknown else set())
+    outcomes = {Outcome.ADMITTED, Outcome.UNKNOWN} if or_unknown else {Outcome.ADMITTED}
     return [
         each for each in requests if each.verb is verb and each.actor in actors and each.outcome in outcomes
     ]

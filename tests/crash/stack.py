@@ -1,0 +1,132 @@
+"""The control plane and one agent in this process, to be killed at a chosen moment and started again.
+
+A ``World`` is what outlives every process: the database, the hypervisor and the files. A ``Plane`` is one life of
+the control plane on it, and an ``Agent`` one of the agent; their ends here are those of ``kill -9`` as far as
+anything can tell that is left: nothing more is written, and what the bus inside the process held is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from pathlib import Path
+
+from stateward.agent.agent import Agent
+from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
+from stateward.bus.memory import MemoryBus
+from stateward.clock import Clock
+from stateward.domain.locks import ActorKind
+from stateward.domain.records import Actor, FlavorFacts, ImageFacts, Instance, Operation
+from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
+from stateward.operations.completion import Completion
+from stateward.operations.creation import NewInstance, create
+from stateward.operations.dispatch import Dispatcher
+from stateward.operations.heartbeats import keep_heartbeats
+from stateward.operations.immediate import Immediate
+from stateward.store import hosts, instances, operations
+from stateward.store.engine import Database
+
+HOST = "h"
+FLAVOR = FlavorFacts(id="1", name="tiny", vcpus=1, ram=64, disk=1)
+
+
+def actor(kind: ActorKind = ActorKind.MEMBER) -> Actor:
+    """Make who asks, each time by a request of its own."""
+    return Actor(kind=kind, user_id=kind.value, project_id="p", request_id=f"req-{uuid.uuid4()}")
+
+
+class World:
+    """What is there whatever runs."""
+
+    def __init__(
+        self, database: Database, hypervisor: SimulatedHypervisor, clock: Clock, folder: Path
+    ) -> None:
+        self.database = database
+        self.hypervisor = hypervisor
+        self.clock = clock
+        self.journal = folder / "journal.db"
+
+    async def instance(self, instance_id: str) -> Instance:
+        """Return an instance's row."""
+        found = await self.database.read(lambda connection: instances.get(connection, instance_id))
+        assert found is not None
+        return found
+
+    async def operation(self, operation_id: str) -> Operation:
+        """Return an operation."""
+        found = await self.database.read(lambda connection: operations.get(connection, operation_id))
+        assert found is not None
+        return found
+
+    async def operations(self, instance_id: str) -> list[Operation]:
+        """Return an instance's operations in the order they were admitted."""
+        found = await self.database.read(lambda connection: operations.of_instance(connection, instance_id))
+        return sorted(found, key=lambda operation: operation.fence)
+
+
+class Plane:
+    """One life of the control plane, without an arbiter: what is looked at here is what operations do."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.bus = MemoryBus()
+        self.dispatcher = Dispatcher(world.database, self.bus)
+        self.admission = Admission(world.database, world.clock, ShutdownDefaults(), self._wake)
+        self.immediate = Immediate(self.admission, lambda _instance_id: None)
+        #: Whether what is admitted is dispatched.
+        self.dispatching = True
+        self._settled = asyncio.Event()
+
+    async def start(self) -> None:
+        """Begin as a server does."""
+        database = self.world.database
+        await database.write(lambda connection: hosts.register(connection, HOST, "nova"))
+        await Completion(database, self.world.clock, lambda _instance_id: self._settled.set()).start(self.bus)
+        await keep_heartbeats(self.bus, database)
+        # Reports are for the arbiter, and there is none; observations come with the results.
+        await self.bus.subscribe("reports", _drop)
+        await self.dispatcher.start()
+
+    async def kill(self) -> None:
+        """End it; what its bus held is gone."""
+        await self.dispatcher.stop()
+        await self.bus.close()
+
+    def _wake(self) -> None:
+        if self.dispatching:
+            self.dispatcher.wake()
+
+    async def create(self, words: str = "") -> Admitted:
+        """Admit a new instance whose guest behaves as the words say."""
+        image = ImageFacts(id="image", disk_format="raw", properties={"os_command_line": words})
+        new = NewInstance(project_id="p", user_id="u", name="a", hostname="a", flavor=FLAVOR, image=image)
+        return await create(self.admission, new, actor(), patience=1e9, reservation_id="r")
+
+    async def finished(self, operation_id: str) -> Instance:
+        """Wait until an operation is finished and return its instance."""
+        async with asyncio.timeout(600):
+            while True:
+                self._settled.clear()
+                operation = await self.world.operation(operation_id)
+                if operation.finished_at is not None:
+                    break
+                await self._settled.wait()
+        return await self.world.instance(operation.instance_id)
+
+
+def new_agent(world: World, bus: MemoryBus) -> Agent:
+    """Make an agent on the journal and the hypervisor that are there."""
+    return Agent(
+        host=HOST,
+        driver=SimulatedDriver(world.hypervisor),
+        bus=bus,
+        clock=world.clock,
+        journal=world.journal,
+        # Once, at its start.
+        relist_seconds=1e6,
+        heartbeat_seconds=1e6,
+    )
+
+
+async def _drop(_payload: bytes) -> None:
+    pass
