@@ -10,7 +10,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute.call import Call, Endpoint, convert, empty, reply
+from stateward.api.compute.server_queries import NUMBER
 from stateward.api.compute.services import Services
+from stateward.api.wording import short
 from stateward.bus.port import NobodyAnswered, console_subject
 from stateward.domain import actions
 from stateward.domain.actions import Action
@@ -27,6 +29,8 @@ IN_FLIGHT_HEADER = "x-stateward-operation-in-flight"
 OPERATION_HEADER = "x-stateward-operation"
 #: Seconds a host has to answer for a console log.
 _CONSOLE_SECONDS = 10.0
+#: More lines than any console log has.
+_MOST_LINES = 2**31
 
 
 async def find(call: Call, instance_id: str) -> Instance:
@@ -124,11 +128,14 @@ async def _console_output(call: Call, instance_id: str, options: ConsoleOutput |
 def _lines(length: int | str | None) -> int | None:
     if length is None or length in {-1, "-1"}:
         return None
-    if isinstance(length, str) and not length.isdecimal():
-        raise Invalid(
-            f"Invalid input for field/attribute length. Value: {length}. '{length}' is not a number of lines"
-        )
-    return int(length)
+    if isinstance(length, str):
+        if not NUMBER.fullmatch(length):
+            raise Invalid(
+                f"Invalid input for field/attribute length. Value: {short(length)}. "
+                f"'{short(length)}' does not match '^-?[0-9]+$'"
+            )
+        length = int(length)
+    return min(length, _MOST_LINES)
 
 
 def _in_flight(done: Done) -> dict[str, str] | None:

@@ -6,7 +6,8 @@ import base64
 import binascii
 import re
 import secrets
-from typing import Annotated, Any, Final, Literal
+import unicodedata
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 import sqlalchemy as sa
@@ -19,22 +20,31 @@ from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid
 from stateward.domain.records import FlavorFacts, ImageFacts
 from stateward.operations.creation import NewInstance, create
-from stateward.store import flavors, images, keypairs
+from stateward.store import flavors, hosts, images, keypairs
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Text = Annotated[str, msgspec.Meta(max_length=255)]
 Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=60, pattern="^[^,/]*$")]
 Metadata = dict[Annotated[str, msgspec.Meta(min_length=1, max_length=255)], Text]
-Count = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+#: A number, or one in a string, as Nova takes it.
+Count = Annotated[int, msgspec.Meta(ge=1)] | Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,8}$")]
+#: Nova's words for yes and no.
+_YES = Literal["True", "TRUE", "true", "1", "ON", "On", "on", "YES", "Yes", "yes"]
+_NO = Literal["False", "FALSE", "false", "0", "OFF", "Off", "off", "NO", "No", "no"]
+YesOrNo = bool | _YES | _NO
+Address = Annotated[str, msgspec.Meta(max_length=64)] | None
 
 #: Bytes of user data, encoded, at most: Nova's limit.
 _USER_DATA: Final = 65535
 _HOSTNAME: Final = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")
 _FORCED_HOST: Final = Policy("os_compute_api:servers:create:forced_host", Role.ADMIN)
 _NETWORKS_REQUIRED, _HOSTNAME_SINCE, _DESCRIPTION, _TAGS, _HOST = 37, 90, 19, 52, 74
+_CERTIFICATES, _NO_PERSONALITY = 63, 57
+#: Servers that one request may ask for.
+_MOST_AT_ONCE: Final = 1000
 
 
-class ServerBody(msgspec.Struct, frozen=True, kw_only=True):
+class ServerBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The members of ``server`` that are understood; what is passed over is listed in docs/compatibility.md."""
 
     name: Name
@@ -45,8 +55,8 @@ class ServerBody(msgspec.Struct, frozen=True, kw_only=True):
     key_name: Name | None = None
     user_data: str | None = None
     availability_zone: Name | None = None
-    min_count: Count | str | None = None
-    max_count: Count | str | None = None
+    min_count: Count | None = None
+    max_count: Count | None = None
     adminPass: str | None = None  # noqa: N815 (Nova's name)
     description: Text | None = None
     tags: Annotated[list[Tag], msgspec.Meta(max_length=50)] = []
@@ -55,7 +65,15 @@ class ServerBody(msgspec.Struct, frozen=True, kw_only=True):
     hypervisor_hostname: str | None = None
     block_device_mapping: list[Any] = []
     block_device_mapping_v2: list[dict[str, Any]] = []
-    return_reservation_id: bool | str = False
+    return_reservation_id: YesOrNo = False
+    # What follows is passed over, or asks for what is the case anyway.
+    diskConfig: Literal["AUTO", "MANUAL"] | None = msgspec.field(name="OS-DCF:diskConfig", default=None)  # noqa: N815
+    accessIPv4: Address = None  # noqa: N815 (Nova's name)
+    accessIPv6: Address = None  # noqa: N815 (Nova's name)
+    config_drive: YesOrNo | Literal[""] | None = None
+    security_groups: list[dict[str, Any]] = []
+    personality: list[Any] = []
+    trusted_image_certificates: list[Any] | None = None
 
 
 async def create_server(call: Call) -> Response:
@@ -81,7 +99,7 @@ async def create_server(call: Call) -> Response:
     if first is None:
         msg = f"between {low} and {high} servers were asked for and none was made"
         raise RuntimeError(msg)
-    if wanted.return_reservation_id in {True, "true", "True"}:
+    if wanted.return_reservation_id in {True, *get_args(_YES)}:
         return reply({"reservation_id": reservation}, 202)
     server = {
         "id": first.id,
@@ -108,8 +126,11 @@ def _check_members(call: Call, raw: object) -> None:
             "hostname": _HOSTNAME_SINCE,
             "host": _HOST,
             "hypervisor_hostname": _HOST,
+            "trusted_image_certificates": _CERTIFICATES,
         }
         early = [name for name, minor in since.items() if name in raw and call.minor < minor]
+        if "personality" in raw and call.minor >= _NO_PERSONALITY:
+            early.append("personality")
         if early:
             raise Invalid(
                 f"Invalid input for field/attribute server. Value: {raw}. Additional properties are not allowed "
@@ -166,49 +187,77 @@ def _check_user_data(text: str) -> None:
 
 
 def _counts(wanted: ServerBody) -> tuple[int, int]:
-    numbers: dict[str, int] = {}
-    for name, value in (("min_count", wanted.min_count), ("max_count", wanted.max_count)):
-        if isinstance(value, str):
-            if not value.isdecimal() or not int(value):
-                raise Invalid(
-                    f"Invalid input for field/attribute {name}. Value: {value}. '{value}' is not a count"
-                )
-            numbers[name] = int(value)
-        elif value is not None:
-            numbers[name] = value
-    low = numbers.get("min_count", 1)
-    high = numbers.get("max_count", low)
+    low = int(wanted.min_count or 1)
+    high = int(wanted.max_count or low)
     if low > high:
         raise Invalid("min_count must be <= max_count")
+    if high > _MOST_AT_ONCE:
+        raise Invalid(f"At most {_MOST_AT_ONCE} servers are created at once.")
     return low, high
 
 
 async def _new_instance(call: Call, wanted: ServerBody) -> NewInstance:
-    flavor, image = await call.services.database.read(lambda connection: _look_up(connection, call, wanted))
     zone, host = wanted.availability_zone, wanted.host or wanted.hypervisor_hostname
     if zone is not None and zone.count(":"):
         zone, host = zone.split(":")[:2]
     if host is not None:
         call.allow(_FORCED_HOST)
+    name = display_name(call, wanted.name)
+
+    def look(connection: sa.Connection) -> tuple[FlavorFacts, ImageFacts]:
+        _check_place(connection, zone, host)
+        return _look_up(connection, call, wanted)
+
+    flavor, image = await call.services.database.read(look)
     return NewInstance(
         project_id=call.project_id,
         user_id=call.token.user_id,
-        name=wanted.name.strip(),
-        hostname=wanted.hostname or _host_name(wanted.name),
-        description=wanted.description if call.minor >= _DESCRIPTION else wanted.name,
+        name=name,
+        hostname=wanted.hostname or _host_name(name),
+        description=wanted.description if call.minor >= _DESCRIPTION else name,
         flavor=flavor,
         image=image,
         key_name=wanted.key_name,
         user_data=wanted.user_data,
         metadata=wanted.metadata,
         tags=tuple(sorted(set(wanted.tags))),
-        zone=zone,
-        host=host,
+        zone=zone or None,
+        host=host or None,
     )
 
 
+def display_name(call: Call, name: str) -> str:
+    """Return a server's name; only ``/v2`` takes one with spaces around it, and cuts them off.
+
+    Raises:
+        Invalid: it has spaces around it, or characters that cannot be seen.
+    """
+    cut = name.strip()
+    kinds = {unicodedata.category(character) for character in cut}
+    hidden = any(kind[0] == "C" or kind in {"Zl", "Zp"} for kind in kinds)
+    if not cut or hidden or (cut != name and not call.legacy):
+        raise Invalid(
+            "An invalid 'name' value was provided. The name must be: printable characters. "
+            "Can not start or end with whitespace."
+        )
+    return cut
+
+
+def _check_place(connection: sa.Connection, zone: str | None, host: str | None) -> None:
+    """Refuse a zone or host that is not there, which no waiting would help; one that is down is another matter."""
+    if zone is None and host is None:
+        return
+    known = hosts.every(connection)
+    if host is not None and host not in {each.name for each in known}:
+        raise Invalid(f"Compute host {host} could not be found.")
+    if zone and zone not in {each.zone for each in known}:
+        raise Invalid("The requested availability zone is not available")
+
+
 def _look_up(connection: sa.Connection, call: Call, wanted: ServerBody) -> tuple[FlavorFacts, ImageFacts]:
-    flavor = flavors.get(connection, str(wanted.flavorRef))
+    flavor = flavors.get(
+        connection, str(wanted.flavorRef), project_id=None if call.token.is_admin else call.project_id
+    )
     if flavor is None:
         raise Invalid(f"Flavor {wanted.flavorRef} could not be found.")
     image = images.get_visible(connection, wanted.imageRef or "", call.project_id, call.token.is_admin)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -130,7 +131,7 @@ async def tag_add(call: Call) -> Response:
         return _few_tags(tuple(sorted({*old, tag})))
 
     await _change(call, BY_KEY["update_tags"], "tags", added)
-    location = f"{call.root}/servers/{call.path['id']}/tags/{tag}"
+    location = f"{call.root}/servers/{call.path['id']}/tags/{quote(tag)}"
     return empty(201, {"location": location}) if new[-1] else empty(204)
 
 

@@ -7,10 +7,20 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from stateward.api.compute.call import Call
+from stateward.api.wording import short
 from stateward.domain.errors import Forbidden, Invalid
 from stateward.domain.states import TaskState, VmState, states_of_status
 from stateward.store.instances import Query
 
+#: Digits of a page size; more of them than a database's integers have is a mistake.
+NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+#: What the time of a regular expression depends on: it grows with the name's length to the power of its repeats.
+_LONGEST_PATTERN, _MOST_REPEATS = 255, 3
+#: An escaped character, or a set of characters with what is in it.
+_ESCAPED: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_BACK_REFERENCE: Final = re.compile(r"\\[1-9]")
+_REPEATED_GROUP: Final = re.compile(r"\)[*+?{]")
+_REPEAT: Final = re.compile(r"[*+{]")
 TRUE: Final = frozenset({"1", "on", "t", "true", "y", "yes"})
 FALSE: Final = frozenset({"0", "f", "false", "n", "no", "off"})
 _LOCKED, _CHANGES_BEFORE, _TAGS, _MEMBER_FILTERS = 73, 66, 26, 83
@@ -84,8 +94,11 @@ def positive(name: str, text: str, *, most: int) -> int:
     Raises:
         Invalid: it is not a number from 0 up.
     """
-    if not text.isdecimal():
-        raise Invalid(f"Invalid input for query parameters {name}. Value: {text}. '{text}' is not a number")
+    if not NUMBER.fullmatch(text):
+        raise Invalid(
+            f"Invalid input for query parameters {name}. Value: {short(text)}. "
+            f"'{short(text)}' does not match '^[0-9]*$'"
+        )
     return min(int(text) or most, most)
 
 
@@ -146,10 +159,28 @@ def _project(call: Call) -> str | None:
 
 
 def _check_pattern(text: str) -> None:
+    """Refuse what is no regular expression, or one that a long name could keep a database busy with for ever."""
     try:
         re.compile(text)
-    except re.error:
-        raise Invalid(f"Invalid filter: '{text}' is not a regular expression") from None
+    except (re.error, OverflowError, RecursionError):
+        raise bad_pattern(text) from None
+    plain = _ESCAPED.sub("x", text)
+    if (
+        len(text) > _LONGEST_PATTERN
+        or "(?" in plain
+        or _BACK_REFERENCE.search(text)
+        or _REPEATED_GROUP.search(plain)
+        or len(_REPEAT.findall(plain)) > _MOST_REPEATS
+    ):
+        raise Invalid(
+            f"Invalid filter: '{short(text)}' is too complex. A name filter has no repeated or special groups, no "
+            f"references back, at most {_MOST_REPEATS} repeats and {_LONGEST_PATTERN} characters."
+        )
+
+
+def bad_pattern(text: str) -> Invalid:
+    """Say that a filter is none."""
+    return Invalid(f"Invalid filter: '{short(text)}' is not a regular expression")
 
 
 def _states(call: Call) -> dict[str, Any]:

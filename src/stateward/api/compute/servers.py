@@ -6,13 +6,14 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlencode
 
 import msgspec
+from sqlalchemy.exc import DataError
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute.call import Call, Endpoint, empty, reply
 from stateward.api.compute.server_actions import OPERATION_HEADER, check, find
-from stateward.api.compute.server_create import Name, Text, create_server
-from stateward.api.compute.server_queries import query_of
+from stateward.api.compute.server_create import Name, Text, create_server, display_name
+from stateward.api.compute.server_queries import bad_pattern, query_of
 from stateward.api.compute.services import Services
 from stateward.api.compute.views import brief, detail
 from stateward.domain.actions import BY_KEY, CREATE, Policy, Role
@@ -67,7 +68,7 @@ async def update(call: Call) -> Response:
     wanted = await call.member("server", ServerUpdate)
     changes: dict[str, Any] = {}
     if wanted.name is not None:
-        changes["name"] = wanted.name.strip()
+        changes["name"] = display_name(call, wanted.name)
     if wanted.description is not msgspec.UNSET:
         _since(call, "description", _DESCRIPTION)
         changes["description"] = wanted.description
@@ -131,6 +132,9 @@ async def _page(call: Call) -> tuple[list[Instance], bool]:
         found = await call.services.database.read(lambda connection: instances.page(connection, query))
     except LookupError as error:
         raise Invalid(f"marker [{error.args[0]}] not found") from None
+    except DataError:
+        # PostgreSQL's regular expressions are not quite Python's, which the pattern was checked by.
+        raise bad_pattern(str(query.name)) from None
     return found, query.limit is not None and len(found) == query.limit
 
 
