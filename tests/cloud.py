@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import msgspec
 
 from stateward.agent.driver import Driver, ImageFiles
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
+from stateward.api.identity.tokens import Claims, Seal
 from stateward.server import Server
 from stateward.settings import AgentSettings, HostSettings, Settings
 
@@ -67,10 +69,13 @@ class _OneSimulatedHost(Server):
 class Cloud:
     """A running server and its people."""
 
-    def __init__(self, hypervisor: SimulatedHypervisor, client: httpx2.AsyncClient) -> None:
+    def __init__(self, data: Path, hypervisor: SimulatedHypervisor, client: httpx2.AsyncClient) -> None:
+        self._data = data
         self._client = client
         self.hypervisor = hypervisor
         self.image = ""
+        #: A server of the project ``gold``, where a test has made one for all of its kind.
+        self.server = ""
         self.tokens: dict[str, str] = {}
         self.projects: dict[str, str] = {}
         self.users: dict[str, str] = {}
@@ -124,9 +129,9 @@ class Cloud:
                 # The one place where an API is polled: it has no other way to wait.
                 await asyncio.sleep(0.005)
 
-    async def populate(self, admin_password: str) -> None:
+    async def populate(self) -> None:
         """Make the people, their projects, a flavor and an image."""
-        self.tokens["admin"] = await self._log_in("admin", admin_password, "admin")
+        self.tokens["admin"] = await self.log_in("admin", "admin")
         for project in ("gold", "other"):
             self.projects[project] = await self._make("project", name=project)
         roles = await self.ask("admin", "GET", "/roles", api="/identity/v3")
@@ -141,10 +146,8 @@ class Cloud:
             grant = f"/projects/{self.projects[project]}/users/{self.users[person]}/roles/{role_ids[role]}"
             assert (await self.ask("admin", "PUT", grant, api="/identity/v3")).status == 204
         for person, (_role, project) in PEOPLE.items():
-            if person == "admin-in-demo":
-                self.tokens[person] = await self._log_in("admin", admin_password, project)
-            elif person != "admin":
-                self.tokens[person] = await self._log_in(person, _PASSWORD, project)
+            if person != "admin":
+                self.tokens[person] = await self.log_in(person.removesuffix("-in-demo"), project)
         flavor = {"name": "m1.tiny", "id": "1", "ram": 512, "vcpus": 1, "disk": 1}
         assert (await self.ask("admin", "POST", "/flavors", {"flavor": flavor})).status == 200
         image = {"name": "cirros", "disk_format": "qcow2", "container_format": "bare", "visibility": "public"}
@@ -161,14 +164,37 @@ class Cloud:
         made: str = answer.body[kind]["id"]
         return made
 
-    async def _log_in(self, user: str, password: str, project: str) -> str:
+    async def log_in(self, user: str, project: str | None) -> str:
+        """Return a new token for a project, or for none."""
         domain = {"id": "default"}
-        who = {"user": {"name": user, "domain": domain, "password": password}}
-        scope = {"project": {"name": project, "domain": domain}}
+        who = {"user": {"name": user, "domain": domain, "password": self._password(user)}}
+        scope = "unscoped" if project is None else {"project": {"name": project, "domain": domain}}
         body = {"auth": {"identity": {"methods": ["password"], "password": who}, "scope": scope}}
         answer = await self.send("POST", "/identity/v3/auth/tokens", content=msgspec.json.encode(body))
         assert answer.status == 201, answer.body
         return answer.headers["x-subject-token"]
+
+    def expired_token(self, user: str, project: str) -> str:
+        """Return a token of the server's own that ended a second ago."""
+        claims = Claims(
+            user_id=self.users[user],
+            project_id=self.projects[project],
+            issued_at=time.time() - 2,
+            expires_at=time.time() - 1,
+            audit_id="expired",
+            epoch=0,
+            methods=("password",),
+            application_credential_id=None,
+        )
+        return Seal((self._data / "secret").read_bytes().strip()).close(claims)
+
+    def _password(self, user: str) -> str:
+        if user != "admin":
+            return _PASSWORD
+        clouds = (self._data / "clouds.yaml").read_text()
+        found = re.search(r'username: admin\n\s+password: "(.*)"', clouds)
+        assert found is not None
+        return found[1]
 
 
 @asynccontextmanager
@@ -186,10 +212,8 @@ async def running_cloud(data: Path, *, database: str | None = None) -> AsyncGene
     try:
         transport = httpx2.ASGITransport(app=server.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://cloud") as client:
-            cloud = Cloud(server.hypervisor, client)
-            password = re.search(r'username: admin\n\s+password: "(.*)"', (data / "clouds.yaml").read_text())
-            assert password is not None
-            await cloud.populate(password[1])
+            cloud = Cloud(data, server.hypervisor, client)
+            await cloud.populate()
             yield cloud
     finally:
         await server.stop()

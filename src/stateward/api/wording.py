@@ -45,7 +45,7 @@ def invalid(body: object, error: msgspec.ValidationError, *, root: str, kind: An
     for step in _STEP.finditer(found["path"] if found else ""):
         name, value, kind = _descend(name, value, kind, step)
     if found and found["key"]:
-        sentence = f"One of its names is not as it must be: {_lower(sentence)}"
+        sentence = f"One of its names is not as it must be: {_of_name(sentence)}"
     else:
         sentence = _translated(sentence, value, kind)
     return Invalid(f"Invalid input for field/attribute {name}. Value: {short(value)}. {sentence}")
@@ -161,5 +161,9 @@ _SENTENCES: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], object, 
 )
 
 
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
+def _of_name(sentence: str) -> str:
+    """Say what is wrong with a name; msgspec does not say with which."""
+    length = re.fullmatch(r"Expected `str` of length (?P<sign><=|>=) \d+", sentence)
+    if length is None:
+        return sentence
+    return "too long" if length["sign"] == "<=" else "should be non-empty"
