@@ -153,8 +153,8 @@ def test_counting_what_was_tried(connection: sa.Connection, instance_id: str) ->
     add(connection, instance_id, id="c", action="restore_pause", started_at=NOW + 1)
     add(connection, instance_id, id="d", action="stop", started_at=NOW + 1)
     add(connection, other, id="e", action="restore_start", started_at=NOW + 1)
-    assert operations.count_since(connection, instance_id, {"restore_start", "restore_pause"}, NOW) == 2
-    assert operations.count_since(connection, instance_id, set[str](), NOW) == 0
+    assert len(operations.since(connection, instance_id, {"restore_start", "restore_pause"}, NOW)) == 2
+    assert operations.since(connection, instance_id, set[str](), NOW) == []
 
 
 def test_the_audit_trail_keeps_who_did_what(connection: sa.Connection, instance_id: str) -> None:

@@ -20,7 +20,7 @@ from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, restores
 from stateward.domain.admit import Condition, Test
 from stateward.domain.errors import Refusal, Refused
-from stateward.domain.records import Fault, Instance, Observation, Report
+from stateward.domain.records import Fault, Instance, Observation, Operation, OperationState, Report
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.verdicts import Kind, Verdict, judge, judge_instance
 from stateward.operations.admission import Admission, operation_for
@@ -32,6 +32,9 @@ log = structlog.get_logger()
 
 #: Seconds until an instance is judged again whose verdict could not be written.
 _RETRY_SECONDS = 1.0
+
+#: Seconds between the first failed attempt to bring a guest back and the second.
+_FIRST_PAUSE_SECONDS = 0.5
 
 _decoder = msgspec.json.Decoder(Report)
 
@@ -82,6 +85,9 @@ class Arbiter:
         if not news:
             return
         due = await self._admission.database.write(lambda connection: _keep(connection, news))
+        # Only now: a report that could not be kept comes again, and must count then.
+        for each in news:
+            self._seen[each.instance_id] = max(each.seq, self._seen.get(each.instance_id, 0))
         for instance_id in due:
             self.wake(instance_id)
 
@@ -104,10 +110,11 @@ class Arbiter:
             )
             if row.host != report.host or observation.seq <= max(row.observed_seq, self._seen.get(row.id, 0)):
                 continue
-            self._seen[row.id] = observation.seq
             changed = (row.observed, row.cause) != (observation.observed, observation.cause)
             if changed or self._undone(row):
                 news.append(observation)
+            else:
+                self._seen[row.id] = observation.seq
         return news
 
     def _undone(self, row: observations.Seen) -> bool:
@@ -171,13 +178,17 @@ class Arbiter:
         action = BY_KEY[verdict.action or ""]
         actor = system_actor(f"req-{uuid.uuid4()}")
 
-        def work(connection: sa.Connection) -> bool:
+        def work(connection: sa.Connection) -> float | None:
             now = self._admission.clock.now()
-            tries = operations.count_since(
-                connection, instance.id, restores(), now - self._crash_loop.seconds
-            )
-            if action.pending is not None and tries >= self._crash_loop.restores:
-                return False
+            if action.pending is None and operations.unfinished(connection, instance.id):
+                # No task state keeps a second reap from being admitted beside the first.
+                raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance.id)
+            tries = operations.since(connection, instance.id, restores(), now - self._crash_loop.seconds)
+            if action.pending is not None and len(tries) >= self._crash_loop.restores:
+                return None
+            pause = _pause(tries, now)
+            if pause > 0:
+                return pause
             self._admission.admit_in(
                 connection, action, instance.id, actor, fence=instance.fence, why=verdict.says
             )
@@ -190,16 +201,19 @@ class Arbiter:
                 action=verdict.action,
                 detail=_detail(instance, verdict),
             )
-            return True
+            return 0.0
 
         try:
-            admitted = await self._admission.database.write(work)
+            pause = await self._admission.database.write(work)
         except Refused as refused:
             # Something was admitted since the row was read: the verdict was about a state that has passed.
             log.debug("a verdict came too late", instance=instance.id, error=str(refused))
             return
-        if admitted:
-            self._admission.wake()
+        if pause is not None:
+            if pause > 0:
+                asyncio.get_running_loop().call_later(pause, self.wake, instance.id)
+            else:
+                self._admission.wake()
             return
         last = f" The last attempt failed: {instance.fault.message}" if instance.fault is not None else ""
         fault = Fault(
@@ -215,8 +229,8 @@ class Arbiter:
         what = (instance.vm_state, instance.observed, instance.cause)
         if self._alerted.get(instance.id) == what:
             return
-        self._alerted[instance.id] = what
         await self._write(instance, verdict, {})
+        self._alerted[instance.id] = what
 
     async def _write(self, instance: Instance, verdict: Verdict, changes: dict[str, Any]) -> None:
         """Write a verdict that needs no agent: the record's change, its operation and the audit record."""
@@ -255,6 +269,19 @@ class Arbiter:
             )
 
         await self._admission.database.write(work)
+
+
+def _pause(tries: list[Operation], now: float) -> float:
+    """Return the seconds to wait before a guest is brought back again: after failed attempts, twice as long each."""
+    failed = 0
+    for operation in tries:
+        if operation.state is not OperationState.FAILED:
+            break
+        failed += 1
+    if not failed:
+        return 0.0
+    ended = tries[0].finished_at or tries[0].started_at
+    return max(ended + _FIRST_PAUSE_SECONDS * float(2 ** (failed - 1)) - now, 0.0)
 
 
 def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:

@@ -164,14 +164,20 @@ def unfinished(connection: sa.Connection, instance_id: str | None = None) -> lis
     return [operation_of(row) for row in connection.execute(statement.order_by(_COLUMNS.started_at))]
 
 
-def count_since(connection: sa.Connection, instance_id: str, actions: Iterable[str], since: float) -> int:
-    """Count an instance's operations of some actions that began at or after a time."""
-    statement = sa.select(sa.func.count()).where(
-        _COLUMNS.instance_id == instance_id,
-        _COLUMNS.action.in_(sorted(actions)),
-        _COLUMNS.started_at >= since,
+def since(
+    connection: sa.Connection, instance_id: str, actions: Iterable[str], begin: float
+) -> list[Operation]:
+    """Return an instance's operations of some actions that began at or after a time, newest first."""
+    rows = connection.execute(
+        sa.select(OPERATIONS)
+        .where(
+            _COLUMNS.instance_id == instance_id,
+            _COLUMNS.action.in_(sorted(actions)),
+            _COLUMNS.started_at >= begin,
+        )
+        .order_by(_COLUMNS.started_at.desc())
     )
-    return connection.execute(statement).scalar_one()
+    return [operation_of(row) for row in rows]
 
 
 def record(
