@@ -13,7 +13,7 @@ from starlette.responses import Response
 from stateward.api.faults import ApiFault
 from stateward.api.http import base_url, convert, empty, json_object, reply, whole_number, yes_or_no
 from stateward.api.identity.caller import Callers, not_allowed
-from stateward.api.identity.kinds import PROJECT, ROLE, USER, Body, Kind, PasswordChange
+from stateward.api.identity.kinds import DOMAIN, PROJECT, ROLE, USER, Body, Kind, PasswordChange
 from stateward.api.identity.service import Identity
 from stateward.api.identity.tokens import Token
 from stateward.domain.errors import Invalid
@@ -53,12 +53,12 @@ class Resources:
         return self._show(request, await self._identity.change(work), 201)
 
     async def index(self, request: Request) -> Response:
-        """List those with the values that the query asks for."""
-        if self._kind is not ROLE:
-            # Roles are no secret, and clients look their ids up to name them.
-            await self._callers.admin(request)
-        else:
-            await self._callers.anyone(request)
+        """List those with the values that the query asks for; to administrators, or by a name that is the caller's."""
+        token = await self._callers.anyone(request)
+        own = await self._own(token)
+        # Clients look a name up to learn its id; of others' names the answer is that there are none.
+        if own is not None and "name" not in request.query_params:
+            raise not_allowed("the role admin")
         kind, query = self._kind, request.query_params
         filters: dict[str, Any] = {}
         for name in ("name", *kind.filters):
@@ -79,13 +79,13 @@ class Resources:
                     )
                 )
             )
-        return self.listing(request, rows)
+        return self.listing(request, [row for row in rows if own is None or row["id"] in own])
 
     async def show(self, request: Request) -> Response:
-        """Show one; callers see themselves and the project their token is for."""
+        """Show one; callers see themselves and the projects they have a role on."""
         row_id = request.path_params["row_id"]
-        token = await self._callers.anyone(request)
-        if not (token.is_admin or self._is_own(token, row_id)):
+        own = await self._own(await self._callers.anyone(request))
+        if own is not None and row_id not in own:
             raise not_allowed("the role admin")
         row = await self._identity.database.read(
             lambda connection: directory.get(connection, self._kind.table, row_id)
@@ -184,16 +184,19 @@ class Resources:
             }
         )
 
-    def _is_own(self, token: Token, row_id: str) -> bool:
-        match self._kind.name:
-            case "user":
-                return row_id == token.user_id
-            case "project":
-                return row_id == token.project_id
-            case "domain":
-                return row_id == token.user_domain_id
-            case _:
-                return True
+    async def _own(self, token: Token) -> frozenset[str] | None:
+        """Return the ids of those that the caller may see; None for all."""
+        # Roles are no secret, and clients look their ids up to name them.
+        if token.is_admin or self._kind is ROLE:
+            return None
+        if self._kind is USER:
+            return frozenset({token.user_id})
+        if self._kind is DOMAIN:
+            return frozenset({token.user_domain_id})
+        rows = await self._identity.database.read(
+            lambda connection: directory.projects_of(connection, token.user_id)
+        )
+        return frozenset(row["id"] for row in rows)
 
     async def _read(self, request: Request) -> tuple[dict[str, Any], dict[str, Any], str | None]:
         """Read a body: the columns it sets, what else it says, and a password."""
