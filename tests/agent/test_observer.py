@@ -18,7 +18,7 @@ from stateward.domain.states import Cause, Observed
 from tests.agent.simulated_bench import NEAR, spec_of
 from tests.agent.workbench import Workbench
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.looptime(end=2000)]
+pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 
 @pytest_asyncio.fixture(params=[True])

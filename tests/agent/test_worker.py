@@ -21,7 +21,7 @@ from stateward.domain.states import Cause, Observed
 from tests.agent.simulated_bench import NEAR
 from tests.agent.workbench import BUS, Workbench
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.looptime(end=2000)]
+pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 IGNORES = "stateward.acpi=ignore"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,9 @@ from tests.agent.simulated_bench import LoopClock, spec_of
 
 #: Virtual seconds that a message may be under way.
 BUS: Final = 0.05
+
+#: Virtual seconds after which a test has waited in vain.
+WAIT: Final = 1000.0
 
 
 class Workbench:
@@ -98,9 +100,10 @@ class Workbench:
 
     async def result(self, operation_id: str) -> Result:
         """Wait for an operation's result; however often one was sent, the outcome must be the same."""
-        while not self.results[operation_id]:
-            self._news.clear()
-            await self._news.wait()
+        async with asyncio.timeout(WAIT):
+            while not self.results[operation_id]:
+                self._news.clear()
+                await self._news.wait()
         first, *others = self.results[operation_id]
         assert {other.outcome for other in others} <= {first.outcome}
         return first
@@ -119,10 +122,12 @@ class Workbench:
 
     async def called(self, name: str, guest: str = "a", count: int = 1) -> Call:
         """Wait until a driver's method was called so often for a guest, and return that call."""
-        async for calls in self._looks(name, guest):
-            if len(calls) >= count:
-                return calls[count - 1]
-        raise AssertionError
+        async with asyncio.timeout(WAIT):
+            while True:
+                calls = self.calls(name, guest)
+                if len(calls) >= count:
+                    return calls[count - 1]
+                await asyncio.sleep(0.001)
 
     def calls(self, name: str, guest: str = "a") -> list[Call]:
         """Return the calls of a driver's method for a guest."""
@@ -132,11 +137,6 @@ class Workbench:
         """Look at a guest, past the driver; one that is not defined is missing."""
         found = self.hypervisor.guest(guest)
         return Observed.MISSING if found.spec is None else found.observed
-
-    async def _looks(self, name: str, guest: str) -> AsyncIterator[list[Call]]:
-        while True:
-            yield self.calls(name, guest)
-            await asyncio.sleep(0.001)
 
     async def _take_result(self, payload: bytes) -> None:
         result = msgspec.json.decode(payload, type=Result)
