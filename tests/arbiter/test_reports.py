@@ -1,0 +1,215 @@
+"""What the arbiter makes of reports that come twice, late, in any order, or from the wrong host."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TypeVar
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from stateward.arbiter.reconcile import Arbiter
+from stateward.domain.records import Instance, Observation, Report
+from stateward.domain.states import Cause, Observed, TaskState, VmState
+from stateward.operations.admission import Admission, ShutdownDefaults
+from stateward.store import instances, operations
+from stateward.store.engine import Database, SqliteDatabase, Work
+from stateward.store.tables import INSTANCES
+from tests.rows import NOW, SetClock, insert
+from tests.stack import encoded
+
+
+T = TypeVar("T")
+
+
+def make_arbiter(database: Database) -> Arbiter:
+    """Make an arbiter that judges only when the test says so."""
+    return Arbiter(Admission(database, SetClock(), ShutdownDefaults(), lambda: None))
+
+
+def report(
+    seq: int, *seen: tuple[str, Observed], complete: bool = False, host: str = "h", cause: Cause = Cause.OTHER
+) -> bytes:
+    return encoded(
+        Report(
+            host=host,
+            complete=complete,
+            observations=tuple(
+                Observation(instance_id=name, observed=observed, cause=cause, seq=seq, at=NOW + seq)
+                for name, observed in seen
+            ),
+            seq=seq,
+            at=NOW + seq,
+        )
+    )
+
+
+async def row_of(database: Database, instance_id: str) -> Instance:
+    found = await database.read(lambda connection: instances.get(connection, instance_id))
+    assert found is not None
+    return found
+
+
+async def add(database: Database, **changes: object) -> str:
+    return (await database.write(lambda connection: insert(connection, **changes))).id
+
+
+async def test_a_report_is_kept(database: Database) -> None:
+    """With its number and its time, by the agent's clock."""
+    instance_id = await add(database)
+    await make_arbiter(database).handle(report(5, (instance_id, Observed.PAUSED), cause=Cause.OPERATOR))
+    row = await row_of(database, instance_id)
+    assert (row.observed, row.cause) == (Observed.PAUSED, Cause.OPERATOR)
+    assert (row.observed_seq, row.observed_at) == (5, NOW + 5)
+
+
+async def test_a_late_report_changes_nothing(database: Database) -> None:
+    """Neither after a newer one that changed the row, nor after one that only confirmed it."""
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    await arbiter.handle(report(10, (instance_id, Observed.RUNNING)))
+    await arbiter.handle(report(5, (instance_id, Observed.SHUTOFF)))
+    assert (await row_of(database, instance_id)).observed is Observed.RUNNING
+    await arbiter.handle(report(20, (instance_id, Observed.PAUSED)))
+    await arbiter.handle(report(15, (instance_id, Observed.SHUTOFF)))
+    assert (await row_of(database, instance_id)).observed is Observed.PAUSED
+
+
+async def test_a_steady_host_writes_nothing(database: Database) -> None:
+    """A relist of what is as it was, touches no row: the number there is the last news'."""
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    await arbiter.handle(report(10, (instance_id, Observed.RUNNING), complete=True))
+    assert (await row_of(database, instance_id)).observed_seq == 0
+
+
+async def test_a_deviation_that_stays_is_judged_again(database: Database) -> None:
+    """What was due and has not been done is due at the next report, though nothing has changed."""
+    instance_id = await add(database, observed="shutoff", cause="destroyed", observed_seq=1)
+    await make_arbiter(database).handle(report(10, (instance_id, Observed.SHUTOFF), cause=Cause.DESTROYED))
+    assert (await row_of(database, instance_id)).observed_seq == 10
+
+
+async def test_a_complete_report_says_who_is_missing(database: Database) -> None:
+    """Living ones of its own host, and nobody else."""
+    there, gone, deleted, elsewhere = [
+        await add(database, **changes)
+        for changes in ({}, {}, {"vm_state": "deleted", "observed": "missing"}, {"host": "other"})
+    ]
+    await make_arbiter(database).handle(report(10, (there, Observed.RUNNING), complete=True))
+    rows = [await row_of(database, each) for each in (there, gone, deleted, elsewhere)]
+    assert [(row.observed, row.observed_seq) for row in rows] == [
+        (Observed.RUNNING, 0),
+        (Observed.MISSING, 10),
+        (Observed.MISSING, 0),
+        (Observed.RUNNING, 0),
+    ]
+
+
+async def test_an_empty_complete_report_is_about_its_own_host(database: Database) -> None:
+    """And an incomplete one says nothing of those it does not name."""
+    ours = await add(database)
+    await make_arbiter(database).handle(report(10, complete=False))
+    assert (await row_of(database, ours)).observed is Observed.RUNNING
+    await make_arbiter(database).handle(report(10, complete=True, host="other"))
+    assert (await row_of(database, ours)).observed is Observed.RUNNING
+    await make_arbiter(database).handle(report(11, complete=True))
+    assert (await row_of(database, ours)).observed is Observed.MISSING
+
+
+async def test_a_complete_report_that_is_late_finds_nobody_missing(database: Database) -> None:
+    """A guest that was made after the report's question, and has been seen since, is not missing."""
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    await arbiter.handle(report(20, (instance_id, Observed.PAUSED)))
+    await arbiter.handle(report(10, complete=True))
+    assert (await row_of(database, instance_id)).observed is Observed.PAUSED
+
+
+async def test_another_host_s_word_does_not_count(database: Database) -> None:
+    """An old host may report late, or a guest may be there twice."""
+    instance_id = await add(database)
+    await make_arbiter(database).handle(report(10, (instance_id, Observed.SHUTOFF), host="other"))
+    row = await row_of(database, instance_id)
+    assert (row.observed, row.observed_seq) == (Observed.RUNNING, 0)
+
+
+async def test_a_guest_that_nobody_knows_is_passed_over(database: Database) -> None:
+    """The database may have been restored from a backup; the guest is not ours to touch."""
+    arbiter = make_arbiter(database)
+    await arbiter.handle(report(10, ("nobody", Observed.RUNNING), complete=True))
+    assert await arbiter.reconcile("nobody") is None
+
+
+class Overtaking:
+    """A database in which something is admitted for every instance between a read and what follows it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.dialect = database.dialect
+
+    async def read(self, work: Work[T]) -> T:
+        found = await self._database.read(work)
+        changes = {"fence": INSTANCES.c.fence + 1, "task_state": "deleting", "operation_id": "x"}
+        await self._database.write(
+            lambda connection: connection.execute(sa.update(INSTANCES).values(**changes))
+        )
+        return found
+
+    async def write(self, work: Work[T]) -> T:
+        return await self._database.write(work)
+
+    async def close(self) -> None:
+        await self._database.close()
+
+
+@pytest.mark.parametrize("cause", ["guest", "destroyed"], ids=["adopt", "restore"])
+async def test_a_verdict_about_a_state_that_has_passed_is_not_carried_out(
+    database: Database, cause: str
+) -> None:
+    """What was admitted in the meantime wins: the verdict's write carries the fence it read (R12)."""
+    instance_id = await add(database, observed="shutoff", cause=cause)
+    await make_arbiter(Overtaking(database)).reconcile(instance_id)
+    row = await row_of(database, instance_id)
+    assert (row.vm_state, row.task_state, row.fence) == (VmState.ACTIVE, TaskState.DELETING, 2)
+    assert await database.read(lambda connection: operations.of_instance(connection, instance_id)) == []
+
+
+HISTORY = (
+    (1, Observed.RUNNING, Cause.OTHER),
+    (2, Observed.PAUSED, Cause.OPERATOR),
+    (3, Observed.SHUTOFF, Cause.DESTROYED),
+    (4, Observed.RUNNING, Cause.OTHER),
+    (5, Observed.SHUTOFF, Cause.GUEST),
+)
+
+
+@pytest.mark.parametrize(
+    "order", list(itertools.permutations(HISTORY[:4]))[::5], ids=lambda order: str([h[0] for h in order])
+)
+async def test_any_order_ends_the_same(
+    database: Database, order: tuple[tuple[int, Observed, Cause], ...]
+) -> None:
+    """The highest number is what holds, whatever came when."""
+    instance_id = await add(database, vm_state="building", task_state="spawning")
+    arbiter = make_arbiter(database)
+    for seq, observed, cause in order:
+        await arbiter.handle(report(seq, (instance_id, observed), cause=cause))
+    row = await row_of(database, instance_id)
+    assert (row.observed, row.cause) == (Observed.RUNNING, Cause.OTHER)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(sent=st.lists(st.sampled_from(HISTORY), min_size=1, max_size=12))
+async def test_duplicates_in_any_order(sqlite_url: sa.URL, sent: list[tuple[int, Observed, Cause]]) -> None:
+    """Every sequence of reports leaves the observation of its highest number."""
+    database = SqliteDatabase(sqlite_url, inline_commit=True)
+    instance_id = await add(database, vm_state="error")
+    arbiter = make_arbiter(database)
+    for seq, observed, cause in sent:
+        await arbiter.handle(report(seq, (instance_id, observed), cause=cause))
+    row = await row_of(database, instance_id)
+    _, observed, cause = max(sent)
+    assert (row.observed, row.cause) == (observed, cause)
+    await database.close()
