@@ -19,7 +19,6 @@ from stateward.store.tables import INSTANCES
 from tests.rows import NOW, SetClock, insert
 from tests.stack import encoded
 
-
 T = TypeVar("T")
 
 
