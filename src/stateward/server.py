@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
 from stateward.agent.agent import Agent
 from stateward.agent.driver import Driver, DriverError, ImageFiles
@@ -38,7 +40,7 @@ from stateward.private import write_private
 from stateward.settings import HostSettings, Settings
 from stateward.store import flavors, hosts
 from stateward.store.engine import Database, StoreUnavailable, open_database
-from stateward.store.schema import migrate
+from stateward.store.schema import NewerSchema, migrate
 
 log = structlog.get_logger()
 
@@ -186,8 +188,19 @@ class Server:
             self._undo.push_async_callback(database.close)
             if await migrate(database):
                 self._progress("the database is set up")
-        except StoreUnavailable as error:
-            raise CannotStart(f"{error}. Check the setting database, and that it is running.") from None
+        except (StoreUnavailable, NewerSchema) as error:
+            raise CannotStart(
+                f"{_one_line(error)} Check the setting database, and that it is running."
+            ) from None
+        except DBAPIError as error:
+            raise CannotStart(
+                f"The database {_shown(url)} cannot be used: {_one_line(error.orig)} Check the setting database."
+            ) from None
+        except (ArgumentError, ImportError) as error:
+            raise CannotStart(
+                f"The setting database is not an address that can be used: {_one_line(error)} "
+                "It is like sqlite:////folder/file.db or postgresql+psycopg://user@host/name."
+            ) from None
         return database
 
     def _secret(self) -> bytes:
@@ -295,6 +308,16 @@ class Server:
             return "up" in words.values(), {"database": "up", "hosts": words}
 
         return ready
+
+
+def _one_line(error: object) -> str:
+    """Write what an error says in one line that ends with a full stop."""
+    return " ".join(str(error).split()).rstrip(".?") + "."
+
+
+def _shown(url: str) -> str:
+    """Write a database's address without its password."""
+    return make_url(url).render_as_string(hide_password=True)
 
 
 def machine_name() -> str:

@@ -86,12 +86,19 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
             raw = tomllib.loads(path.read_text())
         except OSError as error:
             raise BadSettings(f"The settings file {path} cannot be read: {error.strerror}.") from None
+        except UnicodeDecodeError:
+            raise BadSettings(f"The settings file {path} is not TOML: it is not written in UTF-8.") from None
         except tomllib.TOMLDecodeError as error:
             raise BadSettings(f"The settings file {path} is not TOML: {error}") from None
     for name, value in environment.items():
         table, separator, key = name.removeprefix("STATEWARD_").lower().partition("__")
         if name.startswith("STATEWARD_") and separator:
-            raw.setdefault(table, {})[key] = value
+            known = raw.setdefault(table, {})
+            if not isinstance(known, dict):
+                raise BadSettings(
+                    f"The settings cannot be used: {name} sets a key of {table}, which is no table."
+                )
+            known[key] = value
     try:
         settings = msgspec.convert(raw, Settings, strict=False)
     except msgspec.ValidationError as error:
