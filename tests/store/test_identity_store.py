@@ -15,6 +15,9 @@ from stateward.store.identity_tables import DOMAINS, GRANTS, PROJECTS, REVOKED, 
 
 HASHES = {"admin": "hash a", "demo": "hash d"}
 
+#: Begins an id that sorts before every one that is made up.
+FIRST = "0" * 31
+
 
 def project(name: str, **values: Any) -> dict[str, Any]:
     return {
@@ -189,7 +192,7 @@ async def test_every_change_is_counted(database: Database) -> None:
 async def test_a_list_is_paged_by_id(database: Database) -> None:
     await database.write(lambda connection: standing.bootstrap(connection, HASHES))
     for name in "abcd":
-        values = project(name, id=f"0{name}", enabled=name != "c")
+        values = project(name, id=f"{FIRST}{name}", enabled=name != "c")
         await database.write(lambda c, values=values: directory.insert(c, PROJECTS, values))
 
     first = await database.read(lambda c: directory.page(c, PROJECTS, {}, limit=2))
@@ -197,7 +200,7 @@ async def test_a_list_is_paged_by_id(database: Database) -> None:
     disabled = await database.read(lambda c: directory.page(c, PROJECTS, {"enabled": False}))
     top = await database.read(lambda c: directory.page(c, PROJECTS, {"parent_id": None, "name": "a"}))
 
-    assert [row["id"] for row in first] == ["0a", "0b"]
-    assert [row["id"] for row in second] == ["0c"]
-    assert [row["id"] for row in disabled] == ["0c"]
-    assert [row["id"] for row in top] == ["0a"]
+    assert [row["id"] for row in first] == [f"{FIRST}a", f"{FIRST}b"]
+    assert [row["id"] for row in second] == [f"{FIRST}c"]
+    assert [row["id"] for row in disabled] == [f"{FIRST}c"]
+    assert [row["id"] for row in top] == [f"{FIRST}a"]
