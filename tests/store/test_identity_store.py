@@ -130,7 +130,7 @@ async def test_a_grant_needs_all_three(database: Database, missing: int) -> None
     grant = list(await ids(database, "demo", "admin", "reader"))
     grant[missing] = "nothing"
 
-    with pytest.raises(NotFound, match="Could not find (user|project|role): nothing"):
+    with pytest.raises(NotFound, match=r"Could not find (user|project|role): nothing"):
         await database.write(lambda c: directory.grant(c, *grant))
 
 
