@@ -1,0 +1,34 @@
+"""Servers with broken locks are convicted, by the same clients and the same checker."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import ServerProcess
+from tests.linear.test_linear import convict, record
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    ("fault", "clients"),
+    [
+        ("check-then-act", 16),
+        ("stale-locks", 16),
+        ("early-answer", 16),
+        # With more clients there is always some unlock beside it that explains what was freed.
+        ("frees-both", 4),
+    ],
+)
+async def test_a_broken_server_is_convicted(tmp_path: Path, fault: str, clients: int) -> None:
+    """A violation is found in what two thousand requests recorded, whatever is broken."""
+    program = (sys.executable, "-m", "tests.linear.broken", fault)
+    async with ServerProcess(tmp_path, program=program) as server:
+        history = await record(server, requests=2000, seed=3, clients=clients)
+        found = convict(history)
+        print(found[:1])  # noqa: T201
+        assert found
+        await server.stop()
