@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
 
 from stateward.domain.errors import Conflict, NotFound
 from stateward.store import identity as directory, identity_standing as standing
@@ -49,7 +50,7 @@ async def test_first_start_data_are_written_once(database: Database) -> None:
     await database.write(lambda connection: standing.bootstrap(connection, HASHES))
     assert await database.read(standing.is_bootstrapped)
 
-    with pytest.raises(sa.exc.IntegrityError):
+    with pytest.raises(IntegrityError):
         await database.write(lambda connection: standing.bootstrap(connection, HASHES))
 
     found = await database.read(directory.assignments)
@@ -191,10 +192,12 @@ async def test_every_change_is_counted(database: Database) -> None:
 
 async def test_a_list_is_paged_by_id(database: Database) -> None:
     await database.write(lambda connection: standing.bootstrap(connection, HASHES))
-    for name in "abcd":
-        values = project(name, id=f"{FIRST}{name}", enabled=name != "c")
-        await database.write(lambda c, values=values: directory.insert(c, PROJECTS, values))
 
+    def insert(connection: sa.Connection) -> None:
+        for name in "abcd":
+            directory.insert(connection, PROJECTS, project(name, id=f"0{name}", enabled=name != "c"))
+
+    await database.write(insert)
     first = await database.read(lambda c: directory.page(c, PROJECTS, {}, limit=2))
     second = await database.read(lambda c: directory.page(c, PROJECTS, {}, after=first[-1]["id"], limit=1))
     disabled = await database.read(lambda c: directory.page(c, PROJECTS, {"enabled": False}))
