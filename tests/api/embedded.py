@@ -42,6 +42,7 @@ class Embedded:
 
     def __init__(
         self,
+        *,
         database: Database,
         folder: Path,
         client: httpx2.AsyncClient,
@@ -127,7 +128,9 @@ async def embedded(
     )
     transport = httpx2.ASGITransport(app=app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://cloud.test:8774") as client:
-        world = Embedded(database, folder, client, clock, identity, images)
+        world = Embedded(
+            database=database, folder=folder, client=client, clock=clock, identity=identity, images=images
+        )
         await world.identity.bootstrap(admin_password=ADMIN_PASSWORD, demo_password=DEMO_PASSWORD)
         yield world
         world.identity.close()

@@ -195,7 +195,7 @@ async def test_a_list_is_paged_by_id(database: Database) -> None:
 
     def insert(connection: sa.Connection) -> None:
         for name in "abcd":
-            directory.insert(connection, PROJECTS, project(name, id=f"0{name}", enabled=name != "c"))
+            directory.insert(connection, PROJECTS, project(name, id=f"{FIRST}{name}", enabled=name != "c"))
 
     await database.write(insert)
     first = await database.read(lambda c: directory.page(c, PROJECTS, {}, limit=2))
