@@ -1,0 +1,372 @@
+"""Write what the docs say of the tables, from the tables: ``docs/actions.md`` and ``docs/states.svg``.
+
+Run as ``python tools/docs.py`` after a change of a table; a test compares the files with what this gives.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, NamedTuple
+from xml.sax.saxutils import escape
+
+from stateward.domain.actions import ACTIONS, CREATE, Action, Exempt, OnFailure, Role, key
+from stateward.domain.locks import OperationClass
+from stateward.domain.states import VM_STATE_SAYS, VmState, status
+from stateward.domain.steps import STEP_SAYS
+from stateward.domain.verdicts import VERDICTS, Verdict
+
+FOLDER: Final = Path(__file__).parent.parent / "docs"
+
+_LIVING: Final = frozenset(VmState) - {VmState.DELETED}
+
+
+def files() -> dict[Path, str]:
+    """Return each generated file with its text."""
+    return {FOLDER / "actions.md": actions_md(), FOLDER / "states.svg": states_svg()}
+
+
+# ---- the tables in words
+
+
+def actions_md() -> str:
+    """Return the tables as Markdown."""
+    parts = [
+        "<!-- Written by tools/docs.py from the tables in src/stateward/domain; change those. -->",
+        "# Actions, states and verdicts",
+        "![The states, and the actions that lead from one to another](states.svg)",
+        "## States",
+        _table(
+            ("State", "Status", "Meaning"),
+            ((f"`{state}`", status(state, None), VM_STATE_SAYS[state]) for state in VmState),
+        ),
+        "## Actions",
+        (
+            "One row for each action, in the order of the table. *Wire* is the key in the body of"
+            " `POST /servers/{id}/action`, with the field that tells rows of one key apart; *Since* is the first"
+            " microversion. An action is admitted in the states of *When*, while no task is in flight, or over the"
+            " tasks of *Over*, which it then overtakes. *Guard* names the classes of operations it belongs to,"
+            " which locks can block, or says why none does."
+        ),
+        _table(
+            (
+                *("Action", "Wire", "Since", "When", "Over", "Task", "Becomes"),
+                *("On failure", "Guard", "Policy", "Steps", "What it does"),
+            ),
+            (_action_row(row) for row in ACTIONS),
+        ),
+        "## Verdicts",
+        "What is done when a guest is not as its record says; the first row that matches counts.",
+        _table(("Recorded", "Observed", "Cause", "Locked", "Verdict", "Why"), map(_verdict_row, VERDICTS)),
+        "## Steps",
+        "What operations are made of. Every step may be repeated: on a guest that is already so it does nothing.",
+        _table(("Step", "What it does"), ((f"`{step}`", says) for step, says in STEP_SAYS.items())),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = list(head)
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines
+    )
+
+
+def _code(values: Iterable[str]) -> str:
+    return ", ".join(f"`{value}`" for value in values)
+
+
+def _states(states: frozenset[VmState]) -> str:
+    if states == _LIVING:
+        return "any but `deleted`"
+    return _code(state for state in VmState if state in states)
+
+
+def _action_row(row: Action) -> tuple[str, ...]:
+    wire = f"`{row.wire}`" if row.wire else ""
+    if row.variant is not None:
+        field, value = row.variant
+        wire += f" with `{field}` {str(value).lower() if isinstance(value, bool) else value}"
+    guard = f"none: {row.guard.reason}" if isinstance(row.guard, Exempt) else _classes(row.guard)
+    failure = {OnFailure.KEEP: "state stays", OnFailure.ERROR: "`error`"}[row.on_failure]
+    by = "" if row.policy.role is Role.SYSTEM else f"`{row.policy.rule}` "
+    return (
+        f"`{key(row)}`",
+        wire,
+        "" if row.policy.role is Role.SYSTEM else f"2.{row.since}",
+        _states(row.when),
+        _tasks(row),
+        f"`{row.pending}`" if row.pending else "",
+        f"`{row.becomes}`" if row.becomes else "",
+        failure if row.is_operation else "",
+        guard,
+        f"{by}({row.policy.role})",
+        _code(row.steps),
+        row.says,
+    )
+
+
+def _tasks(row: Action) -> str:
+    every = frozenset(action.pending for action in ACTIONS if action.pending)
+    if row.over == every:
+        return "any"
+    missing = every - row.over
+    if len(missing) == 1:
+        return f"any but {_code(missing)}"
+    return _code(sorted(row.over))
+
+
+def _classes(guard: OperationClass) -> str:
+    return ", ".join(str(each.name).lower() for each in OperationClass if each in guard)
+
+
+def _verdict_row(row: Verdict) -> tuple[str, ...]:
+    what = {"action": row.action, "becomes": row.becomes}
+    then = next((f" `{value}`" for value in what.values() if value), "")
+    return (
+        f"`{row.expected}`",
+        f"`{row.observed}`",
+        "any" if row.causes is None else _code(sorted(row.causes)),
+        "either" if row.locked is None else ("yes" if row.locked else "no"),
+        f"{row.kind}{then}",
+        row.says,
+    )
+
+
+# ---- the states as a picture
+
+
+class Point(NamedTuple):
+    """A place on the picture, in pixels from its upper left corner."""
+
+    x: float
+    y: float
+
+
+class Edge(NamedTuple):
+    """An arrow between two states; ``style`` says how it comes about."""
+
+    begin: VmState
+    end: VmState
+    style: str
+
+
+_SIZE: Final = Point(1330, 760)
+_BOX: Final = Point(136, 52)
+_FRAME: Final = (Point(20, 20), Point(1060, 650))
+_LANE: Final = 92.0
+#: How far along its arrow a label stands: not in the middle, where arrows cross.
+_LABEL_AT: Final = 0.3
+_LINE: Final = 15
+
+_AT: Final = {
+    VmState.BUILDING: Point(130, 560),
+    VmState.ACTIVE: Point(480, 330),
+    VmState.PAUSED: Point(480, 90),
+    VmState.SUSPENDED: Point(950, 90),
+    VmState.STOPPED: Point(950, 330),
+    VmState.ERROR: Point(715, 560),
+    VmState.DELETED: Point(1230, 330),
+}
+
+_STYLE: Final = """
+  text { font: 13px system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; fill: #1f2933; text-anchor: middle }
+  .state { font-weight: 600; font-size: 15px }
+  .status { font-size: 11px; fill: #52606d }
+  .label { paint-order: stroke; stroke: #fbfcfd; stroke-width: 5px; stroke-linejoin: round }
+  .note { fill: #52606d; text-anchor: start }
+  .box { fill: #ffffff; stroke: #323f4b; stroke-width: 1.5 }
+  .error { fill: #fdecea; stroke: #a61b1b }
+  .deleted { fill: #e9edf1; stroke: #616e7c }
+  .frame { fill: none; stroke: #9aa5b1; stroke-width: 1.2; stroke-dasharray: 2 5 }
+  .arrow { fill: none; stroke: #1f5fbf; stroke-width: 1.6; marker-end: url(#tip) }
+  .adopts { stroke-dasharray: 7 4 }
+  .fails { stroke: #a61b1b; stroke-dasharray: 1.5 4; marker-end: url(#red) }
+"""
+
+
+def edges() -> dict[Edge, list[str]]:
+    """Return the arrows between single states with their labels, from the two tables."""
+    found: defaultdict[Edge, list[str]] = defaultdict(list)
+    for row in ACTIONS:
+        if row.becomes is None or row.policy.role is Role.SYSTEM or row.when == _LIVING:
+            continue
+        begins = {VmState.BUILDING} if row is CREATE else row.when
+        for begin in VmState:
+            if begin in begins:
+                found[Edge(begin, row.becomes, "does")].append(key(row))
+                if row.on_failure is OnFailure.ERROR:
+                    found[Edge(begin, VmState.ERROR, "fails")].append(f"{key(row)} fails")
+    for verdict in VERDICTS:
+        if verdict.becomes is not None:
+            labels = found[Edge(verdict.expected, verdict.becomes, "adopts")]
+            label = f"seen {verdict.observed}"
+            if verdict.causes is not None:
+                label += f" ({', '.join(sorted(verdict.causes))})"
+            if label not in labels:
+                labels.append(label)
+    return dict(found)
+
+
+def states_svg() -> str:
+    """Return the diagram; on a panel of its own, so that it can be read on any background."""
+    lanes: defaultdict[frozenset[VmState], list[Edge]] = defaultdict(list)
+    drawn = edges()
+    for edge in drawn:
+        lanes[frozenset(edge[:2])].append(edge)
+    arrows: list[str] = []
+    labels: list[str] = []
+    for together in lanes.values():
+        for number, edge in enumerate(together):
+            bend = (number - (len(together) - 1) / 2) * _LANE
+            draw = _loop if edge.begin is edge.end else _between
+            arrow, label = draw(edge, drawn[edge], bend)
+            arrows.append(arrow)
+            labels.append(label)
+    for arrow, label in _everywhere():
+        arrows.append(arrow)
+        labels.append(label)
+    x, y = _FRAME[0]
+    width, height = _FRAME[1].x - x, _FRAME[1].y - y
+    parts = [
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIZE.x} {_SIZE.y}"'
+            f' width="{_SIZE.x}" height="{_SIZE.y}" role="img" aria-label="The states of an instance">'
+        ),
+        "<!-- Written by tools/docs.py from the tables in src/stateward/domain; change those. -->",
+        f"<style>{_STYLE}</style>",
+        _tip("tip", "#1f5fbf"),
+        _tip("red", "#a61b1b"),
+        f'<rect width="{_SIZE.x}" height="{_SIZE.y}" rx="12" fill="#fbfcfd" stroke="#cbd2d9"/>',
+        f'<rect class="frame" x="{x}" y="{y}" width="{width}" height="{height}" rx="18"/>',
+        *arrows,
+        *(_state(state) for state in VmState),
+        *labels,
+        *_legend(),
+        "</svg>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _tip(name: str, colour: str) -> str:
+    return (
+        f'<marker id="{name}" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="8" markerHeight="8"'
+        f' orient="auto"><path d="M0 1L10 5L0 9z" fill="{colour}"/></marker>'
+    )
+
+
+def _state(state: VmState) -> str:
+    at = _AT[state]
+    kind = {VmState.ERROR: " error", VmState.DELETED: " deleted"}.get(state, "")
+    return (
+        f"<g><title>{escape(VM_STATE_SAYS[state])}</title>"
+        f'<rect class="box{kind}" x="{at.x - _BOX.x / 2:g}" y="{at.y - _BOX.y / 2:g}"'
+        f' width="{_BOX.x}" height="{_BOX.y}" rx="9"/>'
+        f'<text class="state" x="{at.x:g}" y="{at.y - 1:g}">{state}</text>'
+        f'<text class="status" x="{at.x:g}" y="{at.y + 15:g}">{status(state, None)}</text></g>'
+    )
+
+
+def _text(lines: list[str], at: Point) -> str:
+    top = at.y - (len(lines) - 1) * _LINE / 2 + 4
+    spans = "".join(
+        f'<tspan x="{at.x:.1f}" y="{top + number * _LINE:.1f}">{escape(line)}</tspan>'
+        for number, line in enumerate(lines)
+    )
+    return f'<text class="label">{spans}</text>'
+
+
+def _arrow(style: str, path: str) -> str:
+    return f'<path class="arrow {style}" d="{path}"/>'
+
+
+def _between(edge: Edge, lines: list[str], bend: float) -> tuple[str, str]:
+    """Draw an arrow from box to box, bent sideways so that several between two boxes lie apart."""
+    begin, end = _AT[edge.begin], _AT[edge.end]
+    first, last = sorted((edge.begin, edge.end), key=list(VmState).index)
+    across = Point(_AT[last].x - _AT[first].x, _AT[last].y - _AT[first].y)
+    length = (across.x**2 + across.y**2) ** 0.5
+    # Upright ones must leave room for the words beside each other, flat ones for the lines of words.
+    bend *= 1 + 1.3 * abs(across.y) / length
+    middle = Point((begin.x + end.x) / 2, (begin.y + end.y) / 2)
+    towards = Point(middle.x - across.y / length * bend, middle.y + across.x / length * bend)
+    start, stop = _border(begin, towards), _border(end, towards)
+    share = _LABEL_AT
+    at = Point(
+        *(
+            (1 - share) ** 2 * a + 2 * share * (1 - share) * b + share**2 * c
+            for a, b, c in zip(start, towards, stop, strict=True)
+        )
+    )
+    path = f"M{start.x:.1f} {start.y:.1f}Q{towards.x:.1f} {towards.y:.1f} {stop.x:.1f} {stop.y:.1f}"
+    return _arrow(edge.style, path), _text(lines, at)
+
+
+def _border(at: Point, towards: Point) -> Point:
+    """Return where the line from a box's middle leaves the box, and a little further."""
+    dx, dy = towards.x - at.x, towards.y - at.y
+    share = min(
+        (_BOX.x / 2 + 3) / abs(dx) if dx else float("inf"), (_BOX.y / 2 + 3) / abs(dy) if dy else float("inf")
+    )
+    return Point(at.x + dx * share, at.y + dy * share)
+
+
+def _loop(edge: Edge, lines: list[str], _bend: float) -> tuple[str, str]:
+    """Draw an arrow that comes back, at the left of the box."""
+    at = _AT[edge.begin]
+    x = at.x - _BOX.x / 2 - 3
+    path = f"M{x:g} {at.y - 14:g}C{x - 95:g} {at.y - 62:g} {x - 95:g} {at.y + 48:g} {x:g} {at.y + 10:g}"
+    return _arrow(edge.style, path), _text(lines, Point(x - 82, at.y - 8))
+
+
+def _everywhere() -> list[tuple[str, str]]:
+    """Draw what is admitted in every living state, from the frame around them."""
+    rows = [row for row in ACTIONS if row.when == _LIVING and row.becomes is not None]
+    ends = {row.becomes for row in rows}
+    if ends != {VmState.DELETED}:
+        raise ValueError(f"actions of every state lead to {ends}; the picture knows only of 'deleted'")
+    names = [key(row) for row in rows]
+    at = _AT[VmState.DELETED]
+    begin, end = _FRAME[1].x, at.x - _BOX.x / 2 - 3
+    found = [
+        (
+            _arrow("does", f"M{begin:g} {at.y:g}L{end:g} {at.y:g}"),
+            _text(names, Point((begin + end) / 2 - 6, at.y - 24)),
+        )
+    ]
+    failing = [f"{key(row)} fails" for row in rows if row.on_failure is OnFailure.ERROR]
+    if failing:
+        error = _AT[VmState.ERROR]
+        x = error.x + _BOX.x / 2 + 3
+        path = f"M{_FRAME[1].x:g} {error.y:g}L{x:g} {error.y:g}"
+        found.append((_arrow("fails", path), _text(failing, Point((_FRAME[1].x + x) / 2, error.y))))
+    return found
+
+
+def _legend() -> list[str]:
+    y = 690
+    parts: list[str] = []
+    says = (
+        ("does", "an operation that somebody asked for succeeds; from the frame: whatever the state"),
+        ("adopts", "the guest changed by itself, and the record follows it"),
+        ("fails", "an operation fails (those without such an arrow leave the state as it was)"),
+    )
+    for number, (style, text) in enumerate(says):
+        line = y + number * 22
+        parts.append(_arrow(style, f"M40 {line}L100 {line}"))
+        parts.append(f'<text class="note" x="112" y="{line + 4}">{escape(text)}</text>')
+    return parts
+
+
+def main() -> None:
+    """Write the files."""
+    FOLDER.mkdir(exist_ok=True)
+    for path, text in files().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(FOLDER.parent))
+
+
+if __name__ == "__main__":
+    main()
