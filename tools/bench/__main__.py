@@ -151,7 +151,7 @@ def ratio(
 
 def make_image(server: Served) -> str:
     """Upload a small image and return its id."""
-    body = {"name": "bench", "disk_format": "raw", "container_format": "bare", "visibility": "public"}
+    body = {"name": "bench", "disk_format": "raw", "container_format": "bare"}
     image = server.ask("POST", "/image/v2/images", body)
     server.upload(f"/image/v2/images/{image['id']}/file", b"\0" * 1024)
     return str(image["id"])

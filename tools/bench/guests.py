@@ -132,21 +132,26 @@ async def _destroys(add: Callable[..., None], server: Served, identifier: str, u
     restored: list[float] = []
     for _ in range(DESTROYS):
         before = wait(server, identifier, "ACTIVE")
-        process = asyncio.create_subprocess_exec("virsh", "-q", "-c", uri, "destroy", identifier)
-        began = time.perf_counter()
-        await (await process).wait()
-        while True:
-            shown = server.call("GET", f"/servers/{identifier}")["server"]
-            if (
-                shown["OS-EXT-STS:power_state"] != 1
-                or shown["updated"] != before["updated"]
-                or shown["OS-EXT-STS:task_state"]
-            ):
-                break
-        seen.append(time.perf_counter() - began)
+        sight = asyncio.create_task(asyncio.to_thread(_sighted, server, before))
+        await virsh(uri, "destroy", identifier)
+        # virsh waits for QEMU to end; what the API takes longer than that is what is measured.
+        gone = time.perf_counter()
+        seen.append(max(await sight - gone, 0.0))
         wait(server, identifier, "ACTIVE")
-        restored.append(time.perf_counter() - began)
+        restored.append(time.perf_counter() - gone)
     seen.sort()
-    add("virsh destroy seen in the API, median", statistics.median(seen) * 1000, "ms")
-    add("virsh destroy seen in the API, p99", seen[int(len(seen) * 0.99)] * 1000, "ms", most=250)
+    add(
+        "virsh destroy seen in the API after it returned, p99",
+        seen[int(len(seen) * 0.99)] * 1000,
+        "ms",
+        most=250,
+    )
     add("... and running again, median", statistics.median(restored) * 1000, "ms")
+
+
+def _sighted(server: Served, before: dict[str, Any]) -> float:
+    """Ask until the API tells that the guest is off, or that something is done about it; return when."""
+    while True:
+        shown = server.call("GET", f"/servers/{before['id']}")["server"]
+        if shown["OS-EXT-STS:power_state"] != 1 or shown["OS-EXT-STS:task_state"] is not None:
+            return time.perf_counter()

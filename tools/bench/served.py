@@ -15,14 +15,14 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-_PASSWORD = re.compile(r"username: admin\n\s+password: \"([^\"]*)\"")
+_PASSWORD = re.compile(r"username: demo\n\s+password: \"([^\"]*)\"")
 
 
 class Served:
     """A running server."""
 
     def __init__(self, process: subprocess.Popen[str], data: Path, address: str, ready: float) -> None:
-        """Log in as the admin."""
+        """Log in as the member of project demo."""
         self.process = process
         self.data = data
         self.address = address
@@ -74,11 +74,11 @@ class Served:
     def _log_in(self) -> str:
         found = _PASSWORD.search((self.data / "clouds.yaml").read_text())
         assert found is not None
-        user = {"name": "admin", "domain": {"id": "default"}, "password": found[1]}
+        user = {"name": "demo", "domain": {"id": "default"}, "password": found[1]}
         body = {
             "auth": {
                 "identity": {"methods": ["password"], "password": {"user": user}},
-                "scope": {"project": {"name": "admin", "domain": {"id": "default"}}},
+                "scope": {"project": {"name": "demo", "domain": {"id": "default"}}},
             }
         }
         headers = self._ask("POST", "/identity/v3/auth/tokens", json.dumps(body).encode())[1]

@@ -162,10 +162,7 @@ class Immediate:
                 operations.get(connection, held.operation_id) if held.operation_id is not None else None
             )
             changes, detail = effect(connection, held, now)
-            instance = instances.guarded_update(connection, instance_id, (), changes) if changes else held
-            if instance is None:
-                msg = f"instance {instance_id} vanished inside a transaction that holds its row"
-                raise RuntimeError(msg)
+            instance = instances.change_held(connection, held, changes) if changes else held
             operation = operation_for(action, instance, actor, now=now, operation_id=str(uuid.uuid4()))
             operations.insert(connection, operation)
             operations.record(

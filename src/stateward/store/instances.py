@@ -172,6 +172,34 @@ def guarded_update(
     return None if row is None else instance_of(row)
 
 
+_KINDS = {
+    "vm_state": VmState,
+    "owner_blocks": OperationClass,
+    "admin_blocks": OperationClass,
+    "hold_blocks": OperationClass,
+}
+
+
+@cache
+def _plain(columns: tuple[str, ...]) -> sa.Update:
+    values = {name: sa.bindparam(f"v_{name}", type_=_COLUMNS[name].type) for name in columns}
+    return sa.update(INSTANCES).where(_COLUMNS.id == sa.bindparam("b_id")).values(values)
+
+
+def change_held(connection: sa.Connection, held: Instance, changes: Mapping[str, Any]) -> Instance:
+    """Change the row that this transaction's guarded UPDATE holds, and return it as it is then.
+
+    Nobody else can change it before the commit, so it need not be read again.
+    """
+    parameters = {"b_id": held.id, **{f"v_{name}": value for name, value in changes.items()}}
+    connection.execute(_plain(tuple(sorted(changes))), parameters)
+    typed = {
+        name: _KINDS[name](value) if name in _KINDS and value is not None else value
+        for name, value in changes.items()
+    }
+    return msgspec.structs.replace(held, **typed)
+
+
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """What to list: every given field narrows the list. Times are seconds since the epoch."""
 
