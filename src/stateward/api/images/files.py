@@ -46,6 +46,8 @@ class Incoming:
         self._size = 0
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._sha512 = hashlib.sha512()
+        self._finished = False
+        self._discarded = False
         # A request that is cancelled leaves a write running in its thread: what clears up must wait for it.
         self._busy = threading.Lock()
 
@@ -66,12 +68,10 @@ class Incoming:
             OSError: the disk is full or broken.
         """
         with self._busy:
-            self.expect(len(data))
-            if self._file is None:
-                self._file = open_new(self._part)
+            file = self._open(len(data))
             rest = memoryview(data)
             while rest:
-                rest = rest[self._file.write(rest) :]
+                rest = rest[file.write(rest) :]
             self._md5.update(data)
             self._sha512.update(data)
             self._size += len(data)
@@ -83,26 +83,36 @@ class Incoming:
             OSError: the disk is full or broken.
         """
         with self._busy:
-            if self._file is None:
-                make_folder(self._folder)
-                self._file = open_new(self._part)
-            os.fsync(self._file.fileno())
-            self._file.close()
+            file = self._open(0)
+            os.fsync(file.fileno())
+            file.close()
             self._part.replace(self._target)
+            self._finished = True
             sync_folder(self._folder)
             return Written(self._size, self._md5.hexdigest(), self._sha512.hexdigest())
 
     def discard_part(self) -> None:
-        """Remove what was written, if it is not finished."""
+        """Remove what was written, if it is not finished; nothing is written after this."""
         with self._busy:
+            self._discarded = True
             if self._file is not None:
                 self._file.close()
             self._part.unlink(missing_ok=True)
 
     def discard_target(self) -> None:
-        """Remove the finished file as well."""
+        """Remove the file as well, if it was finished."""
         with self._busy:
-            self._target.unlink(missing_ok=True)
+            if self._finished:
+                self._target.unlink(missing_ok=True)
+
+    def _open(self, size: int) -> IO[bytes]:
+        """Return the open file, which is there from the first piece on."""
+        if self._discarded:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        self.expect(size)
+        if self._file is None:
+            self._file = open_new(self._part)
+        return self._file
 
 
 def open_new(path: Path) -> IO[bytes]:

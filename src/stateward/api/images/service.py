@@ -13,7 +13,7 @@ import hashlib
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Final, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -34,6 +34,17 @@ PIECE: Final = 2 * 1024 * 1024
 #: Makes the ids of built-in images from their names and data.
 _NAMESPACE: Final = uuid.UUID("1f8a2ad4-3b0e-4b0f-8e1c-5d0c8a1f7b52")
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class _Upload(NamedTuple):
+    """An upload under way."""
+
+    id: str
+    image_id: str
+    #: Whether the image was queued; a task of its own, because the database may carry it out even if who asked
+    #: is cancelled, and then it must be undone.
+    begun: asyncio.Future[bool]
+    incoming: Incoming
 
 
 def _anyone(_image: Image) -> None:
@@ -105,25 +116,30 @@ class Images:
             NotFound: it was deleted meanwhile.
             ApiFault: the disk is full (413) or broken (503).
         """
-        upload, now = str(uuid.uuid4()), self.clock.now()
-        if not await self.database.write(
-            lambda connection: store.begin_upload(connection, image_id, upload, now)
-        ):
-            raise Conflict(f"Image {image_id} has data, or they are being uploaded.")
-        incoming = Incoming(self._folder, image_id)
+        upload_id, now = str(uuid.uuid4()), self.clock.now()
+        upload = _Upload(
+            id=upload_id,
+            image_id=image_id,
+            begun=asyncio.ensure_future(
+                self.database.write(
+                    lambda connection: store.begin_upload(connection, image_id, upload_id, now)
+                )
+            ),
+            incoming=Incoming(self._folder, image_id),
+        )
         try:
-            await self._receive(incoming, image_id, upload, chunks, announced)
+            await self._receive(upload, chunks, announced)
         except OSError as error:
-            await self._give_up(incoming, image_id, upload)
+            await asyncio.shield(self._give_up(upload))
             if error.errno in _FULL:
                 raise ApiFault(
                     413, f"There is not enough storage space left for the data of {image_id}."
                 ) from error
-            log.exception("an image's data cannot be written", image=image_id)
+            log.warning("an image's data cannot be written", image=image_id, error=str(error))
             raise ApiFault(503, f"The data of {image_id} cannot be stored now: {error.strerror}.") from error
         except BaseException:
             # Shielded: a server that is being stopped cancels this very task.
-            await asyncio.shield(self._give_up(incoming, image_id, upload))
+            await asyncio.shield(self._give_up(upload))
             raise
 
     async def delete(self, image_id: str, check: Callable[[Image], None] = _anyone) -> None:
@@ -213,14 +229,10 @@ class Images:
             await self.upload(image_id, _pieces(file), announced=None)
         return image_id
 
-    async def _receive(
-        self,
-        incoming: Incoming,
-        image_id: str,
-        upload: str,
-        chunks: AsyncIterator[bytes],
-        announced: int | None,
-    ) -> None:
+    async def _receive(self, upload: _Upload, chunks: AsyncIterator[bytes], announced: int | None) -> None:
+        incoming = upload.incoming
+        if not await asyncio.shield(upload.begun):
+            raise Conflict(f"Image {upload.image_id} has data, or they are being uploaded.")
         if announced is not None:
             await asyncio.to_thread(incoming.expect, announced)
         waiting = bytearray()
@@ -236,7 +248,7 @@ class Images:
         finished = await self.database.write(
             lambda connection: store.finish_upload(
                 connection,
-                upload,
+                upload.id,
                 size=written.size,
                 checksum=written.checksum,
                 hash_value=written.hash_value,
@@ -244,23 +256,29 @@ class Images:
             )
         )
         if not finished:
-            raise NotFound(f"Image {image_id} was deleted during the upload.")
+            raise NotFound(f"Image {upload.image_id} was deleted during the upload.")
 
-    async def _give_up(self, incoming: Incoming, image_id: str, upload: str) -> None:
+    async def _give_up(self, upload: _Upload) -> None:
+        """Undo an upload, however far it has come; one that has finished meanwhile stays."""
+        await asyncio.wait([upload.begun])
+        if upload.begun.exception() is not None or not upload.begun.result():
+            return
         # The unfinished file first: it may be what fills the disk that the database needs.
-        await asyncio.to_thread(incoming.discard_part)
+        await asyncio.to_thread(upload.incoming.discard_part)
         now = self.clock.now()
         try:
             given_up = await self.database.write(
-                lambda connection: store.give_up_upload(connection, image_id, upload, now)
+                lambda connection: store.give_up_upload(connection, upload.image_id, upload.id, now)
             )
         except StoreUnavailable as error:
             log.warning(
-                "an upload could not be given up; the next start will", image=image_id, error=str(error)
+                "an upload could not be given up; the next start will",
+                image=upload.image_id,
+                error=str(error),
             )
             return
         if given_up:
-            await asyncio.to_thread(incoming.discard_target)
+            await asyncio.to_thread(upload.incoming.discard_target)
 
 
 def _settle(connection: sa.Connection, wanted: Image) -> Image:
