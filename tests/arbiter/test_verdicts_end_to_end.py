@@ -232,6 +232,7 @@ async def test_a_stopped_and_locked_guest_that_was_started_loses_its_power(stack
     instance_id = await stack.create("stateward.acpi=ignore")
     await stack.do("stop", instance_id, body=ShutdownOptions(force=True))
     await stack.immediate.lock(instance_id, actor(), reason=None, project_id="p")
+    await asyncio.sleep(0.01)
     stack.hypervisor.start(instance_id)
     await asyncio.sleep(0.5)
     row = await stack.idle(instance_id)
