@@ -41,11 +41,12 @@ def test_a_lock_blocks_the_classes_of_the_row(row: Action, actor: ActorKind) -> 
 
 @pytest.mark.parametrize("row", ACTIONS, ids=by_key)
 def test_states_and_tasks_of_the_row(row: Action) -> None:
-    """Admitted in its vm states, over no task or the tasks it may overtake, and nowhere else."""
+    """Admitted in its vm states, over no task or the tasks it may overtake, and nowhere else; deleted is gone."""
     for vm_state, task_state in itertools.product(VmState, (None, *TaskState)):
         found = refusal_of(row, ActorKind.MEMBER, vm_state=vm_state, task_state=task_state)
         if vm_state not in row.when:
-            assert found is Refusal.WRONG_VM_STATE
+            gone = vm_state is VmState.DELETED
+            assert found is (Refusal.NOT_FOUND if gone else Refusal.WRONG_VM_STATE)
         elif task_state is not None and task_state not in row.over:
             assert found is Refusal.WRONG_TASK_STATE
         else:

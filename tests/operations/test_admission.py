@@ -91,7 +91,7 @@ async def test_a_refusal_leaves_nothing_behind(desk: Desk) -> None:
         ("stop", {"task_state": "pausing"}, {}, Refusal.WRONG_TASK_STATE),
         ("stop_force", {"task_state": "pausing"}, {}, Refusal.WRONG_TASK_STATE),
         ("delete", {"task_state": "deleting"}, {}, Refusal.WRONG_TASK_STATE),
-        ("delete", {"vm_state": "deleted"}, {}, Refusal.WRONG_VM_STATE),
+        ("delete", {"vm_state": "deleted"}, {}, Refusal.NOT_FOUND),
         ("stop", {}, {"project_id": "other"}, Refusal.NOT_FOUND),
         ("stop", {"fence": 3}, {"fence": 2}, Refusal.OVERTAKEN),
     ],

@@ -126,7 +126,7 @@ async def test_a_lock_can_be_placed_in_any_living_state(desk: Desk, vm_state: Vm
     if vm_state is VmState.DELETED:
         with pytest.raises(Refused) as refused:
             await lock(desk, instance_id, ADMIN)
-        assert refused.value.refusal is Refusal.WRONG_VM_STATE
+        assert refused.value.refusal is Refusal.NOT_FOUND
     else:
         await lock(desk, instance_id, ADMIN)
         assert await kinds(desk, instance_id) == {LockKind.ADMIN}

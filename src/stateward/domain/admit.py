@@ -16,6 +16,7 @@ from stateward.domain.actions import Action
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.locks import BINDS, ActorKind, LockKind
 from stateward.domain.records import Instance
+from stateward.domain.states import VmState
 
 
 class Test(enum.StrEnum):
@@ -101,7 +102,12 @@ def holds(condition: Condition, actual: str | int | None) -> bool:
 
 
 def explain(checks: tuple[Condition, ...], action: Action, instance: Instance) -> Refused | None:
-    """Say why the guarded UPDATE of these conditions did not touch this row; None when it now would."""
+    """Say why the guarded UPDATE of these conditions did not touch this row; None when it now would.
+
+    A deleted instance is not there, for every action that is not about deleted ones: locked or not, as in Nova.
+    """
+    if instance.vm_state is VmState.DELETED and VmState.DELETED not in action.when:
+        return Refused(Refusal.NOT_FOUND, instance_id=instance.id)
     for condition in checks:
         if not holds(condition, getattr(instance, condition.column)):
             return Refused(

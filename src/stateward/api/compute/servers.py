@@ -95,9 +95,6 @@ async def delete(call: Call) -> Response:
             and refused.facts["task_state"] == TaskState.DELETING.value
         ):
             return empty(204)
-        if refused.refusal is Refusal.WRONG_VM_STATE:
-            # The only vm state it is not admitted in: deleted.
-            raise Refused(Refusal.NOT_FOUND, instance_id=call.path["id"]) from None
         raise
     return empty(204, {OPERATION_HEADER: admitted.operation.id})
 
