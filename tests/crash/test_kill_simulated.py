@@ -1,0 +1,103 @@
+"""A server is killed again and again while its guests change; after each start, everything is true (B3)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from stateward.domain.states import Observed
+from tests.crash.fleet import Fleet, Kind
+from tests.crash.truth import broken_records, lies, lost_locks, simulated_guests, unkept
+from tests.harness import Admin, ServerProcess
+
+pytestmark = pytest.mark.asyncio
+
+ZONE = "simulated"
+#: How guests behave, and how many of them there are: quick ones, slow ones, such that do not hear the power button
+#: while they boot, and such that never do.
+GUESTS = {
+    "stateward.shutdown=0": 6,
+    "stateward.shutdown=0.4": 8,
+    "stateward.boot=0.3 stateward.shutdown=0.1": 3,
+    "stateward.acpi=ignore": 3,
+}
+SETTINGS = f"""
+[[host]]
+name = "h"
+zone = "{ZONE}"
+driver = "simulated"
+"""
+
+
+async def kinds(admin: Admin) -> Sequence[Kind]:
+    """Make what servers of each behaviour are made from; a second is all that a guest gets to shut down."""
+    flavor = await admin.make_flavor("quick", ram=64)
+    return [
+        Kind(
+            zone=ZONE,
+            image=await admin.make_image(words, {"os_command_line": words, "os_shutdown_timeout": "1"}),
+            flavor=flavor,
+            count=count,
+        )
+        for words, count in GUESTS.items()
+    ]
+
+
+async def everything_is_true(admin: Admin, fleet: Fleet, hypervisor: Path) -> None:
+    """Wait until every operation has ended, and compare all accounts."""
+    servers = await admin.settled(seconds=30)
+    assert lies(servers, simulated_guests(hypervisor)) == []
+    assert broken_records(admin.server.data / "stateward.db") == []
+    assert await lost_locks(admin, fleet) == []
+    accepted, fleet.accepted = fleet.accepted, []
+    assert await unkept(admin, accepted) == []
+
+
+@pytest.mark.parametrize(
+    ("kills", "seed"),
+    [(4, 1), pytest.param(30, 2, marks=[pytest.mark.slow, pytest.mark.timeout(300)])],
+)
+async def test_killed_while_guests_change(tmp_path: Path, kills: int, seed: int) -> None:
+    """Twenty guests, every action, a kill at a random moment: what was accepted ends, and states and locks are true."""
+    (tmp_path / "settings.toml").write_text(SETTINGS)
+    dice = random.Random(seed)
+    began = time.monotonic()
+    asked, starts = 0, list[float]()
+    async with ServerProcess(tmp_path, ["--config", str(tmp_path / "settings.toml")]) as server:
+        admin = Admin(server, await server.log_in("admin"))
+        fleet = Fleet(
+            server, kinds=await kinds(admin), member=await server.log_in("demo"), admin=admin.login, seed=seed
+        )
+        hypervisor = server.data / "hosts" / "h"
+        await fleet.fill()
+        for _ in range(kills):
+            await fleet.work(clients=6, answers=dice.randint(1, 150))
+            asked += len(fleet.accepted)
+            await server.start()
+            starts.append(server.took)
+            if dice.random() < 0.3:
+                # Once more, while it is still finishing what the first life had begun.
+                await server.kill()
+                await server.start()
+            await everything_is_true(admin, fleet, hypervisor)
+        await server.stop()
+        assert server.faults() == []
+    print(  # noqa: T201
+        f"\n{kills} kills, {asked} accepted requests, {time.monotonic() - began:.1f} s; "
+        f"a start took {max(starts):.1f} s at most"
+    )
+    # The hypervisor's own account in another process, as an operator would ask for it; nothing ran meanwhile.
+    listing = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "stateward.agent.simulated", str(hypervisor), "list"),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    listed = (await listing.communicate())[0].decode().splitlines()
+    guests = {line.split()[0]: Observed(line.split()[1]) for line in listed}
+    assert guests == simulated_guests(hypervisor)
+    assert len(guests) >= 15
