@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import itertools
-import pkgutil
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -15,9 +13,8 @@ import pytest_asyncio
 import sqlalchemy as sa
 from looptime import LoopTimeEventLoop
 
-from stateward import store
 from stateward.store.engine import Database, PostgresDatabase, SqliteDatabase, open_database
-from stateward.store.tables import METADATA
+from stateward.store.schema import migrate
 from tests import postgres
 
 
@@ -46,19 +43,19 @@ def virtual_time_passes() -> Iterator[None]:
         yield
 
 
-def _schema() -> sa.MetaData:
-    """Have every module of tables put its tables into the one schema."""
-    for module in pkgutil.iter_modules(store.__path__):
-        if module.name.endswith("tables"):
-            importlib.import_module(f"{store.__name__}.{module.name}")
-    return METADATA
+async def _migrate(url: sa.URL) -> None:
+    """Make the schema the way a server does."""
+    database = open_database(url.render_as_string(hide_password=False))
+    assert await migrate(database)
+    await database.close()
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[postgres.Postgres]:
     """Start PostgreSQL for the first test that needs it."""
     with postgres.running() as server:
-        server.make_template(_schema())
+        with server.template() as url:
+            asyncio.run(_migrate(url))
         yield server
 
 
@@ -66,9 +63,7 @@ def postgres_server() -> Iterator[postgres.Postgres]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an SQLite file with the schema, to be copied."""
     path = tmp_path_factory.mktemp("template") / "template.db"
-    engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
-    _schema().create_all(engine)
-    engine.dispose()
+    asyncio.run(_migrate(sa.URL.create("sqlite", database=str(path))))
     return path
 
 
@@ -78,6 +73,17 @@ def sqlite_url(sqlite_template: Path, tmp_path: Path) -> sa.URL:
     path = tmp_path / "stateward.db"
     shutil.copyfile(sqlite_template, path)
     return sa.URL.create("sqlite", database=str(path))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.URL]:
+    """Name a database without a schema, on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield sa.URL.create("sqlite", database=str(tmp_path / "bare.db"))
+        return
+    server: postgres.Postgres = request.getfixturevalue("postgres_server")
+    with server.bare() as url:
+        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
