@@ -6,12 +6,13 @@ Refusing changes nothing, so the tests share one server.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import hypothesis
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 from hypothesis import strategies as st
 
 from stateward.store.engine import open_database
@@ -23,16 +24,18 @@ V3 = "/identity/v3"
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["sqlite", "postgresql"])
-async def world(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Embedded]:
-    folder = tmp_path_factory.mktemp("identity")
-    with database_of(request, folder) as url:
-        opened = open_database(url.render_as_string(hide_password=False))
-        async with embedded(opened, folder / "images") as world:
-            yield world
-        await opened.close()
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+    with database_of(request, tmp_path_factory.mktemp("identity")) as url:
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(url: sa.URL, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Embedded]:
+    opened = open_database(url.render_as_string(hide_password=False))
+    async with embedded(opened, tmp_path_factory.mktemp("folder") / "images") as world:
+        yield world
+    await opened.close()
 
 
 BODIES = [

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -354,31 +355,32 @@ async def test_data_that_somebody_took_away_are_not_found(world: Embedded) -> No
         await world.images.path(made["id"])
 
 
-async def test_a_large_upload_does_not_hold_the_loop_up(world: Embedded) -> None:
-    """While 128 MiB are hashed and written, nothing else waits for long."""
+async def test_data_are_hashed_and_written_off_the_event_loop(
+    world: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = await make(world, await world.demo())
-    longest = 0.0
-    loop = asyncio.get_running_loop()
+    sizes: list[int] = []
+    threads: set[int] = set()
+    write, finish = files.Incoming.write, files.Incoming.finish
 
-    async def watch() -> None:
-        nonlocal longest
-        while True:
-            before = loop.time()
-            await asyncio.sleep(0.001)
-            longest = max(longest, loop.time() - before)
+    def watched_write(self: files.Incoming, data: bytes) -> None:
+        sizes.append(len(data))
+        threads.add(threading.get_ident())
+        write(self, data)
 
-    async def many() -> AsyncIterator[bytes]:
-        chunk = bytes(65_536)
-        for _ in range(2048):
-            yield chunk
+    def watched_finish(self: files.Incoming) -> files.Written:
+        threads.add(threading.get_ident())
+        return finish(self)
 
-    watcher = asyncio.create_task(watch())
-    await world.images.upload(made["id"], many(), announced=2048 * 65_536)
-    watcher.cancel()
+    monkeypatch.setattr(files.Incoming, "write", watched_write)
+    monkeypatch.setattr(files.Incoming, "finish", watched_finish)
 
-    # Hashing them takes half a second of CPU; another process may take the CPU away for a moment.
-    assert longest < 0.25
-    assert (await show(world, made["id"]))["size"] == 2048 * 65_536
+    await upload(world, made["id"], pieces(*[65_536] * 80))
+
+    # Pieces large enough that a thread is worth it, and small enough to wait for.
+    assert sizes == [2_097_152, 2_097_152, 1_048_576]
+    assert threading.get_ident() not in threads
+    assert threads
 
 
 async def test_a_local_file_is_registered_once(world: Embedded, tmp_path: Path) -> None:
