@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
-import psycopg
 import pytest
 import pytest_asyncio
 
@@ -12,22 +11,22 @@ from tests import postgres
 from tests.cloud import Cloud, running_cloud
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=["sqlite", "postgresql"])
-async def shared_cloud(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[Cloud]:
-    """Run a server on either database, with one active server ``web``."""
-    folder = tmp_path_factory.mktemp("cloud")
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def shared_database(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """Name an empty database; None for the server's own."""
     if request.param == "sqlite":
-        async with running_cloud(folder / "data") as cloud:
-            cloud.server = await cloud.ready_server("web")
-            yield cloud
+        yield None
         return
     server: postgres.Postgres = request.getfixturevalue("postgres_server")
-    with server.database() as url:
-        address = url.render_as_string(hide_password=False)
-        with psycopg.connect(address.replace("+psycopg", ""), autocommit=True) as connection:
-            connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-        async with running_cloud(folder / "data", database=address) as cloud:
-            cloud.server = await cloud.ready_server("web")
-            yield cloud
+    with server.bare() as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def shared_cloud(
+    shared_database: str | None, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Cloud]:
+    """Run a server on either database, with one active server ``web``."""
+    async with running_cloud(tmp_path_factory.mktemp("cloud") / "data", database=shared_database) as cloud:
+        cloud.server = await cloud.ready_server("web")
+        yield cloud

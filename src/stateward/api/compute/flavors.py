@@ -20,7 +20,7 @@ from stateward.domain.errors import Invalid
 from stateward.store import flavors
 from stateward.store.flavors import Flavor, FlavorQuery, NewFlavor
 
-_DESCRIPTION, _EXTRA_SPECS, _SWAP_IS_A_NUMBER = 55, 61, 75
+_DESCRIPTION, _EXTRA_SPECS, _SWAP_IS_A_NUMBER, _NO_FACTOR = 55, 61, 75, 102
 #: Nova's column is a signed 32-bit integer.
 _MOST: Final = 0x7FFFFFFF
 _LARGEST_FACTOR: Final = 3.40282e38
@@ -36,6 +36,7 @@ FlavorId = Annotated[
 ]
 Description = Annotated[str, msgspec.Meta(max_length=65535, pattern=r"^[^\x00]*\Z")]
 Factor = Annotated[float, msgspec.Meta(gt=0, le=_LARGEST_FACTOR)]
+FactorText = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,38}(\.[0-9]{1,38})?\Z")]
 
 #: Nova's sort keys, and the column behind each. What every flavor has alike leaves the order to the number.
 _SORT: Final = {
@@ -67,7 +68,7 @@ class FlavorBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     disk: NotNegative | Digits
     ephemeral: NotNegative | Digits = msgspec.field(default=0, name="OS-FLV-EXT-DATA:ephemeral")
     swap: NotNegative | Digits = 0
-    rxtx_factor: Factor | Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,38}(\.[0-9]{1,38})?\Z")] = 1.0
+    rxtx_factor: FactorText | Factor | msgspec.UnsetType = msgspec.UNSET
     public: bool | str = msgspec.field(default=True, name="os-flavor-access:is_public")
 
 
@@ -95,9 +96,10 @@ def detail(call: Call, flavor: Flavor) -> dict[str, Any]:
         "OS-FLV-DISABLED:disabled": False,
         "vcpus": flavor.vcpus,
         "os-flavor-access:is_public": flavor.public,
-        "rxtx_factor": flavor.rxtx_factor,
         "links": links(call, "flavors", flavor.id),
     }
+    if call.minor < _NO_FACTOR:
+        shown["rxtx_factor"] = flavor.rxtx_factor
     if call.minor >= _DESCRIPTION:
         shown["description"] = flavor.description
     if call.minor >= _EXTRA_SPECS:
@@ -142,6 +144,14 @@ async def show(call: Call) -> Response:
 async def create(call: Call) -> Response:
     """Make a flavor."""
     body = await call.member("flavor", DescribedFlavorBody if call.minor >= _DESCRIPTION else FlavorBody)
+    factor = 1.0
+    if body.rxtx_factor is not msgspec.UNSET:
+        if call.minor >= _NO_FACTOR:
+            raise Invalid(
+                f"Invalid input for field/attribute flavor. Value: {msgspec.to_builtins(body)}. "
+                "Additional properties are not allowed ('rxtx_factor' was unexpected)"
+            )
+        factor = convert(float(body.rxtx_factor), Factor, "rxtx_factor")
     new = NewFlavor(
         id=str(uuid.uuid4()) if body.id is None else convert(str(body.id), FlavorId, "id"),
         name=body.name,
@@ -150,7 +160,7 @@ async def create(call: Call) -> Response:
         disk=_number("disk", body.disk, least=0),
         ephemeral=_number("OS-FLV-EXT-DATA:ephemeral", body.ephemeral, least=0),
         swap=_number("swap", body.swap, least=0),
-        rxtx_factor=convert(float(body.rxtx_factor), Factor, "rxtx_factor"),
+        rxtx_factor=factor,
         public=body.public if isinstance(body.public, bool) else boolean(body.public),
         description=body.description if isinstance(body, DescribedFlavorBody) else None,
     )

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from stateward.api.compute.call import Call, convert, reply
 from stateward.api.compute.networks import NO_NETWORK
 from stateward.api.compute.views import links
+from stateward.api.wording import short
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid
 from stateward.domain.records import FlavorFacts, ImageFacts
@@ -36,12 +37,13 @@ Address = Annotated[str, msgspec.Meta(max_length=64)] | None
 
 #: Bytes of user data, encoded, at most: Nova's limit.
 _USER_DATA: Final = 65535
-_HOSTNAME: Final = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")
+_LABEL: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
 _FORCED_HOST: Final = Policy("os_compute_api:servers:create:forced_host", Role.ADMIN)
 _NETWORKS_REQUIRED, _HOSTNAME_SINCE, _DESCRIPTION, _TAGS, _HOST = 37, 90, 19, 52, 74
-_CERTIFICATES, _NO_PERSONALITY = 63, 57
+_CERTIFICATES, _NO_PERSONALITY, _DOMAIN = 63, 57, 94
 #: Servers that one request may ask for.
 _MOST_AT_ONCE: Final = 1000
+_LONGEST_HOSTNAME: Final = 255
 
 
 class ServerBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -143,11 +145,8 @@ def _checked(call: Call, raw: object) -> ServerBody:
     wanted: ServerBody = convert(raw, ServerBody, "server")
     _check_disks(wanted)
     _check_networks(wanted)
-    if wanted.hostname is not None and not _HOSTNAME.match(wanted.hostname):
-        raise Invalid(
-            f"Invalid input for field/attribute hostname. Value: {wanted.hostname}. "
-            f"'{wanted.hostname}' is not a host name"
-        )
+    if wanted.hostname is not None:
+        check_hostname(call, wanted.hostname)
     if wanted.user_data is not None:
         _check_user_data(wanted.user_data)
     return wanted
@@ -224,6 +223,20 @@ async def _new_instance(call: Call, wanted: ServerBody) -> NewInstance:
         zone=zone or None,
         host=host or None,
     )
+
+
+def check_hostname(call: Call, text: str) -> None:
+    """Refuse what is no host name; from 2.94 it may have its domain after it.
+
+    Raises:
+        Invalid: it is none.
+    """
+    labels = text.split(".") if call.minor >= _DOMAIN else [text]
+    if len(text) > _LONGEST_HOSTNAME or not all(_LABEL.fullmatch(label) for label in labels):
+        raise Invalid(
+            f"Invalid input for field/attribute hostname. Value: {short(text)}. "
+            f"'{short(text)}' is not a host name"
+        )
 
 
 def display_name(call: Call, name: str) -> str:

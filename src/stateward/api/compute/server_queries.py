@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from stateward.api.compute.call import Call
+from stateward.api.compute.paging import only
+from stateward.api.faults import ApiFault
 from stateward.api.wording import short
 from stateward.domain.errors import Forbidden, Invalid
 from stateward.domain.states import TaskState, VmState, states_of_status
@@ -23,7 +25,7 @@ _REPEATED_GROUP: Final = re.compile(r"\)[*+?{]")
 _REPEAT: Final = re.compile(r"[*+{]")
 TRUE: Final = frozenset({"1", "on", "t", "true", "y", "yes"})
 FALSE: Final = frozenset({"0", "f", "false", "n", "no", "off"})
-_LOCKED, _CHANGES_BEFORE, _TAGS, _MEMBER_FILTERS = 73, 66, 26, 83
+_LOCKED, _CHANGES_BEFORE, _TAGS, _MEMBER_FILTERS, _HOSTNAME, _STATUS = 73, 66, 26, 83, 90, 38
 
 #: Sort keys of Nova's that a column stands behind.
 _SORT: Final = {
@@ -54,8 +56,25 @@ _PLAIN: Final = {
     "reservation_id": "reservation_id",
 }
 #: Filters for admins; for members from 2.83 where Nova opened them, else passed over without a word, as in Nova.
-_ADMINS: Final = {"host": "host", "user_id": "user_id", "locked_by": "locked_by"}
-_OPENED: Final = {"availability_zone": "zone", "key_name": "key_name", "hostname": "hostname"}
+_ADMINS: Final = {"host": "host", "node": "host", "locked_by": "locked_by"}
+_OPENED: Final = {"availability_zone": "zone", "key_name": "key_name", "user_id": "user_id"}
+#: What Nova also knows and nothing here is told apart by: passed over. From 2.75 other names are refused.
+_PASSED_OVER: Final = (
+    *("accessIPv4", "accessIPv6", "access_ip_v4", "access_ip_v6", "auto_disk_config", "config_drive"),
+    *("created_at", "description", "display_description", "display_name", "image_ref", "instance_type_id"),
+    *(
+        "kernel_id",
+        "launch_index",
+        "launched_at",
+        "power_state",
+        "progress",
+        "ramdisk_id",
+        "root_device_name",
+    ),
+    *("soft_deleted", "terminated_at", "updated_at"),
+)
+#: What no server has, because there are no networks: asking for one finds none.
+_ADDRESSES: Final = ("ip", "ip6")
 
 
 def boolean(text: str) -> bool:
@@ -109,6 +128,7 @@ def query_of(call: Call) -> Query:
         Invalid: one of them cannot be understood.
         Forbidden: one of them is for admins.
     """
+    only(call, *_KNOWN)
     params = call.request.query_params
     admin = call.token.is_admin
     found: dict[str, Any] = {
@@ -124,8 +144,12 @@ def query_of(call: Call) -> Query:
         found |= {field: params[name] for name, field in _ADMINS.items() if name in params}
     if admin or call.minor >= _MEMBER_FILTERS:
         found |= {field: params[name] for name, field in _OPENED.items() if name in params}
+    if "hostname" in params and (admin or call.minor >= _HOSTNAME):
+        found["hostname"] = params["hostname"]
     if "uuid" in params:
         found["ids"] = frozenset(params.getlist("uuid"))
+    if any(params.get(name) for name in _ADDRESSES):
+        found["ids"] = frozenset()
     if isinstance(found.get("name"), str):
         _check_pattern(str(found["name"]))
     found |= _states(call)
@@ -145,6 +169,11 @@ _TAG_FIELDS: Final = {
     "not-tags": "not_tags_all",
     "not-tags-any": "not_tags_any",
 }
+_KNOWN: Final = (
+    *(*_PLAIN, *_ADMINS, *_OPENED, *_PASSED_OVER, *_ADDRESSES, *_TAG_FIELDS),
+    *("all_tenants", "changes-before", "changes-since", "deleted", "hostname", "limit", "locked", "marker"),
+    *("project_id", "sort_dir", "sort_key", "status", "task_state", "tenant_id", "uuid", "vm_state"),
+)
 
 
 def _project(call: Call) -> str | None:
@@ -185,28 +214,39 @@ def bad_pattern(text: str) -> Invalid:
 
 def _states(call: Call) -> dict[str, Any]:
     params = call.request.query_params
-    found: dict[str, Any] = {}
-    if "status" in params:
-        vm_states: set[VmState] = set()
-        task_states: set[TaskState] = set()
-        for word in params.getlist("status"):
-            selected = states_of_status(word)
-            if selected is not None:
-                vm_states |= selected[0]
-                task_states |= selected[1]
-        if VmState.DELETED in vm_states:
-            if not call.token.is_admin:
-                raise Forbidden("Only administrators may list deleted instances")
-            found["deleted"] = None
-        found["vm_states"] = frozenset(vm_states)
-        if task_states and len(params.getlist("status")) == 1:
-            found["task_states"] = frozenset(task_states)
-    elif "vm_state" in params:
-        found["vm_states"] = frozenset(
-            VmState(each) for each in params.getlist("vm_state") if each in set(VmState)
-        )
+    found = _status(call) if "status" in params else {}
+    if call.token.is_admin or call.minor >= _MEMBER_FILTERS:
+        if "task_state" in params:
+            found["task_states"] = frozenset(
+                TaskState(each) for each in params.getlist("task_state") if each in set(TaskState)
+            )
+        if "vm_state" in params and "status" not in params:
+            found["vm_states"] = frozenset(
+                VmState(each) for each in params.getlist("vm_state") if each in set(VmState)
+            )
     if "deleted" in params and call.token.is_admin:
         found["deleted"] = boolean(params["deleted"])
+    return found
+
+
+def _status(call: Call) -> dict[str, Any]:
+    words = call.request.query_params.getlist("status")
+    vm_states: set[VmState] = set()
+    task_states: set[TaskState] = set()
+    for word in words:
+        selected = states_of_status(word)
+        if selected is not None:
+            vm_states |= selected[0]
+            task_states |= selected[1]
+    if not vm_states and call.minor >= _STATUS:
+        raise Invalid("Invalid status value")
+    found: dict[str, Any] = {"vm_states": frozenset(vm_states)}
+    if VmState.DELETED in vm_states:
+        if not call.token.is_admin:
+            raise ApiFault(403, "Only administrators may list deleted instances")
+        found["deleted"] = None
+    if task_states and len(words) == 1:
+        found["task_states"] = frozenset(task_states)
     return found
 
 

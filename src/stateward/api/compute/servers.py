@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import msgspec
@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute.call import Call, Endpoint, empty, reply
 from stateward.api.compute.server_actions import OPERATION_HEADER, check, find
-from stateward.api.compute.server_create import Name, Text, create_server, display_name
+from stateward.api.compute.server_create import Name, Text, check_hostname, create_server, display_name
 from stateward.api.compute.server_queries import bad_pattern, query_of
 from stateward.api.compute.services import Services
 from stateward.api.compute.views import brief, detail
@@ -25,7 +25,7 @@ from stateward.store import hosts, instances
 _INDEX: Final = Policy("os_compute_api:servers:index", Role.READER)
 _DETAIL: Final = Policy("os_compute_api:servers:detail", Role.READER)
 _SHOW: Final = Policy("os_compute_api:servers:show", Role.READER)
-_DESCRIPTION, _HOSTNAME = 19, 90
+_DESCRIPTION, _HOSTNAME, _PIN = 19, 90, 104
 
 
 class ServerUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,9 +33,9 @@ class ServerUpdate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     name: Name | None = None
     description: Text | msgspec.UnsetType | None = msgspec.UNSET
-    hostname: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$")] | None = (
-        None
-    )
+    hostname: str | None = None
+    #: Only None can be asked for: servers stay where they are, so none is pinned.
+    pinned_availability_zone: Name | msgspec.UnsetType | None = msgspec.UNSET
     accessIPv4: str | None = None  # noqa: N815 (Nova's name)
     accessIPv6: str | None = None  # noqa: N815 (Nova's name)
 
@@ -74,7 +74,12 @@ async def update(call: Call) -> Response:
         changes["description"] = wanted.description
     if wanted.hostname is not None:
         _since(call, "hostname", _HOSTNAME)
+        check_hostname(call, wanted.hostname)
         changes["hostname"] = wanted.hostname
+    if wanted.pinned_availability_zone is not msgspec.UNSET:
+        _since(call, "pinned_availability_zone", _PIN)
+        if wanted.pinned_availability_zone is not None:
+            raise Invalid("A server cannot be pinned to its availability zone: it never leaves it.")
     done = await call.services.immediate.change(
         action, call.path["id"], call.actor, lambda _instance: changes, project_id=call.visible_project
     )
