@@ -15,6 +15,7 @@ class Refusal(enum.StrEnum):
     WRONG_VM_STATE = "Cannot '{action}' instance {instance_id} while it is in vm_state {vm_state}"
     WRONG_TASK_STATE = "Cannot '{action}' instance {instance_id} while it is in task_state {task_state}"
     LOCKED = "Instance {instance_id} is locked"
+    NO_HOST = "Instance {instance_id} is not ready"
     OVERTAKEN = (
         "Cannot '{action}' instance {instance_id}: another request changed it at the same moment; try again"
     )

@@ -27,8 +27,12 @@ from stateward.domain.records import (
     Instance,
     Operation,
     OperationState,
+    Outcome,
+    Result,
 )
+from stateward.domain.settle import settle
 from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, ShutdownPlan, plan
+from stateward.domain.states import VmState
 from stateward.domain.steps import Step
 from stateward.store import instances, operations
 from stateward.store.engine import Database
@@ -129,6 +133,8 @@ class Admission:
             )
         else:
             overtaken = []
+        if not instance.host and action.becomes is not VmState.DELETED:
+            raise Refused(Refusal.NO_HOST, instance_id=instance_id)
         operation = operation_for(action, instance, actor, now=now, operation_id=operation_id, message=why)
         shutdown = self._plan(action, instance, body)
         if shutdown is not None:
@@ -146,6 +152,8 @@ class Admission:
                 shutdown=operation.params.get("shutdown"), why=why, overtakes=overtaken or None
             ),
         )
+        if not instance.host:
+            return _gone(connection, action, operation, instance, actor)
         post_dispatch(connection, action, operation, instance)
         return Admitted(instance=instance, operation=operation)
 
@@ -249,6 +257,41 @@ def dispatch_of(action: Action, operation: Operation, instance: Instance) -> Dis
         ),
         shutdown=None if shutdown is None else msgspec.convert(shutdown, ShutdownPlan),
     )
+
+
+def _gone(
+    connection: sa.Connection, action: Action, operation: Operation, instance: Instance, actor: Actor
+) -> Admitted:
+    """Finish the removal of an instance that no host was found for: no agent will ever answer for it."""
+    now = operation.started_at
+    message = "It was on no host; there was nothing to remove."
+    result = Result(
+        operation_id=operation.id,
+        instance_id=instance.id,
+        fence=operation.fence,
+        outcome=Outcome.SUCCEEDED,
+        message=message,
+        observation=None,
+    )
+    operations.finish(connection, operation.id, OperationState.SUCCEEDED, now, message)
+    operations.record(
+        connection,
+        at=now,
+        event="finished",
+        actor=actor,
+        instance_id=instance.id,
+        operation_id=operation.id,
+        action=operation.action,
+        detail={"outcome": result.outcome.value, "message": message, "shutdown": None},
+    )
+    changed = instances.guarded_update(connection, instance.id, (), settle(action, instance, result, now))
+    if changed is None:
+        msg = f"instance {instance.id} vanished inside a transaction that holds its row"
+        raise RuntimeError(msg)
+    finished = msgspec.structs.replace(
+        operation, state=OperationState.SUCCEEDED, finished_at=now, message=message
+    )
+    return Admitted(instance=changed, operation=finished)
 
 
 def post_dispatch(
