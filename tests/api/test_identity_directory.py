@@ -368,8 +368,10 @@ async def test_a_program_logs_in_with_an_application_credential(world: Embedded)
     wrong = await world.client.post(TOKENS, json=exchange(id=made["id"], secret="wrong"))
     nobody = await world.client.post(TOKENS, json=exchange(name="robot", user={"name": "x"}, secret="wrong"))
     nameless = await world.client.post(TOKENS, json=exchange(secret="wrong"))
+    other = await world.id_of("project", "admin")
+    await world.grant(await world.id_of("user", "demo"), other, "reader")
     elsewhere = exchange(id=made["id"], secret=made["secret"])
-    elsewhere["auth"]["scope"] = {"project": {"id": await world.id_of("project", "admin")}}
+    elsewhere["auth"]["scope"] = {"project": {"id": other}}
 
     assert by_id.status_code == by_name.status_code == 201
     token = by_id.json()["token"]
