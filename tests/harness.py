@@ -17,8 +17,11 @@ import msgspec
 T = TypeVar("T")
 
 ROOT: Final = Path(__file__).parent.parent
-#: What the console script does, with warnings as errors as in every other test.
-STATEWARD: Final = (sys.executable, "-W", "error", "-c", "from stateward.cli.main import main; main()")
+#: What the console script does, with warnings as errors as in every other test, and a traceback on SIGABRT.
+STATEWARD: Final = (
+    *(sys.executable, "-X", "faulthandler", "-W", "error"),
+    *("-c", "from stateward.cli.main import main; main()"),
+)
 #: The microversion that everything is asked in.
 MICROVERSION: Final = "2.96"
 #: Seconds a server has to come up; a loaded machine's, not a user's.
@@ -155,6 +158,27 @@ class ServerProcess:
     async def start(self) -> None:
         """Start it and return when it is ready, on a port of its own choice."""
         began = time.monotonic()
+        process = await self._spawn()
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                line = (await process.stdout.readline()).decode()
+        except TimeoutError:
+            process.send_signal(signal.SIGABRT)
+            await self._end()
+            raise AssertionError(f"the server does not get ready\n{self.tail()}") from None
+        found = _READY.search(line)
+        assert found is not None, f"the server did not start: {line}\n{self.tail()}"
+        self.port = int(found["port"])
+        self.took = time.monotonic() - began
+
+    async def start_in_vain(self, seconds: float) -> None:
+        """Start it and kill it so many seconds later, ready or not."""
+        await self._spawn()
+        await asyncio.sleep(seconds)
+        await self.kill()
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self._program,
@@ -167,13 +191,7 @@ class ServerProcess:
                 cwd=ROOT,
                 env=os.environ | self._environment,
             )
-        assert self._process.stdout is not None
-        async with asyncio.timeout(_START_SECONDS):
-            line = (await self._process.stdout.readline()).decode()
-        found = _READY.search(line)
-        assert found is not None, f"the server did not start: {line}\n{self.tail()}"
-        self.port = int(found["port"])
-        self.took = time.monotonic() - began
+        return self._process
 
     async def kill(self) -> None:
         """Kill it with signal 9 and return when it is certainly dead."""
@@ -277,6 +295,17 @@ class Admin:
         made = await self.ask("POST", "/compute/v2.1/flavors", {"flavor": flavor})
         assert made.status == 200, made
         return flavor_id
+
+    async def hosts_up(self) -> None:
+        """Wait until every host has been heard of: before that, no server can be made there."""
+        said = list[str]()
+
+        async def look() -> bool | None:
+            answer = await self.ask("GET", "/readyz")
+            said[:] = [answer.raw.decode()]
+            return True if set(answer.body["hosts"].values()) == {"up"} else None
+
+        await until(look, seconds=_START_SECONDS, says=lambda: said[0])
 
     async def servers(self) -> dict[str, dict[str, Any]]:
         """Return every living server of every project, by id."""

@@ -97,7 +97,13 @@ class Fleet:
         async with self._server.connection(self._member.token) as connection:
             try:
                 while True:
-                    servers = await self._list(connection)
+                    # Each host has its share, however few its servers are.
+                    zone = dice.choice(sorted({kind.zone for kind in self._kinds}))
+                    servers = [
+                        each
+                        for each in await self._list(connection)
+                        if each["OS-EXT-AZ:availability_zone"] == zone
+                    ]
                     for server in dice.sample(servers, min(3, len(servers))):
                         await self._one(connection, server, dice)
                     if fills:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,3 +119,22 @@ def broken_records(database: Path) -> list[str]:
             f"instance {each} has no operation that succeeded" for each in states.keys() - last.keys()
         )
     return found
+
+
+async def check_everything(
+    admin: Admin, fleet: Fleet, guests: Callable[[], Awaitable[Mapping[str, Observed]]], *, seconds: float
+) -> None:
+    """Wait until every operation has ended, and compare all accounts.
+
+    Args:
+        admin: asks the server.
+        fleet: knows what was accepted and locked; what was looked at is not looked at again.
+        guests: asks the hypervisors.
+        seconds: the operations have to end.
+    """
+    servers = await admin.settled(seconds=seconds)
+    assert lies(servers, await guests()) == []
+    assert broken_records(admin.server.data / "stateward.db") == []
+    assert await lost_locks(admin, fleet) == []
+    accepted, fleet.accepted = fleet.accepted, []
+    assert await unkept(admin, accepted) == []

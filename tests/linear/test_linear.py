@@ -26,6 +26,7 @@ async def one_active_server(server: ServerProcess, admin: Admin) -> str:
     image = await admin.make_image("quick", {"os_command_line": "stateward.shutdown=0"})
     flavor = await admin.make_flavor("quick", ram=64)
     demo = await server.log_in("demo")
+    await admin.hosts_up()
     body = {"server": {"name": "a", "imageRef": image, "flavorRef": flavor, "networks": "none"}}
     async with server.connection(demo.token) as connection:
         made = await connection.ask("POST", "/compute/v2.1/servers", body)
