@@ -14,7 +14,7 @@ import pytest
 from stateward.domain.states import Observed
 from tests.crash.fleet import Fleet, Kind
 from tests.crash.truth import check_everything, simulated_guests
-from tests.harness import Admin, ServerProcess
+from tests.harness import STATEWARD, Admin, ServerProcess
 
 pytestmark = pytest.mark.asyncio
 
@@ -49,17 +49,16 @@ async def kinds(admin: Admin) -> Sequence[Kind]:
     ]
 
 
-@pytest.mark.parametrize(
-    ("kills", "seed"),
-    [(4, 1), pytest.param(30, 2, marks=[pytest.mark.slow, pytest.mark.timeout(300)])],
-)
-async def test_killed_while_guests_change(tmp_path: Path, kills: int, seed: int) -> None:
-    """Twenty guests, every action, a kill at a random moment: what was accepted ends, and states and locks are true."""
-    (tmp_path / "settings.toml").write_text(SETTINGS)
+async def kill_again_and_again(
+    folder: Path, *, kills: int, seed: int, program: Sequence[str] = STATEWARD, seconds: float = 30.0
+) -> Path:
+    """Do it, with the checks after each start; return the folder of the hypervisor."""
+    (folder / "settings.toml").write_text(SETTINGS)
     dice = random.Random(seed)
     began = time.monotonic()
     asked, starts = 0, list[float]()
-    async with ServerProcess(tmp_path, ["--config", str(tmp_path / "settings.toml")]) as server:
+    arguments = ("--config", str(folder / "settings.toml"))
+    async with ServerProcess(folder, arguments, program=program) as server:
         admin = Admin(server, await server.log_in("admin"))
         fleet = Fleet(
             server, kinds=await kinds(admin), member=await server.log_in("demo"), admin=admin.login, seed=seed
@@ -80,13 +79,23 @@ async def test_killed_while_guests_change(tmp_path: Path, kills: int, seed: int)
             await server.start()
             starts.append(server.took)
             await admin.hosts_up()
-            await check_everything(admin, fleet, guests, seconds=30)
+            await check_everything(admin, fleet, guests, seconds=seconds)
         await server.stop()
         assert server.faults() == []
     print(  # noqa: T201
         f"\n{kills} kills, {asked} accepted requests, {time.monotonic() - began:.1f} s; "
         f"a start took {max(starts):.1f} s at most"
     )
+    return hypervisor
+
+
+@pytest.mark.parametrize(
+    ("kills", "seed"),
+    [(4, 1), pytest.param(30, 2, marks=[pytest.mark.slow, pytest.mark.timeout(400)])],
+)
+async def test_killed_while_guests_change(tmp_path: Path, kills: int, seed: int) -> None:
+    """Twenty guests, every action, a kill at a random moment: what was accepted ends, and states and locks are true."""
+    hypervisor = await kill_again_and_again(tmp_path, kills=kills, seed=seed)
     # The hypervisor's own account in another process, as an operator would ask for it; nothing ran meanwhile.
     listing = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "stateward.agent.simulated", str(hypervisor), "list"),
@@ -96,3 +105,14 @@ async def test_killed_while_guests_change(tmp_path: Path, kills: int, seed: int)
     told = {line.split()[0]: Observed(line.split()[1]) for line in listed}
     assert told == simulated_guests(hypervisor)
     assert told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "says"), [("no-repost", "still in a task state"), ("journal-first", "its guest|where user_id")]
+)
+async def test_a_forgetful_server_is_convicted(tmp_path: Path, fault: str, says: str) -> None:
+    """The checks find what they are there to find, in servers that do not survive being killed."""
+    program = (sys.executable, "-m", "tests.crash.forgetful", fault)
+    with pytest.raises(AssertionError, match=says):
+        await kill_again_and_again(tmp_path, kills=30, seed=3, program=program, seconds=8)

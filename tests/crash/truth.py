@@ -133,8 +133,9 @@ async def check_everything(
         seconds: the operations have to end.
     """
     servers = await admin.settled(seconds=seconds)
-    assert lies(servers, await guests()) == []
-    assert broken_records(admin.server.data / "stateward.db") == []
-    assert await lost_locks(admin, fleet) == []
+    found = lies(servers, await guests())
+    found += broken_records(admin.server.data / "stateward.db")
+    found += await lost_locks(admin, fleet)
     accepted, fleet.accepted = fleet.accepted, []
-    assert await unkept(admin, accepted) == []
+    found += await unkept(admin, accepted)
+    assert not found, "\n".join(found)
