@@ -98,7 +98,10 @@ async def run(
     requests: int,
     seed: int,
 ) -> History:
-    """Have so many clients, every fourth of them an admin, ask so many times in all; return what they recorded."""
+    """Have so many clients, every fourth of them an admin, ask so many times in all; return what they recorded.
+
+    A client whose server went away asks no more.
+    """
     history = History()
     shares = [requests // clients + (number < requests % clients) for number in range(clients)]
 
@@ -110,7 +113,10 @@ async def run(
         async with server.connection(login.token) as connection:
             client = Client(number, actor, connection, login, instance_id)
             for verb in verbs:
-                history.add(await client.ask(verb))
+                request = await client.ask(verb)
+                history.add(request)
+                if request.outcome is Outcome.UNKNOWN:
+                    return
 
     async with asyncio.TaskGroup() as group:
         for number in range(clients):

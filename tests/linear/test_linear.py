@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import psycopg
 import pytest
 import pytest_asyncio
@@ -14,7 +17,7 @@ from tests import postgres
 from tests.harness import Admin, ServerProcess
 from tests.linear.checker import every_violation
 from tests.linear.clients import run
-from tests.linear.history import History
+from tests.linear.history import History, Outcome
 
 pytestmark = pytest.mark.asyncio
 
@@ -100,3 +103,37 @@ async def test_twenty_thousand_requests(server: ServerProcess) -> None:
 async def test_three_thousand_requests(server: ServerProcess, clients: int) -> None:
     """The same, shorter, on both databases; few clients leave fewer orders that would explain a wrong answer."""
     assert convict(await record(server, requests=3000, seed=2, clients=clients)) == []
+
+
+@pytest.mark.parametrize("server", ["sqlite"], indirect=True)
+async def test_across_kills(server: ServerProcess) -> None:
+    """One order explains the answers of six lives of a server: what was answered before a kill holds after it."""
+    dice = random.Random(5)
+    admin = Admin(server, await server.log_in("admin"))
+    member = await server.log_in("demo")
+    instance_id = await one_active_server(server, admin)
+    history = History()
+    for life in range(6):
+        asking = asyncio.create_task(
+            run(
+                server,
+                instance_id,
+                member=member,
+                admin=admin.login,
+                clients=CLIENTS,
+                requests=100_000,
+                seed=life,
+            )
+        )
+        await asyncio.sleep(dice.uniform(0.1, 0.6))
+        await server.kill()
+        dead = time.monotonic_ns()
+        for request in (await asking).requests:
+            lost = request.outcome is Outcome.UNKNOWN
+            history.add(msgspec.structs.replace(request, answered=dead) if lost else request)
+        await server.start()
+    counts = history.count()
+    print(f"\n{len(history.requests)} requests: {counts}")  # noqa: T201
+    assert sum(count for name, count in counts.items() if name.endswith("unknown")) == 6 * CLIENTS
+    assert counts["stop admitted"] > 0
+    assert convict(history) == []
