@@ -6,6 +6,12 @@ import os
 from pathlib import Path
 
 
+def make_private(path: Path) -> None:
+    """Make a file's mode 0600, and an empty one where none is: SQLite gives its other files the same mode."""
+    path.touch(mode=0o600)
+    path.chmod(0o600)
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file of mode 0600; killed half-way, the old one is still there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

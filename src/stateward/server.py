@@ -36,7 +36,7 @@ from stateward.operations.completion import Completion
 from stateward.operations.dispatch import Dispatcher
 from stateward.operations.heartbeats import keep_heartbeats
 from stateward.operations.immediate import Immediate
-from stateward.private import write_private
+from stateward.private import make_private, write_private
 from stateward.settings import HostSettings, Settings
 from stateward.store import flavors, hosts
 from stateward.store.engine import Database, StoreUnavailable, open_database
@@ -182,7 +182,12 @@ class Server:
         return bound
 
     async def _open_database(self) -> Database:
-        url = self._settings.database or f"sqlite:///{self._data / 'stateward.db'}"
+        url = self._settings.database
+        if url is None:
+            # The folder can be passed through, for QEMU: what is in it must protect itself.
+            path = self._data / "stateward.db"
+            make_private(path)
+            url = f"sqlite:///{path}"
         try:
             database = open_database(url)
             self._undo.push_async_callback(database.close)
@@ -237,6 +242,7 @@ class Server:
         folder.mkdir(parents=True, exist_ok=True)
         await database.write(lambda connection: hosts.register(connection, host.name, host.zone))
         driver = await self._driver(host, folder, images)
+        make_private(folder / "journal.db")
         agent = Agent(
             host=host.name,
             driver=driver,
