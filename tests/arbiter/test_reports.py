@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from stateward.arbiter.reconcile import Arbiter
 from stateward.domain.records import Instance, Observation, Report
-from stateward.domain.states import Cause, Observed, TaskState, VmState
+from stateward.domain.states import Cause, Observed, VmState
 from stateward.operations.admission import Admission, ShutdownDefaults
 from stateward.store import instances, operations
 from stateward.store.engine import Database, SqliteDatabase, Work
@@ -144,15 +144,17 @@ async def test_a_guest_that_nobody_knows_is_passed_over(database: Database) -> N
 class Overtaking:
     """A database in which something is admitted for every instance between a read and what follows it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, **then: str) -> None:
         self._database = database
+        self._then = then
         self.dialect = database.dialect
 
     async def read(self, work: Work[T]) -> T:
         found = await self._database.read(work)
-        changes = {"fence": INSTANCES.c.fence + 1, "task_state": "deleting", "operation_id": "x"}
         await self._database.write(
-            lambda connection: connection.execute(sa.update(INSTANCES).values(**changes))
+            lambda connection: connection.execute(
+                sa.update(INSTANCES).values(fence=INSTANCES.c.fence + 1, **self._then)
+            )
         )
         return found
 
@@ -163,15 +165,18 @@ class Overtaking:
         await self._database.close()
 
 
+@pytest.mark.parametrize(
+    "then", [{}, {"task_state": "deleting", "operation_id": "x"}], ids=["and-over", "and-in-flight"]
+)
 @pytest.mark.parametrize("cause", ["guest", "destroyed"], ids=["adopt", "restore"])
 async def test_a_verdict_about_a_state_that_has_passed_is_not_carried_out(
-    database: Database, cause: str
+    database: Database, cause: str, then: dict[str, str]
 ) -> None:
     """What was admitted in the meantime wins: the verdict's write carries the fence it read (R12)."""
     instance_id = await add(database, observed="shutoff", cause=cause)
-    await make_arbiter(Overtaking(database)).reconcile(instance_id)
+    await make_arbiter(Overtaking(database, **then)).reconcile(instance_id)
     row = await row_of(database, instance_id)
-    assert (row.vm_state, row.task_state, row.fence) == (VmState.ACTIVE, TaskState.DELETING, 2)
+    assert (row.vm_state, row.task_state, row.fence) == (VmState.ACTIVE, then.get("task_state"), 2)
     assert await database.read(lambda connection: operations.of_instance(connection, instance_id)) == []
 
 

@@ -75,6 +75,21 @@ def test_the_update_touches_what_the_explanation_allows(
     assert touched == allowed
 
 
+@pytest.mark.parametrize("row", [row for row in ACTIONS if row.guarded], ids=by_key)
+def test_every_class_of_a_lock_counts(row: Action, connection: sa.Connection) -> None:
+    """A lock of any of the row's classes blocks it, for whom its kind binds; a lock of all others does not."""
+    instance = insert(connection, vm_state=min(row.when).value)
+    for column, blocks, actor in itertools.product(LOCK_COLUMNS, range(int(ALL_CLASSES) + 1), ActorKind):
+        everyone = {"owner_blocks": 0, "admin_blocks": 0, "hold_blocks": 0}
+        locked = instances.guarded_update(connection, instance.id, (), everyone | {column: blocks})
+        assert locked is not None
+        touched = instances.guarded_update(
+            connection, instance.id, conditions(row, actor), {"updated_at": NOW}
+        )
+        binds = actor is ActorKind.MEMBER or column == "hold_blocks"
+        assert (touched is None) == (binds and bool(blocks & int(row.guarded)))
+
+
 BLOCKS = st.integers(0, int(ALL_CLASSES)).map(OperationClass)
 
 
