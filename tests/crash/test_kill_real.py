@@ -142,7 +142,7 @@ async def test_killed_while_real_guests_change(
             await server.start()
             starts.append(server.took)
             await admin.hosts_up()
-            await check_everything(admin, fleet, guests, seconds=PATIENCE)
+            await check_everything(admin, fleet, guests, seconds=PATIENCE, calls_outlive=True)
         await server.stop()
         assert server.faults() == []
     print(  # noqa: T201
