@@ -13,6 +13,7 @@ import struct
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import msgspec
@@ -324,3 +325,25 @@ async def test_a_name_that_is_taken_is_told_apart_by_the_id(rig: Rig, operator: 
         await rig.driver.define(spec)
     names = [operator.lookupByUUIDString(spec.instance_id).name() for spec in (first, second)]
     assert names == [first.domain_name, f"{first.domain_name}-{second.instance_id[:8]}"]
+
+
+@pytest.mark.asyncio
+async def test_a_guest_that_goes_off_while_it_is_marked_is_marked(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the operation that found it shutting down would fail, though what it wants has come true."""
+    spec = rig.spec()
+    await rig.driver.prepare_disk(spec)
+    await rig.driver.define(spec)
+    await rig.driver.power_on(spec.instance_id)
+    store = libvirt.virDomain.setMetadata
+
+    def late(domain: libvirt.virDomain, *arguments: Any) -> int:
+        if domain.isActive():
+            domain.destroy()
+        return store(domain, *arguments)
+
+    monkeypatch.setattr(libvirt.virDomain, "setMetadata", late)
+    await rig.driver.mark_fence(spec.instance_id, 7)
+    guest = await rig.driver.get(spec.instance_id)
+    assert (guest.observed, guest.fence) == (Observed.SHUTOFF, 7)

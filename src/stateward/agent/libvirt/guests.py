@@ -91,12 +91,22 @@ def mark_fence(connection: libvirt.virConnect, instance_id: str, fence: int) -> 
     if domain is None or found is None or found.fence >= fence:
         return found
     marked = xml.Identity(instance_id=found.instance_id, project_id=found.project_id, fence=fence)
-    flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    if domain.isActive():
-        flags |= libvirt.VIR_DOMAIN_AFFECT_LIVE
-    domain.setMetadata(
-        libvirt.VIR_DOMAIN_METADATA_ELEMENT, xml.identity_element(marked), xml.PREFIX, xml.NAMESPACE, flags
-    )
+    text = xml.identity_element(marked)
+
+    def store(more: int) -> int:
+        flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG | more
+        return domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, xml.PREFIX, xml.NAMESPACE, flags)
+
+    if not domain.isActive():
+        store(0)
+        return marked
+    try:
+        store(libvirt.VIR_DOMAIN_AFFECT_LIVE)
+    except libvirt.libvirtError:
+        # It went off since the look, and the call changed nothing.
+        if domain.isActive():
+            raise
+        store(0)
     return marked
 
 
