@@ -30,9 +30,11 @@ from stateward.bus.memory import MemoryBus
 from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
 from stateward.domain.errors import NotFound
+from stateward.domain.shutdown import Layer, Limits
 from stateward.guest import build as guest
 from stateward.operations.admission import Admission, ShutdownDefaults
 from stateward.operations.completion import Completion
+from stateward.operations.control import Control
 from stateward.operations.dispatch import Dispatcher
 from stateward.operations.heartbeats import keep_heartbeats
 from stateward.operations.immediate import Immediate
@@ -117,8 +119,7 @@ class Server:
         bus = MemoryBus()
         self._undo.push_async_callback(bus.close)
         dispatcher = Dispatcher(database, bus)
-        shutdown = ShutdownDefaults(default=self._settings.shutdown.default, cap=self._settings.shutdown.cap)
-        admission = Admission(database, clock, shutdown, dispatcher.wake)
+        admission = Admission(database, clock, self._shutdown(), dispatcher.wake)
         arbiter = Arbiter(
             admission,
             CrashLoop(restores=self._settings.arbiter.restores, seconds=self._settings.arbiter.seconds),
@@ -128,6 +129,7 @@ class Server:
             identity=identity,
             admission=admission,
             immediate=Immediate(admission, arbiter.wake),
+            control=Control(database, clock, dispatcher.wake, cap=self._settings.shutdown.cap),
             bus=bus,
             clock=clock,
             public_url=self._settings.public_url,
@@ -144,6 +146,19 @@ class Server:
             await self._start_agent(host, database, bus, LocalImages(images))
         self.images = images
         self.app = build(services, images, self._ready(database, clock))
+
+    def _shutdown(self) -> ShutdownDefaults:
+        said = self._settings.shutdown
+        return ShutdownDefaults(
+            default=Layer(origin="default", seconds=said.default, at_deadline=said.at_deadline),
+            limits=Limits(cap=said.cap, choices=said.choices),
+            hosts={
+                host.name: Layer(
+                    origin="host", seconds=host.shutdown_timeout, at_deadline=host.shutdown_at_deadline
+                )
+                for host in self._hosts()
+            },
+        )
 
     def _hosts(self) -> tuple[HostSettings, ...]:
         return self._settings.host or (HostSettings(name=machine_name()),)

@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, DEFAULT_SECONDS, AtDeadline
+
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
@@ -20,10 +22,13 @@ class BadSettings(Exception):
 
 
 class ShutdownSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[shutdown]``: what guests get to shut down, in seconds."""
+    """``[shutdown]``: what guests get to shut down, in seconds, and what is done at the end of that."""
 
-    default: Annotated[int, msgspec.Meta(ge=0)] = 60
-    cap: Annotated[int, msgspec.Meta(ge=0)] = 3600
+    default: Annotated[int, msgspec.Meta(ge=0)] = DEFAULT_SECONDS
+    cap: Annotated[int, msgspec.Meta(ge=0)] = DEFAULT_CAP_SECONDS
+    at_deadline: AtDeadline = AtDeadline.FORCE
+    #: What anybody may choose; ``force`` always may.
+    choices: frozenset[AtDeadline] = frozenset(AtDeadline)
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -58,6 +63,9 @@ class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zone: str = "nova"
     #: How guests are run: ``auto`` takes KVM where QEMU may use it.
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
+    #: What its guests get to shut down, in seconds, and what is done then; None: as ``[shutdown]`` says.
+    shutdown_timeout: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    shutdown_at_deadline: AtDeadline | None = None
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,7 +111,18 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
         settings = msgspec.convert(raw, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise BadSettings(f"The settings cannot be used: {error}") from None
+    _check_together(settings)
+    return settings
+
+
+def _check_together(settings: Settings) -> None:
+    """Refuse what is wrong only together with something else."""
+    shutdown = settings.shutdown
+    if shutdown.at_deadline not in shutdown.choices | {AtDeadline.FORCE}:
+        raise BadSettings(
+            f"The settings cannot be used: shutdown.at_deadline is {shutdown.at_deadline.value}, "
+            "which shutdown.choices does not name."
+        )
     names = [host.name for host in settings.host]
     if len(names) != len(set(names)):
         raise BadSettings(f"The settings cannot be used: two hosts have one name: {', '.join(sorted(names))}")
-    return settings

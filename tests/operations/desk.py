@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,10 +29,11 @@ class Desk:
         self.clock = SetClock()
         self.wakes = 0
         self.compared: list[str] = []
-        self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self._wake)
+        self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self.wake)
         self.immediate = Immediate(self.admission, self.compared.append)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Count how often the dispatcher was woken."""
         self.wakes += 1
 
     async def add(self, **changes: Any) -> str:
@@ -70,6 +72,12 @@ class Desk:
     ) -> Admitted:
         """Admit an operation by its key."""
         return await self.admission.admit(BY_KEY[action], instance_id, actor(kind), **options)
+
+    async def change(self, instance_id: str, changes: Mapping[str, Any]) -> None:
+        """Change an instance's row past everything."""
+        await self.database.write(
+            lambda connection: instances.guarded_update(connection, instance_id, (), changes)
+        )
 
     async def row(self, instance_id: str) -> Instance:
         """Return an instance's row."""

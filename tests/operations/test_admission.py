@@ -11,7 +11,7 @@ from stateward.domain.bodies import RebootOptions, ShutdownOptions
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.locks import ALL_CLASSES, ActorKind
 from stateward.domain.records import ImageFacts, OperationState
-from stateward.domain.shutdown import ShutdownPlan
+from stateward.domain.shutdown import AtDeadline, ShutdownPlan
 from stateward.domain.states import TaskState, VmState
 from stateward.domain.steps import Step
 from stateward.operations.admission import Admitted
@@ -40,7 +40,12 @@ async def test_what_an_admission_leaves_behind(desk: Desk) -> None:
     assert (operation.action, operation.state, operation.fence) == ("stop", OperationState.ACCEPTED, 2)
     assert (operation.user_id, operation.request_id, operation.host) == ("a member", "req-1", "h")
     assert (operation.started_at, operation.finished_at) == (NOW + 7, None)
-    plan = {"seconds": 20, "origin": "metadata"}
+    plan = {
+        "seconds": 20,
+        "origin": "metadata",
+        "at_deadline": "force",
+        "at_deadline_origin": "default",
+    }
     assert await desk.audit() == [("admitted", "stop", {"shutdown": plan})]
     ((subject, message_id, dispatch),) = await desk.outbox()
     assert (subject, message_id) == ("operations.h", operation.id)
@@ -131,7 +136,10 @@ async def test_the_time_a_guest_gets(
     instance_id = await desk.add(image=image)
     await desk.admit(action, instance_id, body=body)
     ((_, _, dispatch),) = await desk.outbox()
-    assert dispatch.shutdown == ShutdownPlan(seconds=seconds, origin=origin)
+    by = "request" if action == "stop_force" else "default"
+    assert dispatch.shutdown == ShutdownPlan(
+        seconds=seconds, origin=origin, at_deadline=AtDeadline.FORCE, at_deadline_origin=by
+    )
 
 
 async def test_what_asks_no_guest_has_no_plan(desk: Desk) -> None:

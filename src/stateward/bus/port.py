@@ -58,6 +58,12 @@ def console_subject(host: str) -> str:
     return f"console.{host}"
 
 
+def control_subject(host: str) -> str:
+    """Name the subject of the orders to operations on a host."""
+    return f"control.{host}"
+
+
 RESULTS = "results"
+PROGRESS = "progress"
 REPORTS = "reports"
 HOSTS = "hosts"

@@ -74,6 +74,9 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     over: frozenset[TaskState] = frozenset()
     pending: TaskState | None = None
     becomes: VmState | None = None
+    #: The vm state when the guest's memory was saved at its deadline instead of its power taken (R9). None where
+    #: that cannot be chosen, because the action goes on with a guest that is off.
+    if_saved: VmState | None = None
     #: What the guest must be seen as for the result to be true; the arbiter restores towards it.
     wants: Observed | None = None
     guard: OperationClass | Exempt
@@ -168,6 +171,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
         when=frozenset({VmState.ACTIVE, VmState.ERROR}),
         pending=TaskState.POWERING_OFF,
         becomes=VmState.STOPPED,
+        if_saved=VmState.SUSPENDED,
         wants=Observed.SHUTOFF,
         guard=STOP,
         policy=_member("servers:stop"),

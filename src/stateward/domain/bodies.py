@@ -11,24 +11,30 @@ from stateward.domain.shutdown import DEFAULT_CAP_SECONDS
 Timeout = Annotated[int, msgspec.Meta(ge=0, le=DEFAULT_CAP_SECONDS)]
 
 
-class ShutdownOptions(msgspec.Struct, frozen=True):
-    """How a guest is shut down: ``{"force": true}``, ``{"timeout": 30}`` or both (R9).
+class ShutdownRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request may say of its guest's clean shutdown (R9); the base of the bodies that may."""
+
+    #: Seconds the guest gets before its time is up; 0 asks it nothing.
+    timeout: Timeout | None = None
+    #: What is done then; the values of ``shutdown.AtDeadline``, spelt out for Nova's sentence about others.
+    at_deadline: Literal["force", "fail", "save"] | None = None
+
+
+class ShutdownOptions(ShutdownRequest, frozen=True, kw_only=True):
+    """How a guest is shut down: ``{"force": true}``, ``{"timeout": 30, "at_deadline": "fail"}``, or nothing.
 
     Nova 34 takes any value here and ignores it, so unknown keys are passed over.
     """
 
     #: Take the power: at once, or at the end of ``timeout`` when that is given too.
     force: bool = False
-    #: Seconds the guest gets before its power is taken; 0 asks it nothing.
-    timeout: Timeout | None = None
 
 
-class RebootOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Nova's reboot body; ``timeout`` (seconds) is ours and counts for SOFT."""
+class RebootOptions(ShutdownRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Nova's reboot body; ``timeout`` and ``at_deadline`` are ours and count for SOFT."""
 
     #: In capitals once it is read, however it was written.
     type: Literal["HARD", "Hard", "hard", "SOFT", "Soft", "soft"]
-    timeout: Timeout | None = None
 
     def __post_init__(self) -> None:
         """Bring the type to the spelling by which a row of the table is picked."""

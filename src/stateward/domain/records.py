@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from stateward.domain.locks import ActorKind, OperationClass
-from stateward.domain.shutdown import ShutdownPlan
+from stateward.domain.shutdown import Ending, Rung, ShutdownPlan
 from stateward.domain.states import Cause, Observed, TaskState, VmState
 from stateward.domain.steps import Step
 
@@ -112,16 +112,78 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OperationState(enum.StrEnum):
-    """How far an operation has come; the last three are final."""
+    """How far an operation has come; all but the first two are final."""
 
     ACCEPTED = "accepted"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     SUPERSEDED = "superseded"
+    #: Its wait for the guest was ended by a person; the instance stays as it was (B4).
+    CANCELLED = "cancelled"
 
 
 UNFINISHED = (OperationState.ACCEPTED, OperationState.RUNNING)
+
+
+class WaitsFor(enum.StrEnum):
+    """What an operation waits for when it is not working itself."""
+
+    GUEST = "guest"
+    HYPERVISOR = "hypervisor"
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an agent is with an operation (B4).
+
+    ``seq`` rises over all lives of the agent, so a smaller one is never news after a larger one.
+    """
+
+    seq: int
+    #: The step under way, the ``number``-th ``of`` so many, counted from 1.
+    step: Step
+    number: int
+    of: int
+    #: None while it works.
+    waits_for: WaitsFor | None = None
+    #: When the guest's time is up; None while it is given none. Seconds since the epoch, all of them.
+    deadline: float | None = None
+    #: When the guest was first asked to shut down, also by an agent killed since; None: it was not asked.
+    signalled_at: float | None = None
+    #: How it was asked last; None until that is known.
+    rung: Rung | None = None
+    #: When the agent said so.
+    at: float
+
+
+class ProgressReport(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent's word on how far it is; the latest replaces those before it."""
+
+    operation_id: str
+    progress: Progress
+
+
+class Command(enum.StrEnum):
+    """What can be told to an operation that runs (B4)."""
+
+    #: The guest gets more time.
+    EXTEND = "extend"
+    #: The guest's time is over now, and its power is taken.
+    ESCALATE = "escalate"
+    #: The wait ends and the instance stays as it is.
+    CANCEL = "cancel"
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """A command on its way to an agent; each operation's orders are counted, and the latest stands."""
+
+    operation_id: str
+    instance_id: str
+    #: From 1.
+    number: int
+    command: Command
+    #: For ``EXTEND``: what the guest gets in all, in seconds from when it was first asked.
+    seconds: int | None = None
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +203,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     finished_at: float | None
     message: str | None
     params: dict[str, Any]
+    #: The last that its agent said; None until it said something.
+    progress: Progress | None = None
+    #: The last order that was given to it (B4).
+    order: Order | None = None
 
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +256,7 @@ class Outcome(enum.StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     SUPERSEDED = "superseded"
+    CANCELLED = "cancelled"
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,8 +270,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     message: str | None
     #: None when the hypervisor could not be asked.
     observation: Observation | None
-    #: Whether a guest went off by itself, was forced, or was not asked; None where no step asked one.
+    #: For people: whether a guest went off by itself, was forced, or was not asked; None where no step asked one.
     shutdown: str | None = None
+    #: The same for ``settle``; None where no step shut a guest down, or it was overtaken.
+    ending: Ending | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Any
 
 from stateward.domain.actions import Action, OnFailure
 from stateward.domain.records import Fault, Instance, Outcome, Result
+from stateward.domain.shutdown import Ending
 from stateward.domain.states import VmState
 
 
@@ -19,14 +20,16 @@ def settle(action: Action, instance: Instance, result: Result, now: float) -> di
     Args:
         action: the operation's row.
         instance: the row as it is.
-        result: an agent's result; not ``SUPERSEDED``, which changes nothing.
+        result: an agent's result; not ``SUPERSEDED``, which changes nothing. ``CANCELLED`` ends the task alone.
         now: seconds since the epoch.
     """
     changes: dict[str, Any] = {"task_state": None, "operation_id": None, "updated_at": now}
     if result.outcome is Outcome.SUCCEEDED:
         changes["fault"] = None
-        if action.becomes is not None:
-            changes["vm_state"] = action.becomes
+        saved = result.ending is Ending.SAVED and action.if_saved is not None
+        becomes = action.if_saved if saved else action.becomes
+        if becomes is not None:
+            changes["vm_state"] = becomes
         if action.becomes is VmState.ACTIVE and instance.launched_at is None:
             changes["launched_at"] = now
         if action.becomes is VmState.DELETED and instance.terminated_at is None:
@@ -34,6 +37,7 @@ def settle(action: Action, instance: Instance, result: Result, now: float) -> di
     elif result.outcome is Outcome.FAILED:
         message = result.message or f"{action.name} failed"
         changes["fault"] = Fault(code=500, message=message, created=now)
-        if action.on_failure is OnFailure.ERROR:
+        # A guest that was left on, as was chosen, is as it was: also where other failures leave it half removed.
+        if action.on_failure is OnFailure.ERROR and result.ending is not Ending.LEFT_ON:
             changes["vm_state"] = VmState.ERROR
     return changes

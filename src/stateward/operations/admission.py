@@ -17,7 +17,7 @@ from stateward.bus.port import operations_subject
 from stateward.clock import Clock
 from stateward.domain import admit
 from stateward.domain.actions import Action, key
-from stateward.domain.bodies import RebootOptions, ShutdownOptions
+from stateward.domain.bodies import ShutdownOptions, ShutdownRequest
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.records import (
     UNFINISHED,
@@ -31,7 +31,7 @@ from stateward.domain.records import (
     Result,
 )
 from stateward.domain.settle import settle
-from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, ShutdownPlan, plan
+from stateward.domain.shutdown import DEFAULT_SECONDS, AtDeadline, Layer, Limits, ShutdownPlan, layer, plan
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
 from stateward.store import instances, operations
@@ -39,10 +39,12 @@ from stateward.store.engine import Database
 
 
 class ShutdownDefaults(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator says of clean shutdowns, in seconds."""
+    """What the operator says of clean shutdowns."""
 
-    default: int = 60
-    cap: int = DEFAULT_CAP_SECONDS
+    default: Layer = Layer(origin="default", seconds=DEFAULT_SECONDS, at_deadline=AtDeadline.FORCE)
+    limits: Limits = Limits()
+    #: What hosts say, by name.
+    hosts: Mapping[str, Layer] = {}
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,18 +166,25 @@ class Admission:
     def _plan(self, action: Action, instance: Instance, body: object) -> ShutdownPlan | None:
         if Step.SHUT_DOWN not in action.steps:
             return None
-        force, requested = False, None
-        if isinstance(body, ShutdownOptions):
-            force, requested = body.force, body.timeout
-        elif isinstance(body, RebootOptions):
-            requested = body.timeout
+        requested = body if isinstance(body, ShutdownRequest) else ShutdownRequest()
+        choice = requested.at_deadline
         return plan(
-            force=force,
-            requested=requested,
-            metadata=instance.metadata,
-            image=instance.image.properties,
-            default=self._shutdown.default,
-            cap=self._shutdown.cap,
+            (
+                Layer(
+                    origin="request",
+                    seconds=requested.timeout,
+                    at_deadline=None if choice is None else AtDeadline(choice),
+                ),
+                layer("metadata", instance.metadata),
+                layer("image", instance.image.properties),
+                layer("flavor", instance.flavor.extra_specs),
+                self._shutdown.hosts.get(instance.host, Layer(origin="host")),
+                self._shutdown.default,
+            ),
+            force=isinstance(body, ShutdownOptions) and body.force,
+            action=action.name,
+            may_save=action.if_saved is not None,
+            limits=self._shutdown.limits,
         )
 
 

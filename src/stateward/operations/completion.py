@@ -21,6 +21,7 @@ _STATE_OF = {
     Outcome.SUCCEEDED: OperationState.SUCCEEDED,
     Outcome.FAILED: OperationState.FAILED,
     Outcome.SUPERSEDED: OperationState.SUPERSEDED,
+    Outcome.CANCELLED: OperationState.CANCELLED,
 }
 _decoder = msgspec.json.Decoder(Result)
 

@@ -14,6 +14,7 @@ import structlog
 from stateward.bus.port import Bus
 from stateward.domain.actions import BY_KEY
 from stateward.operations.admission import post_dispatch
+from stateward.operations.control import order_message_id, post_order
 from stateward.store import instances, operations
 from stateward.store.engine import Database, StoreUnavailable
 
@@ -78,12 +79,15 @@ class Dispatcher:
 def repost(connection: sa.Connection) -> int:
     """Post the dispatch of every unfinished operation that is not in the outbox; return how many.
 
-    A bus inside the process dies with it, so what it had taken is sent again. Agents know what they have done.
+    A bus inside the process dies with it, so what it had taken is sent again, standing orders too. Agents know what
+    they have done.
     """
     waiting = {message_id for _number, _subject, message_id, _payload in operations.posted(connection)}
     count = 0
     for operation in operations.unfinished(connection):
         instance = instances.get(connection, operation.instance_id)
+        if order_message_id(operation) not in waiting:
+            post_order(connection, operation)
         if operation.id in waiting or instance is None:
             continue
         post_dispatch(connection, BY_KEY[operation.action], operation, instance)

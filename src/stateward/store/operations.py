@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from stateward.domain.locks import ActorKind
-from stateward.domain.records import Actor, Operation, OperationState
-from stateward.store.tables import AUDIT, OPERATIONS, OUTBOX
+from stateward.domain.records import Actor, Operation, OperationState, Order, ProgressReport
+from stateward.store.tables import AUDIT, INSTANCES, OPERATIONS, OUTBOX
 
 _COLUMNS = OPERATIONS.c
 _INSERT = sa.insert(OPERATIONS)
@@ -34,6 +34,19 @@ _FINISH = (
         message=sa.bindparam("b_message"),
     )
 )
+_PROGRESS = (
+    sa.update(OPERATIONS)
+    .where(
+        _COLUMNS.id == sa.bindparam("b_id"),
+        _COLUMNS.finished_at.is_(None),
+        _COLUMNS.progress_seq < sa.bindparam("b_seq"),
+    )
+    .values(
+        state=OperationState.RUNNING.value,
+        progress=sa.bindparam("b_progress"),
+        progress_seq=sa.bindparam("b_seq"),
+    )
+)
 
 
 def operation_of(row: sa.Row[Any]) -> Operation:
@@ -53,6 +66,8 @@ def operation_of(row: sa.Row[Any]) -> Operation:
         finished_at=row.finished_at,
         message=row.message,
         params=row.params,
+        progress=row.progress,
+        order=row.standing_order,
     )
 
 
@@ -85,6 +100,52 @@ def supersede(connection: sa.Connection, instance_id: str, now: float, message: 
         _SUPERSEDE, {"b_instance": instance_id, "b_now": now, "b_message": message}
     ).all()
     return [row.id for row in rows]
+
+
+def give_order(
+    connection: sa.Connection,
+    operation: Operation,
+    order: Order,
+    *,
+    unheld: bool,
+    project_id: str | None,
+) -> Operation | None:
+    """Write an order to an unfinished operation and return it; None when it is not as it was read.
+
+    Args:
+        connection: where to write.
+        operation: as the order was decided on.
+        order: what it is told.
+        unheld: only while no hold keeps its instance off (R6).
+        project_id: only on an instance of this project; None: of any.
+    """
+    instance = [INSTANCES.c.id == _COLUMNS.instance_id]
+    if unheld:
+        instance.append(INSTANCES.c.hold_blocks == 0)
+    if project_id is not None:
+        instance.append(INSTANCES.c.project_id == project_id)
+    row = connection.execute(
+        sa.update(OPERATIONS)
+        .where(
+            _COLUMNS.id == operation.id,
+            _COLUMNS.finished_at.is_(None),
+            _COLUMNS.order_number == order.number - 1,
+            _COLUMNS.progress_seq == (0 if operation.progress is None else operation.progress.seq),
+            sa.exists().where(*instance),
+        )
+        .values(standing_order=order, order_number=order.number)
+        .returning(OPERATIONS)
+    ).one_or_none()
+    return None if row is None else operation_of(row)
+
+
+def note_progress(connection: sa.Connection, report: ProgressReport) -> bool:
+    """Keep how far an unfinished operation is; False when that is no news."""
+    progress = report.progress
+    result = connection.execute(
+        _PROGRESS, {"b_id": report.operation_id, "b_progress": progress, "b_seq": progress.seq}
+    )
+    return result.rowcount == 1
 
 
 def finish(

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from stateward.domain.records import Fault, FlavorFacts, ImageFacts
+from stateward.domain.records import Fault, FlavorFacts, ImageFacts, Order, Progress
 
 METADATA: Final = sa.MetaData(
     naming_convention={
@@ -136,6 +136,12 @@ OPERATIONS: Final = sa.Table(
     sa.Column("finished_at", sa.Double),
     sa.Column("message", sa.Text),
     sa.Column("params", Packed(dict[str, Any]), nullable=False),
+    #: What the agent said last, and the number by which it is written only forwards.
+    sa.Column("progress", Packed(Progress)),
+    sa.Column("progress_seq", sa.BigInteger, nullable=False, default=0),
+    #: What it was told last, and how many orders it was given.
+    sa.Column("standing_order", Packed(Order)),
+    sa.Column("order_number", sa.Integer, nullable=False, default=0),
     sa.Index(None, "instance_id", "started_at"),
     # Recovery and superseding look for the few that are unfinished among the many that are not.
     sa.Index(

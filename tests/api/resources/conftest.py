@@ -26,6 +26,7 @@ from stateward.api.identity.service import Identity
 from stateward.api.identity.tokens import Token
 from stateward.bus.memory import MemoryBus
 from stateward.operations.admission import Admission, ShutdownDefaults
+from stateward.operations.control import Control
 from stateward.operations.immediate import Immediate
 from stateward.store.engine import Database
 from tests.rows import SetClock
@@ -86,6 +87,7 @@ class Api:
             identity=cast("Identity", Tokens()),
             admission=admission,
             immediate=Immediate(admission, lambda _instance_id: None),
+            control=Control(database, self.clock, lambda: None),
             bus=MemoryBus(),
             clock=self.clock,
             max_limit=5,

@@ -30,6 +30,7 @@ _RESULT: Final = {
     OperationState.SUCCEEDED: "Success",
     OperationState.FAILED: "Error",
     OperationState.SUPERSEDED: "Superseded",
+    OperationState.CANCELLED: "Cancelled",
 }
 
 
@@ -94,9 +95,11 @@ async def _find(call: Call) -> Instance:
 
 
 def _brief(call: Call, operation: Operation) -> dict[str, Any]:
-    failed = operation.state is OperationState.FAILED
     # What the arbiter did is told whether it went well or not: it is the answer to "why did my server restart?".
-    told = failed or operation.actor_kind == "system"
+    told = (
+        operation.state in {OperationState.FAILED, OperationState.CANCELLED}
+        or operation.actor_kind == "system"
+    )
     shown: dict[str, Any] = {
         "action": BY_KEY[operation.action].name,
         "instance_uuid": operation.instance_id,

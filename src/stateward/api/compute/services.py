@@ -11,6 +11,7 @@ from stateward.api.identity import Identity
 from stateward.bus.port import Bus
 from stateward.clock import Clock
 from stateward.operations.admission import Admission
+from stateward.operations.control import Control
 from stateward.operations.immediate import Immediate
 from stateward.store.engine import Database
 
@@ -22,6 +23,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity
     admission: Admission
     immediate: Immediate
+    control: Control
     bus: Bus
     clock: Clock
     #: Where clients reach the server, without a slash at the end; None: as each request's Host header says.

@@ -315,6 +315,10 @@ def upgrade() -> None:
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.Column("message", sa.Text(), nullable=True),
         sa.Column("params", sa.Text(), nullable=False),
+        sa.Column("progress", sa.Text(), nullable=True),
+        sa.Column("progress_seq", sa.BigInteger(), nullable=False),
+        sa.Column("standing_order", sa.Text(), nullable=True),
+        sa.Column("order_number", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["instance_id"], ["instances.id"], name=op.f("fk_operations_instance_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_operations")),
     )
