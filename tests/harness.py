@@ -197,6 +197,10 @@ class ServerProcess:
         """Kill it with signal 9 and return when it is certainly dead."""
         assert self._process is not None
         self._process.send_signal(signal.SIGKILL)
+        await self.killed()
+
+    async def killed(self) -> None:
+        """Return when it has been killed with signal 9, by itself or by whoever else."""
         assert await self._end() == -signal.SIGKILL, self.tail()
 
     async def stop(self) -> None:

@@ -37,6 +37,7 @@ from stateward.operations.completion import Completion
 from stateward.operations.control import Control
 from stateward.operations.dispatch import Dispatcher
 from stateward.operations.heartbeats import keep_heartbeats
+from stateward.operations.idempotency import OldKeys
 from stateward.operations.immediate import Immediate
 from stateward.private import make_private, write_private
 from stateward.settings import HostSettings, Settings
@@ -142,6 +143,9 @@ class Server:
         self._undo.push_async_callback(arbiter.stop)
         await dispatcher.start()
         self._undo.push_async_callback(dispatcher.stop)
+        old_keys = OldKeys(database, clock)
+        await old_keys.start()
+        self._undo.push_async_callback(old_keys.stop)
         for host in self._hosts():
             await self._start_agent(host, database, bus, LocalImages(images))
         self.images = images

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from stateward.domain.errors import Conflict, Forbidden, HostUnavailable, Invalid, NotFound, Refusal, Refused
 from stateward.store.engine import StoreUnavailable
+from stateward.store.idempotency import KeyReused
 
 _NAMES: Final = {
     400: "badRequest",
@@ -19,6 +20,7 @@ _NAMES: Final = {
     409: "conflictingRequest",
     413: "overLimit",
     415: "badMediaType",
+    422: "unprocessableEntity",
     501: "notImplemented",
     503: "serviceUnavailable",
 }
@@ -34,6 +36,7 @@ _STATUS_OF_KIND: Final[dict[type[Exception], int]] = {
     Invalid: 400,
     NotFound: 404,
     Conflict: 409,
+    KeyReused: 422,
     HostUnavailable: 503,
     StoreUnavailable: 503,
 }

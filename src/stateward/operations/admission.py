@@ -6,9 +6,10 @@ must do, the dispatch in the outbox. Killed before its commit, nothing happened;
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import sqlalchemy as sa
@@ -65,6 +66,12 @@ class Admission:
         self.clock = clock
         self._shutdown = shutdown
         self._wake = wake
+
+    def on(self, database: Database) -> Self:
+        """Return the same admission on another database: one that adds to what each transaction does."""
+        other = copy.copy(self)
+        other.database = database
+        return other
 
     async def admit(
         self,

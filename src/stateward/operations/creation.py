@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -37,13 +38,26 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True):
 async def create(
     admission: Admission, new: NewInstance, actor: Actor, *, patience: float, reservation_id: str
 ) -> Admitted:
-    """Admit a new instance on the usable host that has the fewest.
+    """Admit one new instance; see ``create_all``."""
+    (admitted,) = await create_all(admission, [new], actor, patience=patience, reservation_id=reservation_id)
+    return admitted
+
+
+async def create_all(
+    admission: Admission,
+    wanted: Sequence[NewInstance],
+    actor: Actor,
+    *,
+    patience: float,
+    reservation_id: str,
+) -> list[Admitted]:
+    """Admit new instances, all or none, each on the usable host that has the fewest.
 
     Without one the instance is kept in ERROR with Nova's "No valid host was found", as in Nova.
 
     Args:
         admission: whose database, clock and outbox to use.
-        new: the instance wanted.
+        wanted: the instances wanted.
         actor: who asks.
         patience: seconds after which a host that was not heard of counts as down.
         reservation_id: common to the instances of one request.
@@ -52,7 +66,7 @@ async def create(
         StoreUnavailable: the database cannot be written.
     """
 
-    def work(connection: sa.Connection) -> Admitted:
+    def one(connection: sa.Connection, new: NewInstance) -> Admitted:
         now = admission.clock.now()
         host = _choose(connection, new, now, patience)
         operation_id = str(uuid.uuid4())
@@ -93,7 +107,7 @@ async def create(
             post_dispatch(connection, CREATE, operation, instance)
         return Admitted(instance=instance, operation=operation)
 
-    admitted = await admission.database.write(work)
+    admitted = await admission.database.write(lambda connection: [one(connection, new) for new in wanted])
     admission.wake()
     return admitted
 

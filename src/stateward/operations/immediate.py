@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from stateward.domain.records import Actor, Instance, Operation
 from stateward.domain.states import VmState
 from stateward.operations.admission import Admission, Admitted, guarded, operation_for
 from stateward.store import instances, locks, operations
+from stateward.store.engine import Database
 
 #: Changes an instance whose row the transaction already holds; returns what to write and what to audit.
 Effect = Callable[[sa.Connection, Instance, float], tuple[Mapping[str, Any], Mapping[str, Any]]]
@@ -39,6 +40,10 @@ class Immediate:
         """Use an admission's database and clock; ``compare`` has the arbiter look at an instance."""
         self._admission = admission
         self._compare = compare
+
+    def on(self, database: Database) -> Self:
+        """Return the same actions on another database: one that adds to what each transaction does."""
+        return type(self)(self._admission.on(database), self._compare)
 
     async def lock(
         self, instance_id: str, actor: Actor, *, reason: str | None, project_id: str | None

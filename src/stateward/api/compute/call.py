@@ -20,11 +20,14 @@ from starlette.types import Receive, Scope, Send
 from stateward.api.compute.services import Services
 from stateward.api.faults import ApiFault, Unauthorized, fault, status_of
 from stateward.api.identity.tokens import Token
+from stateward.api.once import Once, ticket_of
 from stateward.api.wording import invalid
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Forbidden, Invalid
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import Actor
+from stateward.operations.admission import Admission
+from stateward.operations.immediate import Done, Immediate
 
 T = TypeVar("T")
 
@@ -41,11 +44,13 @@ class Call:
     """A request that has a good token and a version."""
 
     __slots__ = (
+        "_raw",
         "_receive",
         "_request",
         "_scope",
         "legacy",
         "minor",
+        "once",
         "request_id",
         "root",
         "services",
@@ -68,6 +73,9 @@ class Call:
         self._scope = scope
         self._receive = receive
         self._request: Request | None = None
+        self._raw: bytes | None = None
+        #: For a request with an Idempotency-Key.
+        self.once: Once | None = None
         self.services = services
         self.token = token
         #: The microversion's minor number: 73 for 2.73.
@@ -116,6 +124,35 @@ class Call:
         """The address without the API's version, for ``bookmark`` links."""
         return self.root.rsplit("/compute/", 1)[0] + "/compute"
 
+    def admission(self, answer: Callable[[Any], Response]) -> Admission:
+        """Return where this request's one operation is admitted.
+
+        Args:
+            answer: makes the request's answer of what its write gives (``Admitted``, or several of them); kept
+                under the request's key in the same transaction.
+        """
+        admission = self.services.admission
+        return admission if self.once is None else admission.on(self.once.database(answer))
+
+    def immediate(self, answer: Callable[[Done], Response]) -> Immediate:
+        """Return where this request's one immediate action is done; see ``admission``."""
+        immediate = self.services.immediate
+        return immediate if self.once is None else immediate.on(self.once.database(answer))
+
+    async def take_key(self, key: str) -> Once:
+        """Have what this request admits done once for a key.
+
+        Raises:
+            ApiFault: the body is too large.
+            Invalid: the key is none.
+        """
+        self._raw = await self.body()
+        request = self.request
+        parts = (request.method, request.url.path, request.url.query, str(self.minor), self.project_id)
+        ticket = ticket_of(self.token.user_id, key, *parts, self._raw)
+        self.once = Once(self.services.database, self.services.clock, ticket)
+        return self.once
+
     def allow(self, policy: Policy) -> None:
         """Go on only if the caller's role is enough.
 
@@ -141,6 +178,8 @@ class Call:
         Raises:
             ApiFault: it is too large (413).
         """
+        if self._raw is not None:
+            return self._raw
         announced = self.request.headers.get("content-length", "0")
         if announced.isdigit() and int(announced) > MAX_BODY:
             raise ApiFault(413, _TOO_LARGE)
@@ -242,6 +281,7 @@ class Endpoint:
         since: int = 1,
         until: int = MAX_MINOR,
         legacy: bool = False,
+        keyed: bool = False,
     ) -> None:
         """Serve ``handler`` in the microversions from ``since`` to ``until``.
 
@@ -252,6 +292,8 @@ class Endpoint:
             since: the first minor number that has the resource.
             until: the last one.
             legacy: for ``/v2``.
+            keyed: an Idempotency-Key counts: the handler admits one operation, by the call's ``admission`` or
+                ``immediate``.
         """
         self._services = services
         self._handler = handler
@@ -259,6 +301,7 @@ class Endpoint:
         self._since = since
         self._until = until
         self._legacy = legacy
+        self._keyed = keyed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -309,17 +352,21 @@ class Endpoint:
         )
         if self._policy is not None:
             call.allow(self._policy)
+        if headers.key is not None and self._keyed:
+            once = await call.take_key(headers.key)
+            return await once.run(lambda: self._handler(call))
         return await self._handler(call)
 
 
 class RequestHeaders:
     """The headers that every request is looked at for, found in one pass."""
 
-    __slots__ = ("_nova", "_openstack", "host", "token")
+    __slots__ = ("_nova", "_openstack", "host", "key", "token")
 
     def __init__(self, scope: Scope) -> None:
         self.token: str | None = None
         self.host = "localhost"
+        self.key: str | None = None
         self._openstack: str | None = None
         self._nova: str | None = None
         for name, value in scope["headers"]:
@@ -331,6 +378,8 @@ class RequestHeaders:
                 self.host = value.decode("latin-1")
             elif name == b"x-openstack-nova-api-version":
                 self._nova = value.decode("latin-1")
+            elif name == b"idempotency-key":
+                self.key = value.decode("latin-1")
 
     def minor(self) -> int:
         """Return the microversion that is asked for, as Nova negotiates it; its minor number.

@@ -20,6 +20,7 @@ from stateward.domain.bodies import ConsoleOutput, LockOptions, ResetState
 from stateward.domain.errors import Conflict, Forbidden, HostUnavailable, Invalid, Refusal, Refused
 from stateward.domain.records import ConsoleReply, ConsoleRequest, Instance
 from stateward.domain.states import VmState
+from stateward.operations.admission import Admitted
 from stateward.operations.immediate import Done
 from stateward.store import instances
 
@@ -77,32 +78,44 @@ async def act(call: Call) -> Response:
     instance_id = call.path["id"]
     await check(call, action, instance_id)
     if action.is_operation:
-        admitted = await call.services.admission.admit(
-            action, instance_id, call.actor, body=options, project_id=call.visible_project
-        )
         # Nova answers an accepted forceDelete with 204 and all others with 202.
         code = 204 if action.becomes is VmState.DELETED else 202
-        return empty(code, {OPERATION_HEADER: admitted.operation.id})
+
+        def answer(admitted: Admitted) -> Response:
+            return empty(code, {OPERATION_HEADER: admitted.operation.id})
+
+        return answer(
+            await call.admission(answer).admit(
+                action, instance_id, call.actor, body=options, project_id=call.visible_project
+            )
+        )
     return await _IMMEDIATE[action.name](call, instance_id, options)
 
 
 async def _lock(call: Call, instance_id: str, options: Any) -> Response:
     said = options.locked_reason if isinstance(options, LockOptions) else msgspec.UNSET
     reason = None if said is msgspec.UNSET else said
-    done = await call.services.immediate.lock(
-        instance_id, call.actor, reason=reason, project_id=call.visible_project
+
+    def answer(done: Done) -> Response:
+        return empty(202, _in_flight(done))
+
+    return answer(
+        await call.immediate(answer).lock(
+            instance_id, call.actor, reason=reason, project_id=call.visible_project
+        )
     )
-    return empty(202, _in_flight(done))
 
 
 async def _unlock(call: Call, instance_id: str, _options: Any) -> Response:
-    await call.services.immediate.unlock(instance_id, call.actor, project_id=call.visible_project)
-    return empty(202)
+    return _done(await call.immediate(_done).unlock(instance_id, call.actor, project_id=call.visible_project))
 
 
 async def _reset_state(call: Call, instance_id: str, options: ResetState) -> Response:
     to = VmState.ACTIVE if options.state == "active" else VmState.ERROR
-    await call.services.immediate.reset_state(instance_id, call.actor, to=to)
+    return _done(await call.immediate(_done).reset_state(instance_id, call.actor, to=to))
+
+
+def _done(_done: Done) -> Response:
     return empty(202)
 
 
@@ -154,6 +167,5 @@ _IMMEDIATE: Final[dict[str, Callable[[Call, str, Any], Awaitable[Response]]]] = 
 
 def routes(services: Services, *, legacy: bool = False) -> list[BaseRoute]:
     """Return the one route of all actions."""
-    return [
-        Route("/servers/{id}/action", Endpoint(services, act, policy=None, legacy=legacy), methods=["POST"])
-    ]
+    endpoint = Endpoint(services, act, policy=None, legacy=legacy, keyed=True)
+    return [Route("/servers/{id}/action", endpoint, methods=["POST"])]

@@ -15,12 +15,14 @@ from starlette.responses import Response
 
 from stateward.api.compute.call import Call, convert, reply
 from stateward.api.compute.networks import NO_NETWORK
+from stateward.api.compute.server_actions import OPERATION_HEADER
 from stateward.api.compute.views import links
 from stateward.api.wording import short
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid
 from stateward.domain.records import FlavorFacts, ImageFacts
-from stateward.operations.creation import NewInstance, create
+from stateward.operations.admission import Admitted
+from stateward.operations.creation import NewInstance, create_all
 from stateward.store import flavors, hosts, images, keypairs
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
@@ -84,33 +86,34 @@ async def create_server(call: Call) -> Response:
     if "server" not in body:
         raise Invalid("'server' is a required property")
     wanted = _checked(call, body["server"])
-    low, high = _counts(wanted)
+    _low, high = _counts(wanted)
     new = await _new_instance(call, wanted)
     reservation = f"r-{secrets.token_hex(4)}"
-    first = None
-    for number in range(1, high + 1):
-        each = new if high == 1 else _numbered(new, number)
-        admitted = await create(
-            call.services.admission,
-            each,
+    password = wanted.adminPass or secrets.token_urlsafe(9)
+
+    def answer(made: list[Admitted]) -> Response:
+        if wanted.return_reservation_id in {True, *get_args(_YES)}:
+            return reply({"reservation_id": reservation}, 202)
+        first = made[0].instance
+        server = {
+            "id": first.id,
+            "links": links(call, "servers", first.id),
+            "OS-DCF:diskConfig": "MANUAL",
+            "security_groups": [{"name": "default"}],
+            "adminPass": password,
+        }
+        headers = {"location": f"{call.root}/servers/{first.id}", OPERATION_HEADER: made[0].operation.id}
+        return reply({"server": server}, 202, headers)
+
+    return answer(
+        await create_all(
+            call.admission(answer),
+            [new] if high == 1 else [_numbered(new, number) for number in range(1, high + 1)],
             call.actor,
             patience=call.services.host_patience,
             reservation_id=reservation,
         )
-        first = first or admitted.instance
-    if first is None:
-        msg = f"between {low} and {high} servers were asked for and none was made"
-        raise RuntimeError(msg)
-    if wanted.return_reservation_id in {True, *get_args(_YES)}:
-        return reply({"reservation_id": reservation}, 202)
-    server = {
-        "id": first.id,
-        "links": links(call, "servers", first.id),
-        "OS-DCF:diskConfig": "MANUAL",
-        "security_groups": [{"name": "default"}],
-        "adminPass": wanted.adminPass or secrets.token_urlsafe(9),
-    }
-    return reply({"server": server}, 202, {"location": f"{call.root}/servers/{first.id}"})
+    )
 
 
 def _check_members(call: Call, raw: object) -> None:

@@ -20,6 +20,7 @@ from stateward.domain.actions import BY_KEY, CREATE, Policy, Role
 from stateward.domain.errors import Invalid, Refusal, Refused
 from stateward.domain.records import Instance
 from stateward.domain.states import TaskState
+from stateward.operations.admission import Admitted
 from stateward.store import hosts, instances
 
 _INDEX: Final = Policy("os_compute_api:servers:index", Role.READER)
@@ -90,8 +91,12 @@ async def delete(call: Call) -> Response:
     """Admit the deletion; asking again while it is under way changes nothing (204)."""
     action = BY_KEY["delete"]
     await check(call, action, call.path["id"])
+
+    def answer(admitted: Admitted) -> Response:
+        return empty(204, {OPERATION_HEADER: admitted.operation.id})
+
     try:
-        admitted = await call.services.admission.admit(
+        admitted = await call.admission(answer).admit(
             action, call.path["id"], call.actor, project_id=call.visible_project
         )
     except Refused as refused:
@@ -101,7 +106,7 @@ async def delete(call: Call) -> Response:
         ):
             return empty(204)
         raise
-    return empty(204, {OPERATION_HEADER: admitted.operation.id})
+    return answer(admitted)
 
 
 async def host_status(call: Call) -> dict[str, str]:
@@ -156,14 +161,15 @@ def _with_next(call: Call, body: dict[str, Any], found: list[Instance], *, more:
 def routes(services: Services, *, legacy: bool = False) -> list[BaseRoute]:
     """Return the routes, the most used first."""
 
-    def at(path: str, method: str, handler: Any, policy: Policy | None) -> Route:
-        return Route(path, Endpoint(services, handler, policy=policy, legacy=legacy), methods=[method])
+    def at(path: str, method: str, handler: Any, policy: Policy | None, *, keyed: bool = False) -> Route:
+        endpoint = Endpoint(services, handler, policy=policy, legacy=legacy, keyed=keyed)
+        return Route(path, endpoint, methods=[method])
 
     return [
         at("/servers/detail", "GET", index_detail, _DETAIL),
         at("/servers/{id}", "GET", show, _SHOW),
         at("/servers", "GET", index, _INDEX),
-        at("/servers", "POST", create_server, CREATE.policy),
+        at("/servers", "POST", create_server, CREATE.policy, keyed=True),
         at("/servers/{id}", "PUT", update, None),
-        at("/servers/{id}", "DELETE", delete, None),
+        at("/servers/{id}", "DELETE", delete, None, keyed=True),
     ]

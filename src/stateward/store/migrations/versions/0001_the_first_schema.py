@@ -64,6 +64,20 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_hosts_name")),
     )
     op.create_table(
+        "idempotency_keys",
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("key", sa.String(length=255), nullable=False),
+        sa.Column("fingerprint", sa.String(length=64), nullable=False),
+        sa.Column("claimed_at", sa.Double(), nullable=False),
+        sa.Column("status", sa.Integer(), nullable=True),
+        sa.Column("headers", sa.Text(), nullable=True),
+        sa.Column("body", sa.LargeBinary(), nullable=True),
+        sa.PrimaryKeyConstraint("user_id", "key", name=op.f("pk_idempotency_keys")),
+    )
+    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_idempotency_keys_claimed_at"), ["claimed_at"], unique=False)
+
+    op.create_table(
         "identity_domains",
         sa.Column("id", sa.String(length=64), nullable=False),
         sa.Column("name", sa.String(length=64), nullable=False),
@@ -444,6 +458,10 @@ def downgrade() -> None:
     op.drop_table("identity_revoked_tokens")
     op.drop_table("identity_generation")
     op.drop_table("identity_domains")
+    with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_idempotency_keys_claimed_at"))
+
+    op.drop_table("idempotency_keys")
     op.drop_table("hosts")
     op.drop_table("flavors")
     op.drop_table("audit")
