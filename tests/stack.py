@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -69,15 +69,15 @@ class FailingDatabase:
         """Leave the closing to whoever opened it."""
 
 
-def new_instance(words: str = "", **changes: Any) -> NewInstance:
-    """Say which instance is wanted; its guest behaves as the words say."""
+def new_instance(words: str = "", properties: Mapping[str, str] = {}, **changes: Any) -> NewInstance:
+    """Say which instance is wanted; its guest behaves as the words say, and its image has more properties."""
     facts: dict[str, Any] = {
         "project_id": "p",
         "user_id": "u",
         "name": "web",
         "hostname": "web",
         "flavor": FlavorFacts(id="1", name="small", vcpus=1, ram=64, disk=0),
-        "image": ImageFacts(id="i", disk_format="qcow2", properties={"os_command_line": words}),
+        "image": ImageFacts(id="i", disk_format="qcow2", properties={"os_command_line": words, **properties}),
     }
     return NewInstance(**(facts | changes))
 
@@ -129,10 +129,10 @@ class Stack:
         await self.arbiter.stop()
         await self.bus.close()
 
-    async def create(self, words: str = "") -> str:
+    async def create(self, words: str = "", **properties: str) -> str:
         """Make a running instance and return its id."""
         made = await create(
-            self.admission, new_instance(words), actor(), patience=PATIENCE, reservation_id="r"
+            self.admission, new_instance(words, properties), actor(), patience=PATIENCE, reservation_id="r"
         )
         await self.idle(made.instance.id)
         return made.instance.id

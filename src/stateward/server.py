@@ -33,6 +33,7 @@ from stateward.domain.errors import NotFound
 from stateward.domain.shutdown import Layer, Limits
 from stateward.guest import build as guest
 from stateward.operations.admission import Admission, ShutdownDefaults
+from stateward.operations.asking import end_lost
 from stateward.operations.completion import Completion
 from stateward.operations.control import Control
 from stateward.operations.dispatch import Dispatcher
@@ -141,6 +142,7 @@ class Server:
         await keep_heartbeats(bus, database)
         await arbiter.start(bus)
         self._undo.push_async_callback(arbiter.stop)
+        await end_lost(admission)
         await dispatcher.start()
         self._undo.push_async_callback(dispatcher.stop)
         old_keys = OldKeys(database, clock)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stateward.agent.driver import Driver, DriverError, Guest, GuestMissing
+from stateward.agent.driver import Driver, DriverError, Guest, GuestMissing, NoAgent
 from stateward.domain.records import GuestSpec
 from stateward.domain.states import Cause, Observed
 
@@ -22,6 +22,7 @@ _LOOK_AGAIN = 0.02
 
 UP = "stateward-guest: up"
 PRESSED = "stateward-guest: power button pressed"
+NMI = b"Uhhuh. NMI received"
 
 
 @dataclass
@@ -55,6 +56,8 @@ class Rig:
     patience: float = 10.0
     #: Whether guests outlive the driver's connection; in-memory hypervisors end with it.
     outlives: bool = True
+    #: Whether its hypervisor counts what guests do; libvirt's test driver tells their state only.
+    measures: bool = True
 
     async def defined(self) -> str:
         """Make a guest that is off."""
@@ -113,6 +116,8 @@ NEEDS_A_GUEST: dict[str, Call] = {
     "unpause": lambda driver, guest: driver.unpause(guest),
     "save_memory": lambda driver, guest: driver.save_memory(guest),
     "restore_memory": lambda driver, guest: driver.restore_memory(guest),
+    "set_password": lambda driver, guest: driver.set_password(guest, "root", "secret"),
+    "inject_nmi": lambda driver, guest: driver.inject_nmi(guest),
 }
 NEEDS_NONE: dict[str, Call] = {
     "mark_fence": lambda driver, guest: driver.mark_fence(guest, 7),
@@ -400,6 +405,55 @@ class DriverContract:
         await rig.driver.power_off(instance_id)
         await rig.driver.power_on(instance_id)
         await rig.console_says(instance_id, UP, times=2)
+
+    async def test_no_password_is_set_where_no_agent_answers(self, rig: Rig) -> None:
+        """Refused, with a sentence that does not tell the password, and nothing is changed."""
+        instance_id = await rig.ready()
+        async with asyncio.timeout(rig.patience):
+            with pytest.raises(DriverError) as refusal:
+                await rig.driver.set_password(instance_id, "root", "opensesame")
+        assert isinstance(refusal.value, NoAgent) is rig.driver.capabilities.set_password
+        assert "agent" in str(refusal.value)
+        assert "opensesame" not in str(refusal.value)
+        assert await rig.state(instance_id) == RUNNING
+
+    async def test_a_halted_guest_has_no_agent_that_answers(self, rig: Rig) -> None:
+        """It is refused at once, and not kept for when the guest runs on."""
+        instance_id = await rig.running()
+        await rig.driver.pause(instance_id)
+        with pytest.raises(DriverError, match="paused"):
+            await rig.driver.set_password(instance_id, "root", "secret")
+
+    async def test_an_interrupt_reaches_the_guest(self, rig: Rig) -> None:
+        """Its kernel says so, where there is a console."""
+        assert rig.driver.capabilities.inject_nmi
+        instance_id = await rig.ready()
+        await rig.driver.inject_nmi(instance_id)
+        async with asyncio.timeout(rig.patience):
+            while rig.driver.capabilities.console_log:
+                if NMI in await rig.driver.console(instance_id):
+                    break
+                await asyncio.sleep(_LOOK_AGAIN)
+        assert await rig.state(instance_id) == RUNNING
+
+    async def test_a_guest_is_measured(self, rig: Rig) -> None:
+        """Off it has done nothing; on it has the processors and the memory that it was given."""
+        spec = rig.spec()
+        await rig.driver.prepare_disk(spec)
+        await rig.driver.define(spec)
+        off = await rig.driver.diagnostics(spec.instance_id)
+        assert (off.state, off.cpu_times, off.disks) == (Observed.SHUTOFF, (), ())
+        await rig.driver.power_on(spec.instance_id)
+        found = await rig.driver.diagnostics(spec.instance_id)
+        assert (found.state, found.driver) == (Observed.RUNNING, rig.driver.name)
+        assert found.hypervisor
+        assert found.config_drive is False
+        if rig.measures:
+            assert len(found.cpu_times) == spec.vcpus
+            assert found.memory == spec.memory
+            assert [disk.name for disk in found.disks] == ["vda"]
+        with pytest.raises(GuestMissing):
+            await rig.driver.diagnostics(rig.spec().instance_id)
 
     async def test_guests_outlive_the_connection(self, rig: Rig) -> None:
         """Closing changes nothing; whoever opens again finds them as they were."""

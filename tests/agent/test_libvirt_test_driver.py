@@ -81,7 +81,7 @@ async def rig(tmp_path: Path, images: Folder, new_spec: Callable[..., GuestSpec]
     changes = Changes()
     driver = LibvirtDriver(uri=URI, folder=tmp_path / "data", images=images)
     await driver.open(changes)
-    yield Rig(driver=driver, changes=changes, spec=new_spec, outlives=False)
+    yield Rig(driver=driver, changes=changes, spec=new_spec, outlives=False, measures=False)
     await driver.close()
     # The test driver's world ends with the last object that refers to it; one in a reference cycle would carry
     # its guests over into the next test.

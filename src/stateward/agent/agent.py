@@ -14,9 +14,10 @@ import msgspec
 from stateward.agent.driver import Driver, DriverError
 from stateward.agent.journal import Journal
 from stateward.agent.observer import Observer
+from stateward.agent.questions import Questions
 from stateward.agent.watch import Watch
 from stateward.agent.worker import Worker
-from stateward.bus.port import Bus, console_subject, operations_subject
+from stateward.bus.port import Bus, console_subject, operations_subject, questions_subject
 from stateward.clock import Clock
 from stateward.domain.records import ConsoleReply, ConsoleRequest
 
@@ -59,6 +60,7 @@ class Agent:
         await self.worker.resume()
         await self._bus.subscribe(operations_subject(self.host), self.worker.handle)
         await self._bus.answer(console_subject(self.host), self._console)
+        await self._bus.answer(questions_subject(self.host), Questions(self.driver).answer)
         self._task = asyncio.create_task(self.observer.run(), name=f"observer {self.host}")
 
     async def stop(self) -> None:

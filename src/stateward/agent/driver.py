@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.records import GuestSpec
 from stateward.domain.states import Cause, Observed
 
@@ -29,6 +30,27 @@ class GuestMissing(DriverError):
     """The hypervisor has no such guest."""
 
 
+class NoAgent(DriverError):
+    """No agent holds its end of the channel inside the guest, so nothing in it can be asked."""
+
+    def __init__(self) -> None:
+        """Say so, and what to do."""
+        super().__init__(
+            "No agent answers inside the guest. Install qemu-guest-agent in it, start it, and ask again."
+        )
+
+
+class AgentSilent(DriverError):
+    """The agent inside the guest holds its channel and does not answer."""
+
+    def __init__(self, seconds: float) -> None:
+        """Say how many seconds it was given."""
+        super().__init__(
+            f"The agent inside the guest did not answer within {seconds:g} s. "
+            "Look at qemu-guest-agent in the guest, restart it, and ask again."
+        )
+
+
 class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     """What a driver can do; an operation that needs more is refused with a reason."""
 
@@ -38,6 +60,9 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     pause: bool
     suspend: bool
     console_log: bool
+    #: Have an agent inside a guest set a password; raise a non-maskable interrupt.
+    set_password: bool
+    inject_nmi: bool
     #: Tells of changes at once; without it only polls see them.
     events: bool
 
@@ -172,4 +197,26 @@ class Driver(Protocol):
 
     async def console(self, instance_id: str) -> bytes:
         """Return the guest's console log, as much as is kept (the last 1 MiB at most)."""
+        ...
+
+    async def set_password(self, instance_id: str, user: str, password: str) -> None:
+        """Have the agent inside a running guest set a user's password; it is kept nowhere on the way.
+
+        Returns within seconds, whatever the agent does: one that never answers is a failure.
+
+        Raises:
+            GuestMissing, DriverError: it is off or halted, has no agent, or its agent refused or was silent.
+        """
+        ...
+
+    async def inject_nmi(self, instance_id: str) -> None:
+        """Raise a non-maskable interrupt in a guest that is on; what comes of it is its kernel's to decide.
+
+        Raises:
+            GuestMissing, DriverError: it is off, or the hypervisor has no such interrupt.
+        """
+        ...
+
+    async def diagnostics(self, instance_id: str) -> Diagnostics:
+        """Measure a guest; what the hypervisor does not count is left out. Raises ``GuestMissing``."""
         ...

@@ -138,5 +138,6 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.SAVE_MEMORY: _simple(lambda driver, instance_id: driver.save_memory(instance_id)),
     Step.RESTORE_MEMORY: _simple(lambda driver, instance_id: driver.restore_memory(instance_id)),
     Step.DISCARD_MEMORY: _simple(lambda driver, instance_id: driver.discard_memory(instance_id)),
+    Step.INJECT_NMI: _simple(lambda driver, instance_id: driver.inject_nmi(instance_id)),
     Step.REMOVE: _simple(lambda driver, instance_id: driver.remove(instance_id)),
 }

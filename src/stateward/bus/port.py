@@ -63,6 +63,11 @@ def control_subject(host: str) -> str:
     return f"control.{host}"
 
 
+def questions_subject(host: str) -> str:
+    """Name the subject of the questions to a host's agent (``stateward.domain.questions``)."""
+    return f"questions.{host}"
+
+
 RESULTS = "results"
 PROGRESS = "progress"
 REPORTS = "reports"

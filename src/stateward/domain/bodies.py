@@ -59,3 +59,17 @@ class ConsoleOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``os-getConsoleOutput``; ``length`` in lines, -1 or none for all."""
 
     length: Annotated[int, msgspec.Meta(ge=-1)] | str | None = None
+
+
+class ChangePassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``changePassword``.
+
+    Nova takes any text. What a guest could never use is refused here: nothing, which would let anybody in, more than
+    the 511 bytes that Linux's crypt takes, and a second line, which would be another user's.
+    """
+
+    adminPass: Annotated[str, msgspec.Meta(min_length=1, max_length=511, pattern=r"\A[^\r\n]*\Z")]  # noqa: N815 (Nova's name)
+
+    def __repr__(self) -> str:
+        """Leave the password out, wherever this is written."""
+        return "ChangePassword()"

@@ -25,11 +25,12 @@ def settle(action: Action, instance: Instance, result: Result, now: float) -> di
     """
     changes: dict[str, Any] = {"task_state": None, "operation_id": None, "updated_at": now}
     if result.outcome is Outcome.SUCCEEDED:
-        changes["fault"] = None
         saved = result.ending is Ending.SAVED and action.if_saved is not None
         becomes = action.if_saved if saved else action.becomes
         if becomes is not None:
             changes["vm_state"] = becomes
+            # What leaves the state as it is says nothing of why an instance in ERROR is there.
+            changes["fault"] = None
         if action.becomes is VmState.ACTIVE and instance.launched_at is None:
             changes["launched_at"] = now
         if action.becomes is VmState.DELETED and instance.terminated_at is None:

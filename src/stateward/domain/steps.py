@@ -23,6 +23,7 @@ class Step(enum.StrEnum):
     SAVE_MEMORY = "save_memory"
     RESTORE_MEMORY = "restore_memory"
     DISCARD_MEMORY = "discard_memory"
+    INJECT_NMI = "inject_nmi"
     REMOVE = "remove"
 
 
@@ -37,5 +38,6 @@ STEP_SAYS: Final[dict[Step, str]] = {
     Step.SAVE_MEMORY: "Write the guest's memory to disk and take the power.",
     Step.RESTORE_MEMORY: "Start the guest from its saved memory.",
     Step.DISCARD_MEMORY: "Throw a saved memory away, so that the next start is a boot.",
+    Step.INJECT_NMI: "Raise a non-maskable interrupt; killed right after it, the agent raises it again.",
     Step.REMOVE: "Make the hypervisor forget the guest and delete its disk.",
 }

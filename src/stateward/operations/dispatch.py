@@ -86,10 +86,14 @@ def repost(connection: sa.Connection) -> int:
     count = 0
     for operation in operations.unfinished(connection):
         instance = instances.get(connection, operation.instance_id)
+        row = BY_KEY[operation.action]
+        # A question was never dispatched (``asking``).
+        if not row.is_operation:
+            continue
         if order_message_id(operation) not in waiting:
             post_order(connection, operation)
         if operation.id in waiting or instance is None:
             continue
-        post_dispatch(connection, BY_KEY[operation.action], operation, instance)
+        post_dispatch(connection, row, operation, instance)
         count += 1
     return count

@@ -13,17 +13,19 @@ from typing import Final, TypeVar
 import libvirt
 
 from stateward.agent.driver import (
+    AgentSilent,
     Capabilities,
     Changed,
     Guest,
     HostFacts,
     ImageFiles,
 )
-from stateward.agent.libvirt import guests, xml
+from stateward.agent.libvirt import figures, guests, inside, xml
 from stateward.agent.libvirt.connection import Change, Connection, Lane
 from stateward.agent.libvirt.disks import Disks
 from stateward.agent.libvirt.host import Accelerator, describe
 from stateward.agent.libvirt.states import observed
+from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.records import GuestSpec
 
 T = TypeVar("T")
@@ -32,6 +34,9 @@ _GIB: Final = 1024**3
 
 #: Seconds that an agent inside a guest has to answer a request before the power button is pressed as well.
 _AGENT_SECONDS: Final = 2.0
+
+#: Seconds beyond libvirt's own limit after which a call that asks an agent is not waited for any longer.
+_GRACE_SECONDS: Final = 2.0
 
 
 class LibvirtDriver:
@@ -63,6 +68,8 @@ class LibvirtDriver:
             pause=True,
             suspend=True,
             console_log=real,
+            set_password=real,
+            inject_nmi=True,
             events=True,
         )
         self._folder = folder.absolute()
@@ -182,6 +189,24 @@ class LibvirtDriver:
     async def console(self, instance_id: str) -> bytes:
         """Return the console log's end."""
         return await asyncio.to_thread(self._disks.console, instance_id)
+
+    async def set_password(self, instance_id: str, user: str, password: str) -> None:
+        """Have the agent inside set a password; an agent still busy with an older question counts as silent."""
+        try:
+            async with asyncio.timeout(inside.LIMIT_SECONDS + _GRACE_SECONDS):
+                await self._connection.run(
+                    Lane.ASK, lambda connection: inside.set_password(connection, instance_id, user, password)
+                )
+        except TimeoutError:
+            raise AgentSilent(inside.LIMIT_SECONDS + _GRACE_SECONDS) from None
+
+    async def inject_nmi(self, instance_id: str) -> None:
+        """Interrupt."""
+        await self._act(lambda connection: guests.inject_nmi(connection, instance_id))
+
+    async def diagnostics(self, instance_id: str) -> Diagnostics:
+        """Measure, by one call for all the guest's figures."""
+        return await self._look(lambda connection: figures.measure(connection, instance_id))
 
     async def _look(self, call: Callable[[libvirt.virConnect], T]) -> T:
         return await self._connection.run(Lane.LOOK, call)

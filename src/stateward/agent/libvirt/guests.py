@@ -60,7 +60,8 @@ def _find(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDomain
     return domain if domain is not None and identity(domain) is not None else None
 
 
-def _require(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDomain:
+def require(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDomain:
+    """Return an instance's domain, or raise ``GuestMissing``."""
     domain = _find(connection, instance_id)
     if domain is None:
         raise GuestMissing(f"libvirt has no guest {instance_id} of Stateward's.")
@@ -147,7 +148,7 @@ def power_on(connection: libvirt.virConnect, instance_id: str) -> None:
     libvirt would start a guest that has a saved memory from that memory. Booting it instead would throw the
     memory away, which is a step of its own, so this is refused.
     """
-    domain = _require(connection, instance_id)
+    domain = require(connection, instance_id)
     now, _ = look(domain)
     if now is Observed.RUNNING:
         return
@@ -160,7 +161,7 @@ def power_on(connection: libvirt.virConnect, instance_id: str) -> None:
 
 def restore_memory(connection: libvirt.virConnect, instance_id: str) -> None:
     """Start from the saved memory. One that is on already, running or paused, has been started."""
-    domain = _require(connection, instance_id)
+    domain = require(connection, instance_id)
     now, _ = look(domain)
     if now in _ON:
         return
@@ -201,7 +202,7 @@ def agent_answers(connection: libvirt.virConnect, instance_id: str) -> bool:
 
 def ask_agent(connection: libvirt.virConnect, instance_id: str) -> None:
     """Have the agent inside a guest shut it down; returns when it answered, or fails after libvirt's 60 s."""
-    domain = _require(connection, instance_id)
+    domain = require(connection, instance_id)
     _unless_off(domain, lambda: domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT))
 
 
@@ -223,7 +224,7 @@ def _unless_off(domain: libvirt.virDomain, call: Callable[[], int]) -> None:
 
 def pause(connection: libvirt.virConnect, instance_id: str) -> None:
     """Halt a guest that is on."""
-    domain = _require(connection, instance_id)
+    domain = require(connection, instance_id)
     now, _ = look(domain)
     if now is Observed.PAUSED:
         return
@@ -234,7 +235,7 @@ def pause(connection: libvirt.virConnect, instance_id: str) -> None:
 
 def unpause(connection: libvirt.virConnect, instance_id: str) -> None:
     """Let a paused guest run."""
-    domain = _require(connection, instance_id)
+    domain = require(connection, instance_id)
     now, _ = look(domain)
     if now is Observed.RUNNING:
         return
@@ -245,13 +246,22 @@ def unpause(connection: libvirt.virConnect, instance_id: str) -> None:
 
 def save_memory(connection: libvirt.virConnect, instance_id: str) -> None:
     """Write memory to disk and switch off. Restored, it runs, also when it was paused before it was saved."""
-    domain = _require(connection, instance_id)
+    domain = require(connection, instance_id)
     now, _ = look(domain)
     if now is Observed.SUSPENDED:
         return
     if now not in (Observed.RUNNING, Observed.PAUSED):
         raise DriverError(f"The guest is {now.value}: it has no memory to save.")
     domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
+
+
+def inject_nmi(connection: libvirt.virConnect, instance_id: str) -> None:
+    """Interrupt a guest that is on."""
+    domain = require(connection, instance_id)
+    now, _ = look(domain)
+    if now not in _ON:
+        raise DriverError(f"The guest is {now.value}: only one that is on can be interrupted.")
+    domain.injectNMI()
 
 
 def discard_memory(connection: libvirt.virConnect, instance_id: str) -> None:

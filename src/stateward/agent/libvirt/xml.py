@@ -177,3 +177,15 @@ def cpu_modes(domain_capabilities: str) -> frozenset[str]:
     """Return the ``mode`` values of ``<cpu>`` that QEMU supports on this host."""
     modes = _parse(domain_capabilities).iterfind("./cpu/mode")
     return frozenset(mode.get("name", "") for mode in modes if mode.get("supported") == "yes")
+
+
+def parts(domain: str) -> tuple[str, dict[str, str], bool]:
+    """Return of a domain its type, the MAC address of each host device, and whether a disc is in its drive."""
+    root = _parse(domain)
+    macs: dict[str, str] = {}
+    for interface in root.iterfind("./devices/interface"):
+        target, mac = interface.find("target"), interface.find("mac")
+        if target is not None and mac is not None:
+            macs[target.get("dev", "")] = mac.get("address", "")
+    drives = root.iterfind("./devices/disk[@device='cdrom']/source")
+    return root.get("type", ""), macs, next(drives, None) is not None

@@ -27,6 +27,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     #: Counted from when it is up.
     poweroff_after: float | None
     panic_after: float | None
+    #: The agent inside: ``answer``, ``mute`` (it never does), or None for no agent.
+    agent: str | None
 
 
 def behaviour(spec: GuestSpec) -> Behaviour:
@@ -49,4 +51,5 @@ def behaviour(spec: GuestSpec) -> Behaviour:
         boot=seconds("boot") or 0.0,
         poweroff_after=seconds("poweroff_after"),
         panic_after=seconds("panic_after"),
+        agent=words.get("stateward.agent"),
     )

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
 import builtins
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 from stateward.agent.driver import (
+    AgentSilent,
     Capabilities,
     Changed,
     Guest,
     HostFacts,
     HypervisorUnavailable,
     ImageFiles,
+    NoAgent,
 )
 from stateward.agent.simulated import guests
 from stateward.agent.simulated.hypervisor import Change, SimulatedHypervisor
+from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.records import GuestSpec
 
 T = TypeVar("T")
 
 EVERYTHING: Final = Capabilities(
-    acpi_shutdown=True, agent_shutdown=False, pause=True, suspend=True, console_log=True, events=True
+    acpi_shutdown=True,
+    agent_shutdown=False,
+    pause=True,
+    suspend=True,
+    console_log=True,
+    set_password=True,
+    inject_nmi=True,
+    events=True,
 )
+
+#: Seconds an agent inside a guest has to answer, as with libvirt.
+AGENT_SECONDS: Final = 5.0
 
 #: In the form that Nova's clients parse.
 _CPU_INFO: Final = (
@@ -137,6 +151,28 @@ class SimulatedDriver:
     async def console(self, instance_id: str) -> bytes:
         """Return the console log; nothing when there is none."""
         return await self._call("console", instance_id, lambda: self._console(instance_id))
+
+    async def set_password(self, instance_id: str, user: str, password: str) -> None:
+        """Have the agent inside set a password; a mute one is waited for as long as with libvirt."""
+        agent = await self._call(
+            "set_password", instance_id, lambda: guests.agent(self.hypervisor.guest(instance_id))
+        )
+        if agent is None:
+            raise NoAgent
+        if agent == "mute":
+            await asyncio.sleep(AGENT_SECONDS)
+            raise AgentSilent(AGENT_SECONDS)
+        self.hypervisor.change(instance_id, lambda guest, _: guests.set_password(guest, user, password))
+
+    async def inject_nmi(self, instance_id: str) -> None:
+        """Interrupt."""
+        await self._change("inject_nmi", instance_id, lambda guest, _: guests.inject_nmi(guest))
+
+    async def diagnostics(self, instance_id: str) -> Diagnostics:
+        """Measure."""
+        return await self._call(
+            "diagnostics", instance_id, lambda: guests.diagnostics(self.hypervisor.guest(instance_id))
+        )
 
     def _console(self, instance_id: str) -> bytes:
         return "".join(f"{line}\n" for line in self.hypervisor.guest(instance_id).console).encode()

@@ -8,6 +8,7 @@ the hypervisor's clock; the caller settles a guest before it does anything else 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -16,6 +17,7 @@ from msgspec.structs import replace
 
 from stateward.agent.driver import DriverError, Guest, GuestMissing
 from stateward.agent.simulated.behaviour import behaviour
+from stateward.domain.diagnostics import Diagnostics, DiskFigures
 from stateward.domain.records import GuestSpec
 from stateward.domain.states import Cause, Observed
 
@@ -52,6 +54,8 @@ class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
     #: Since when its time stands still; None while it runs or is off.
     halted_at: float | None = None
     console: tuple[str, ...] = ()
+    #: What the agent inside was told, as a real guest keeps it: a digest of each user's password.
+    passwords: dict[str, str] = {}
 
     @property
     def blank(self) -> bool:
@@ -211,6 +215,58 @@ def remove(guest: SimulatedGuest) -> SimulatedGuest:
         msg = f"The guest is {guest.observed}: take its power before it is removed."
         raise DriverError(msg)
     return SimulatedGuest(id=guest.id)
+
+
+def agent(guest: SimulatedGuest) -> str | None:
+    """Say how the agent inside a running guest behaves (``behaviour``); None: it has none.
+
+    Raises:
+        GuestMissing, DriverError: it does not run.
+    """
+    _check(guest, {Observed.RUNNING}, "only in a running one can an agent answer")
+    return behaviour(_defined(guest)).agent
+
+
+def set_password(guest: SimulatedGuest, user: str, password: str) -> SimulatedGuest:
+    """Have the agent inside set a user's password.
+
+    Raises:
+        GuestMissing, DriverError: it does not run.
+    """
+    _check(guest, {Observed.RUNNING}, "only in a running one can an agent answer")
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    guest = replace(guest, passwords=guest.passwords | {user: digest})
+    return _says(guest, f"password of {user} set")
+
+
+def inject_nmi(guest: SimulatedGuest) -> SimulatedGuest:
+    """Raise a non-maskable interrupt; a simulated kernel says so, in Linux's words, and goes on.
+
+    Raises:
+        GuestMissing, DriverError: it is off.
+    """
+    _check(guest, _POWERED, "only one that is on can be interrupted")
+    line = "Uhhuh. NMI received for unknown reason 20 on CPU 0."
+    return replace(guest, console=(*guest.console, line)[-CONSOLE_LINES:])
+
+
+def diagnostics(guest: SimulatedGuest) -> Diagnostics:
+    """Measure it: it reads nothing, writes nothing and does no work.
+
+    Raises:
+        GuestMissing: there is none.
+    """
+    spec = _defined(guest)
+    on = _powered(guest)
+    return Diagnostics(
+        state=guest.observed,
+        driver="simulated",
+        hypervisor="simulated",
+        cpu_times=(0,) * spec.vcpus if on else (),
+        memory=spec.memory if on else 0,
+        memory_used=spec.memory if on else None,
+        disks=(DiskFigures(name="vda", errors=0),) if on else (),
+    )
 
 
 # ---- what happens behind the driver's back

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from stateward.api.compute import questions
 from stateward.api.compute.call import Call, Endpoint, convert, empty, reply
 from stateward.api.compute.server_queries import NUMBER
 from stateward.api.compute.services import Services
@@ -16,11 +17,13 @@ from stateward.api.wording import short
 from stateward.bus.port import NobodyAnswered, console_subject
 from stateward.domain import actions
 from stateward.domain.actions import Action
-from stateward.domain.bodies import ConsoleOutput, LockOptions, ResetState
+from stateward.domain.bodies import ChangePassword, ConsoleOutput, LockOptions, ResetState
 from stateward.domain.errors import Conflict, Forbidden, HostUnavailable, Invalid, Refusal, Refused
+from stateward.domain.questions import SetPassword
 from stateward.domain.records import ConsoleReply, ConsoleRequest, Instance
 from stateward.domain.states import VmState
 from stateward.operations.admission import Admitted
+from stateward.operations.asking import ask
 from stateward.operations.immediate import Done
 from stateward.store import instances
 
@@ -138,6 +141,34 @@ async def _console_output(call: Call, instance_id: str, options: ConsoleOutput |
     return reply({"output": answer.output})
 
 
+async def _change_password(call: Call, instance_id: str, options: ChangePassword) -> Response:
+    async def set_password(instance: Instance) -> None:
+        question = SetPassword(
+            instance_id=instance.id,
+            user=_administrator(instance.image.properties),
+            password=options.adminPass,
+        )
+        await questions.ask(call, instance, question)
+
+    operation = await ask(
+        call.services.admission,
+        actions.BY_KEY["changePassword"],
+        instance_id,
+        call.actor,
+        set_password,
+        project_id=call.visible_project,
+    )
+    return empty(202, {OPERATION_HEADER: operation.id})
+
+
+def _administrator(properties: Mapping[str, str]) -> str:
+    """Return whose password is set, by Nova's image properties."""
+    named = properties.get("os_admin_user")
+    if named:
+        return named
+    return "Administrator" if properties.get("os_type") == "windows" else "root"
+
+
 def _lines(length: int | str | None) -> int | None:
     if length is None or length in {-1, "-1"}:
         return None
@@ -162,6 +193,7 @@ _IMMEDIATE: Final[dict[str, Callable[[Call, str, Any], Awaitable[Response]]]] = 
     "unlock": _unlock,
     "reset_state": _reset_state,
     "getConsoleOutput": _console_output,
+    "changePassword": _change_password,
 }
 
 

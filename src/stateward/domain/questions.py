@@ -1,0 +1,41 @@
+"""What the control plane asks an agent while a request waits, and the answer; nothing of either is kept.
+
+A question goes straight over the bus and never through the database, the outbox or a journal: it may hold a secret.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from stateward.domain.diagnostics import Diagnostics
+
+
+class SetPassword(msgspec.Struct, frozen=True, kw_only=True, tag="set-password"):
+    """Have the agent inside a guest set a user's password."""
+
+    instance_id: str
+    user: str
+    password: str
+
+    def __repr__(self) -> str:
+        """Leave the password out, wherever this is written."""
+        return f"SetPassword(instance_id={self.instance_id!r}, user={self.user!r})"
+
+
+class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
+    """Measure a guest."""
+
+    instance_id: str
+
+
+Question = SetPassword | Measure
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a question."""
+
+    #: For people: why it could not be done, and what to do.
+    error: str | None = None
+    #: The hypervisor could not be asked; it may be back soon.
+    unavailable: bool = False
+    diagnostics: Diagnostics | None = None
