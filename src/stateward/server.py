@@ -23,13 +23,14 @@ from stateward.agent.agent import Agent
 from stateward.agent.driver import Driver, DriverError, ImageFiles
 from stateward.api.app import build
 from stateward.api.compute.services import Services
+from stateward.api.faults import ApiFault
 from stateward.api.identity import Identity
 from stateward.api.images import Images
 from stateward.arbiter.reconcile import Arbiter, CrashLoop
 from stateward.bus.memory import MemoryBus
 from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
-from stateward.domain.errors import NotFound
+from stateward.domain.errors import Conflict, NotFound
 from stateward.domain.shutdown import Layer, Limits
 from stateward.guest import build as guest
 from stateward.operations.admission import Admission, ShutdownDefaults
@@ -68,6 +69,17 @@ class LocalImages:
         try:
             return await self._images.path(image_id)
         except (NotFound, StoreUnavailable) as error:
+            raise DriverError(str(error)) from None
+
+    async def store(self, image_id: str, path: Path) -> None:
+        """Make a file the data of a queued image, unless it has them.
+
+        Raises:
+            DriverError: it cannot be; the file is kept.
+        """
+        try:
+            await self._images.take(image_id, path)
+        except (NotFound, Conflict, StoreUnavailable, ApiFault) as error:
             raise DriverError(str(error)) from None
 
 

@@ -25,34 +25,21 @@ from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Cause, Observed
 from tests.agent.contract import Changes, DriverContract, Rig
+from tests.agent.contract_disks import DiskContract
+from tests.agent.images import FolderImages
 
 IMAGE = "6c7f1d1e-9f5c-4a0c-8f4e-2f3a54a0b001"
 URI = "test:///default"
 MIB = 1024**2
 
 
-class Folder:
-    """Images are the files of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    async def path(self, image_id: str) -> Path:
-        """Return the image's file."""
-        path = self.folder / image_id
-        if not path.exists():
-            msg = f"There is no image {image_id}."
-            raise DriverError(msg)
-        return path
-
-
 @pytest.fixture
-def images(tmp_path: Path) -> Folder:
+def images(tmp_path: Path) -> FolderImages:
     """Give an image store with one raw image of 1 MiB."""
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / IMAGE).write_bytes(bytes(MIB))
-    return Folder(folder)
+    return FolderImages(folder)
 
 
 @pytest.fixture
@@ -76,7 +63,7 @@ def new_spec() -> Callable[..., GuestSpec]:
 
 
 @pytest_asyncio.fixture
-async def rig(tmp_path: Path, images: Folder, new_spec: Callable[..., GuestSpec]) -> AsyncIterator[Rig]:
+async def rig(tmp_path: Path, images: FolderImages, new_spec: Callable[..., GuestSpec]) -> AsyncIterator[Rig]:
     """Give an opened driver."""
     changes = Changes()
     driver = LibvirtDriver(uri=URI, folder=tmp_path / "data", images=images)
@@ -99,6 +86,10 @@ def operator(rig: Rig) -> Iterator[libvirt.virConnect]:
 
 class TestContract(DriverContract):
     """The contract on the test driver."""
+
+
+class TestDisks(DiskContract):
+    """What it says of disks, on real files."""
 
 
 @pytest.mark.asyncio
@@ -180,12 +171,12 @@ async def test_a_definition_says_what_must_not_happen(rig: Rig, operator: libvir
 
 @pytest.mark.asyncio
 async def test_deleting_an_image_takes_no_instance_its_ground(
-    rig: Rig, images: Folder, tmp_path: Path
+    rig: Rig, images: FolderImages, tmp_path: Path
 ) -> None:
     """An instance's disk stands on the instance's own link to the image's bytes."""
     spec = rig.spec()
     await rig.driver.prepare_disk(spec)
-    base = tmp_path / "data" / "instances" / spec.instance_id / "base"
+    base = tmp_path / "data" / "instances" / spec.instance_id / "images" / IMAGE
     assert base.samefile(images.folder / IMAGE)
     (images.folder / IMAGE).unlink()
     assert base.stat().st_size == MIB
@@ -193,7 +184,7 @@ async def test_deleting_an_image_takes_no_instance_its_ground(
 
 @pytest.mark.asyncio
 async def test_a_base_that_nobody_needs_goes_with_the_last_instance(
-    rig: Rig, images: Folder, tmp_path: Path
+    rig: Rig, images: FolderImages, tmp_path: Path
 ) -> None:
     """Space is freed when neither the image nor an instance of it is left."""
     first, second = await rig.defined(), await rig.defined()
@@ -239,7 +230,7 @@ async def test_a_disk_is_as_large_as_flavor_and_image_want(
     ],
 )
 async def test_an_image_that_refers_to_a_file_of_the_host_is_refused(
-    rig: Rig, images: Folder, new_spec: Callable[..., GuestSpec], header: bytes
+    rig: Rig, images: FolderImages, new_spec: Callable[..., GuestSpec], header: bytes
 ) -> None:
     """A hostile image cannot show its guest the host's files."""
     (images.folder / IMAGE).write_bytes(header)
@@ -260,7 +251,7 @@ async def test_an_image_of_another_format_is_refused(
 
 
 @pytest.mark.asyncio
-async def test_an_image_that_is_not_there_is_named(rig: Rig, images: Folder) -> None:
+async def test_an_image_that_is_not_there_is_named(rig: Rig, images: FolderImages) -> None:
     """The image store's own words reach the user."""
     (images.folder / IMAGE).unlink()
     with pytest.raises(DriverError, match=IMAGE):
@@ -288,7 +279,7 @@ async def test_a_console_gives_its_last_mebibyte_over_both_files(rig: Rig, tmp_p
 
 
 @pytest.mark.asyncio
-async def test_a_libvirt_that_is_away_is_said_to_be(tmp_path: Path, images: Folder) -> None:
+async def test_a_libvirt_that_is_away_is_said_to_be(tmp_path: Path, images: FolderImages) -> None:
     """Opening works, asking does not, and the sentence names where it was looked for."""
     driver = LibvirtDriver(
         uri=f"qemu+unix:///system?socket={tmp_path}/none", folder=tmp_path / "data", images=images

@@ -21,6 +21,7 @@ from stateward.agent.simulated import Hang, HostSize, SimulatedDriver, Simulated
 from stateward.agent.simulated.driver import EVERYTHING
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Cause, Observed
+from tests.agent.images import FolderImages
 from tests.agent.simulated_bench import (
     CRASHED,
     DESTROYED,
@@ -297,26 +298,22 @@ async def test_a_driver_that_is_not_open_knows_nothing() -> None:
     assert await bench.state() == RUNNING
 
 
-async def test_an_image_that_is_missing_fails_when_the_disk_is_made() -> None:
+async def test_an_image_that_is_missing_fails_when_the_disk_is_made(tmp_path: Path) -> None:
     """And is not asked for when the disk is there."""
 
-    class Images:
-        def __init__(self) -> None:
-            self.asked: list[str] = []
-            self.gone = False
+    class Images(FolderImages):
+        asked: list[str] = []  # noqa: RUF012 (one store only)
 
         async def path(self, image_id: str) -> Path:
             self.asked.append(image_id)
-            if self.gone:
-                msg = "There is no image."
-                raise DriverError(msg)
-            return Path("/nowhere")
+            return await super().path(image_id)
 
-    images = Images()
+    (tmp_path / "image").touch()
+    images = Images(tmp_path)
     driver = SimulatedDriver(SimulatedHypervisor(), images=images)
     await driver.open(lambda _: None)
     await driver.prepare_disk(spec_of())
-    images.gone = True
+    (tmp_path / "image").unlink()
     await driver.prepare_disk(spec_of())
     assert images.asked == ["image"]
     with pytest.raises(DriverError, match="no image"):

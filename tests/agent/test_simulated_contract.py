@@ -11,6 +11,8 @@ import pytest_asyncio
 
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from tests.agent.contract import Changes, DriverContract, Rig
+from tests.agent.contract_disks import DiskContract
+from tests.agent.images import FolderImages
 from tests.agent.simulated_bench import LoopClock, spec_of
 
 
@@ -19,7 +21,10 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
     """Give an opened driver."""
     in_folder: bool = request.param == "folder"
     hypervisor = SimulatedHypervisor(tmp_path, clock=LoopClock()) if in_folder else SimulatedHypervisor()
-    driver = SimulatedDriver(hypervisor)
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "image").touch()
+    driver = SimulatedDriver(hypervisor, images=FolderImages(images))
     changes = Changes()
     await driver.open(changes)
     numbers = itertools.count()
@@ -31,3 +36,8 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
 @pytest.mark.looptime
 class TestContract(DriverContract):
     """The contract on simulated guests."""
+
+
+@pytest.mark.looptime
+class TestDisks(DiskContract):
+    """What it says of disks."""

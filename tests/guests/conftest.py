@@ -18,13 +18,13 @@ import libvirt
 import pytest
 import pytest_asyncio
 
-from stateward.agent.driver import DriverError
 from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
 from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.agent.libvirt.host import Accelerator
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.guest.build import MEMORY, TINY_GUEST_PROPERTIES, GuestFiles, build
 from tests.agent.contract import Changes, Rig
+from tests.agent.images import FolderImages
 
 DISK, KERNEL, RAMDISK = (str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in ("disk", "kernel", "ramdisk"))
 
@@ -32,22 +32,14 @@ DISK, KERNEL, RAMDISK = (str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in (
 NewSpec = Callable[..., GuestSpec]
 
 
-class TinyImages:
+class TinyImages(FolderImages):
     """An image store that has the tiny guest's three files, as copies that libvirt may give to another user."""
 
     def __init__(self, files: GuestFiles, folder: Path) -> None:
+        super().__init__(folder)
         self.files = files
-        self._folder = folder
         for image_id, path in ((DISK, files.disk), (KERNEL, files.kernel), (RAMDISK, files.ramdisk)):
             shutil.copyfile(path, folder / image_id)
-
-    async def path(self, image_id: str) -> Path:
-        """Return the image's file."""
-        path = self._folder / image_id
-        if not path.exists():
-            msg = f"There is no image {image_id}."
-            raise DriverError(msg)
-        return path
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.agent.libvirt.host import Accelerator
 from stateward.domain.states import Cause, Observed
 from tests.agent.contract import PRESSED, RUNNING, SUSPENDED, UP, Changes, DriverContract, Rig
+from tests.agent.contract_disks import DiskContract
 from tests.guests.conftest import NewSpec, TinyImages
 
 pytestmark = pytest.mark.guests
@@ -31,6 +32,10 @@ IGNORED_ACPI = "stateward.acpi=ignore"
 
 class TestContract(DriverContract):
     """The contract on real guests."""
+
+
+class TestDisks(DiskContract):
+    """What it says of disks."""
 
 
 async def start(rig: Rig, new_spec: NewSpec, *arguments: str) -> str:

@@ -63,6 +63,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     #: Have an agent inside a guest set a password; raise a non-maskable interrupt.
     set_password: bool
     inject_nmi: bool
+    #: Copy the disk of a guest that is on; without it only one that is off can be copied.
+    live_snapshot: bool
     #: Tells of changes at once; without it only polls see them.
     events: bool
 
@@ -90,13 +92,24 @@ class Guest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageFiles(Protocol):
-    """Where an agent gets the images it makes guests from."""
+    """Where an agent gets the images it makes guests from, and brings those it makes of guests."""
 
     async def path(self, image_id: str) -> Path:
         """Return a local, readable file with the image's bytes.
 
         Raises:
             DriverError: there is no such image, or it could not be fetched.
+        """
+        ...
+
+    async def store(self, image_id: str, path: Path) -> None:
+        """Make a file the data of a queued image, which is active then; of one that is active, change nothing.
+
+        The image's data may be the very same file afterwards: it must not be written to any more. It is left
+        where it is, for the caller to delete, so that being killed in between loses nothing.
+
+        Raises:
+            DriverError: there is no such image, no such file, or no room.
         """
         ...
 
@@ -140,14 +153,91 @@ class Driver(Protocol):
         ...
 
     async def prepare_disk(self, spec: GuestSpec) -> None:
-        """Make the instance's disk over its image, unless it is there; never touch an existing one."""
+        """Make the instance's disk over its image, unless it is there; never touch an existing one.
+
+        Raises:
+            DriverError: the image is not there, is broken or is larger than the flavor's disk, or the host's
+                disk is full; nothing is left then.
+        """
+        ...
+
+    async def keep_disk(self, instance_id: str) -> None:
+        """Copy the disk aside as the kept one, unless one is kept already.
+
+        Raises:
+            DriverError: there is no disk, the guest is on, or the host's disk is full.
+        """
+        ...
+
+    async def return_disk(self, instance_id: str) -> None:
+        """Put the kept disk in the place of the disk, if one is kept. Raises ``DriverError`` when the guest is on."""
+        ...
+
+    async def drop_kept_disk(self, instance_id: str) -> None:
+        """Delete the kept disk, if one is kept."""
+        ...
+
+    async def grow_disk(self, spec: GuestSpec) -> None:
+        """Make the disk as large as the spec says; one that is as large or larger stays as it is.
+
+        Raises:
+            DriverError: there is no disk, the guest is on, or the host's disk is full.
+        """
+        ...
+
+    async def discard_disk(self, instance_id: str) -> None:
+        """Delete the disk, if it is there, so that it can be made anew. Raises ``DriverError`` when the guest is on."""
+        ...
+
+    async def prepare_rescue_disk(self, spec: GuestSpec) -> None:
+        """Make a disk over the image that the spec rescues with, unless it is there.
+
+        Raises:
+            DriverError: the spec names none, or as for ``prepare_disk``.
+        """
+        ...
+
+    async def discard_rescue_disk(self, instance_id: str) -> None:
+        """Delete the rescue disk, if it is there. Raises ``DriverError`` when the guest is on."""
+        ...
+
+    async def snapshot(self, spec: GuestSpec, image_id: str, *, quiesce: bool) -> None:
+        """Copy the disk, as it is at one moment, into a file of this host's that is whole in itself.
+
+        A guest that is on runs on meanwhile. With the file there already, nothing is copied.
+
+        Args:
+            spec: whose disk.
+            image_id: the image it is to become; names the file.
+            quiesce: have the agent inside a guest that is on freeze its file systems for that moment. They are
+                thawed on every way out, and first of all when this is repeated after a kill.
+
+        Raises:
+            NoAgent: quiesce was asked for and nobody is there to do it.
+            DriverError: there is no disk, it cannot be copied while the guest is on, or the host's disk is full;
+                nothing is left then.
+        """
+        ...
+
+    async def publish_snapshot(self, image_id: str) -> None:
+        """Hand a snapshot's file to the image store and delete it; one that was handed over is no error.
+
+        Raises:
+            DriverError: there is no such file, or the image store refused; the file is kept then.
+        """
+        ...
+
+    async def discard_snapshot(self, image_id: str) -> None:
+        """Delete a snapshot's file, or what was begun of it, if it is there."""
         ...
 
     async def define(self, spec: GuestSpec) -> None:
         """Make the guest known, off, or bring its definition up to date; autostart and restarts off.
 
+        With ``spec.rescue`` it boots from the rescue disk, its own disk being the second one.
+
         Raises:
-            DriverError: the instance's disk is not there.
+            DriverError: the instance's disk, or the rescue disk, is not there.
         """
         ...
 
@@ -192,7 +282,10 @@ class Driver(Protocol):
         ...
 
     async def remove(self, instance_id: str) -> None:
-        """Forget the guest and delete its disk and files. Raises ``DriverError`` when it runs."""
+        """Forget the guest and delete its disks and files. Raises ``DriverError`` when it runs.
+
+        Snapshots are images to be, not the instance's: their files stay.
+        """
         ...
 
     async def console(self, instance_id: str) -> bytes:

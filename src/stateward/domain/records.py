@@ -222,6 +222,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     #: GiB; 0 takes the image's own size.
     disk: int
     image: ImageFacts
+    #: The image to boot from instead, with the disk attached as the second one; None: it boots from its disk.
+    rescue: ImageFacts | None = None
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):

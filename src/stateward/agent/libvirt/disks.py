@@ -1,75 +1,41 @@
-"""An instance's files on this host, and the bases under its disk.
+"""An instance's files on this host: its disk, the one kept aside, the one it is rescued with, and its console.
 
-``base/IMAGE`` is a hard link to the image store's file, or a copy where that is on another file system; the
-instance's folder has a hard link to that, so that neither deleting the image nor tidying ``base`` can take the
-ground from under a disk. A base that neither the image store nor an instance has a link to is deleted with the
-last instance.
+Every file is whole under its name or not there (``tools.whole``), and every method says "make it so": whatever a
+killed agent left is completed or made anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import os
-import shutil
-import struct
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import msgspec
-
 from stateward.agent.driver import DriverError, ImageFiles
+from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, read_image, usable_image
+from stateward.agent.libvirt.tools import failure, qemu_img, run, sync, whole
 from stateward.agent.libvirt.xml import Files
-from stateward.domain.records import GuestSpec
+from stateward.domain.records import GuestSpec, ImageFacts
 
 _GIB: Final = 1024**3
 
 #: As much of a console log as is given out, bytes.
 _CONSOLE_BYTES: Final = 1024 * 1024
 
-#: Folders that QEMU, run as another user, must get through.
-_FOLDER_MODE: Final = 0o711
 
-#: magic, version, backing file offset, backing file size, cluster bits, virtual size.
-_QCOW2_HEADER: Final = struct.Struct(">4sIQIIQ")
-_QCOW2_FEATURES: Final = struct.Struct(">Q")
-_QCOW2_FEATURES_AT: Final = 72
-#: The first version that has them.
-_QCOW2_WITH_FEATURES: Final = 3
-_QCOW2_EXTERNAL_DATA: Final = 1 << 2
+class _Home:
+    """The names in an instance's folder."""
 
-
-class DiskImage(msgspec.Struct, frozen=True, kw_only=True):
-    """What an image's own header says."""
-
-    #: Bytes.
-    virtual_size: int
-    #: Whether it names another file of the host's, which QEMU would open and show to the guest.
-    refers: bool
-
-
-def read_image(path: Path, disk_format: str) -> DiskImage:
-    """Read an image's header; not with ``qemu-img info``, which opens the files that a hostile image names.
-
-    Raises:
-        DriverError: it is of a format that instances are not made from, or not of the one it is said to be.
-    """
-    if disk_format == "raw":
-        return DiskImage(virtual_size=path.stat().st_size, refers=False)
-    if disk_format != "qcow2":
-        raise DriverError(
-            f"Instances are made from qcow2 and raw images, not {disk_format}. Convert the image first."
-        )
-    with path.open("rb") as file:
-        head = file.read(_QCOW2_FEATURES_AT + _QCOW2_FEATURES.size)
-    if len(head) < _QCOW2_HEADER.size or not head.startswith(b"QFI\xfb"):
-        raise DriverError("The image is said to be qcow2 and is not. Upload it again with its right format.")
-    _, version, backing, _, _, size = _QCOW2_HEADER.unpack_from(head)
-    features = 0
-    if version >= _QCOW2_WITH_FEATURES and len(head) >= _QCOW2_FEATURES_AT + _QCOW2_FEATURES.size:
-        (features,) = _QCOW2_FEATURES.unpack_from(head, _QCOW2_FEATURES_AT)
-    return DiskImage(virtual_size=size, refers=backing != 0 or bool(features & _QCOW2_EXTERNAL_DATA))
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.disk = folder / "disk.qcow2"
+        self.kept = folder / "disk.kept"
+        self.rescue = folder / "disk.rescue"
+        #: Links to the images that the disk, and the rescue disk, need; each has a folder, and goes with it.
+        self.images = folder / "images"
+        self.rescue_images = folder / "images.rescue"
+        self.console = folder / "console.log"
 
 
 class Disks:
@@ -81,75 +47,123 @@ class Disks:
     """
 
     def __init__(self, folder: Path, images: ImageFiles) -> None:
-        self._base = folder / "base"
         self._instances = folder / "instances"
-        self._images = images
-        #: Between linking a base and linking to it, nobody may find it unused.
-        self._bases = asyncio.Lock()
+        self._bases = Bases(folder / "base", images)
 
     def files(self, spec: GuestSpec) -> Files:
         """Return where an instance's files are.
 
         Raises:
-            DriverError: its disk, or the kernel it boots, is not there.
+            DriverError: its disk, the rescue disk, or the kernel it boots, is not there.
         """
         home = self._home(spec.instance_id)
-        direct = "kernel_id" in spec.image.properties
+        image, links = (spec.image, home.images) if spec.rescue is None else (spec.rescue, home.rescue_images)
+        kernel, ramdisk = _boot_images(image)
         files = Files(
-            disk=home / "disk.qcow2",
-            console=home / "console.log",
-            kernel=home / "kernel" if direct else None,
-            ramdisk=home / "ramdisk" if direct and "ramdisk_id" in spec.image.properties else None,
+            disk=home.disk if spec.rescue is None else home.rescue,
+            console=home.console,
+            kernel=links / kernel if kernel is not None else None,
+            ramdisk=links / ramdisk if ramdisk is not None else None,
+            further=() if spec.rescue is None else (("vdb", home.disk, "qcow2"),),
         )
-        for path in (files.disk, files.kernel, files.ramdisk):
+        for path in (files.disk, files.kernel, files.ramdisk, *(path for _, path, _ in files.further)):
             if path is not None and not path.exists():
                 raise DriverError(
                     f"The instance's file {path} is not there; its disk was not prepared, or was deleted."
                 )
         return files
 
+    def disk(self, instance_id: str) -> Path:
+        """Return an instance's disk. Raises ``DriverError`` when it is not there."""
+        disk = self._home(instance_id).disk
+        if not disk.exists():
+            raise DriverError(
+                f"The instance's disk {disk} is not there; it was not prepared, or was deleted."
+            )
+        return disk
+
     async def prepare(self, spec: GuestSpec) -> None:
         """Make an instance's disk, unless it is there.
-
-        The disk comes last and by renaming, so that one that is there is complete.
 
         Raises:
             DriverError: the image cannot be had or used, or the disk is full.
         """
         home = self._home(spec.instance_id)
-        disk = home / "disk.qcow2"
-        if disk.exists():
+        await self._make(home, home.disk, home.images, spec.image, spec.disk * _GIB)
+
+    async def prepare_rescue(self, spec: GuestSpec) -> None:
+        """Make the rescue disk, unless it is there; it has its image's own size.
+
+        Raises:
+            DriverError: the spec names no image for it, the image cannot be had or used, or the disk is full.
+        """
+        if spec.rescue is None:
+            raise DriverError("The instance is not being rescued: no image to rescue it with is named.")
+        home = self._home(spec.instance_id)
+        await self._make(home, home.rescue, home.rescue_images, spec.rescue, 0)
+
+    async def keep(self, instance_id: str) -> None:
+        """Copy the disk aside, unless one is kept; sharing the bytes where the file system can.
+
+        Raises:
+            DriverError: there is no disk, or no room.
+        """
+        home = self._home(instance_id)
+        if home.kept.exists():
             return
-        try:
-            for folder in (self._instances, home):
-                folder.mkdir(parents=True, exist_ok=True)
-                folder.chmod(_FOLDER_MODE)
-            properties = spec.image.properties
-            wanted = {"base": spec.image.id}
-            if "kernel_id" in properties:
-                wanted["kernel"] = properties["kernel_id"]
-                if "ramdisk_id" in properties:
-                    wanted["ramdisk"] = properties["ramdisk_id"]
-            for name, image_id in wanted.items():
-                await self._link(image_id, home / name)
-            image = await asyncio.to_thread(read_image, home / "base", spec.image.disk_format)
-            if image.refers:
-                raise DriverError(
-                    "The image refers to another file, which would be read from this host. "
-                    "Flatten it (qemu-img convert) and upload it again."
-                )
-            part = home / "disk.part"
-            await _qemu_img(
-                *("create", "-q", "-f", "qcow2", "-F", spec.image.disk_format, "-b", str(home / "base")),
-                *(str(part), str(max(spec.disk * _GIB, image.virtual_size))),
+        disk = self.disk(instance_id)
+        doing = "The instance's disk cannot be kept"
+        async with whole(home.kept, doing) as part:
+            await run(
+                doing, "coreutils", "cp", "--reflink=auto", "--sparse=always", "--", str(disk), str(part)
             )
-            # Other users of the host can name the file; libvirt gives it to QEMU's user.
-            part.chmod(0o600)
-            part.rename(disk)
-        except OSError as error:
-            raise DriverError(
-                f"The instance's disk cannot be made in {home}: {error.strerror or error}."
-            ) from error
+
+    def keeps(self, instance_id: str) -> bool:
+        """Say whether a disk is kept."""
+        return self._home(instance_id).kept.exists()
+
+    async def give_back(self, instance_id: str) -> None:
+        """Put the kept disk in the place of the disk; to be called when one is kept."""
+        home = self._home(instance_id)
+
+        def rename() -> None:
+            home.kept.replace(home.disk)
+            sync(home.folder)
+
+        await _do("The kept disk cannot be put back", rename)
+
+    async def drop_kept(self, instance_id: str) -> None:
+        """Delete the kept disk, if one is kept."""
+        await self._delete(self._home(instance_id).kept)
+
+    async def grow(self, spec: GuestSpec) -> None:
+        """Make the disk as large as the spec says.
+
+        Raises:
+            DriverError: no room.
+        """
+        doing = "The instance's disk cannot be made larger"
+        disk = self.disk(spec.instance_id)
+        await qemu_img(doing, "resize", "-q", "-f", "qcow2", str(disk), str(spec.disk * _GIB))
+        await _do(doing, lambda: sync(disk))
+
+    def small(self, spec: GuestSpec) -> bool:
+        """Say whether the disk is smaller than the spec says. Raises ``DriverError`` when it is not there."""
+        return read_image(self.disk(spec.instance_id), "qcow2").virtual_size < spec.disk * _GIB
+
+    async def discard(self, instance_id: str) -> None:
+        """Delete the disk, and the links that only it needs, if they are there."""
+        home = self._home(instance_id)
+        await self._delete(home.disk)
+        # A kept disk stands on the same image.
+        if not home.kept.exists():
+            await self._unlink(home.images)
+
+    async def discard_rescue(self, instance_id: str) -> None:
+        """Delete the rescue disk and its links, if they are there."""
+        home = self._home(instance_id)
+        await self._delete(home.rescue)
+        await self._unlink(home.rescue_images)
 
     async def remove(self, instance_id: str) -> None:
         """Delete an instance's files, and the bases that nobody has any more.
@@ -157,20 +171,7 @@ class Disks:
         Raises:
             DriverError: they cannot be deleted.
         """
-        home = self._home(instance_id)
-        async with self._bases:
-            try:
-                await asyncio.to_thread(self._remove, home)
-            except OSError as error:
-                raise DriverError(f"{home} cannot be deleted: {error.strerror or error}.") from error
-
-    def _remove(self, home: Path) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(home)
-        if self._base.is_dir():
-            for base in self._base.iterdir():
-                if base.stat().st_nlink == 1:
-                    base.unlink()
+        await self._unlink(self._home(instance_id).folder)
 
     def console(self, instance_id: str) -> bytes:
         """Return the end of a console log; nothing when there is none yet. Blocking.
@@ -178,7 +179,7 @@ class Disks:
         Raises:
             DriverError: it cannot be read.
         """
-        log = self._home(instance_id) / "console.log"
+        log = self._home(instance_id).console
         try:
             end = _tail(log, _CONSOLE_BYTES)
             # virtlogd begins a new file every 2 MiB, and keeps the one before under this name.
@@ -187,41 +188,66 @@ class Disks:
             raise DriverError(f"The console log {log} cannot be read: {error.strerror or error}.") from error
         return before + end
 
-    def _home(self, instance_id: str) -> Path:
-        return self._instances / instance_id
+    def _home(self, instance_id: str) -> _Home:
+        return _Home(self._instances / instance_id)
 
-    async def _link(self, image_id: str, target: Path) -> None:
-        """Give an instance a link to an image's bytes."""
-        base = self._base / image_id
-        async with self._bases:
-            if await asyncio.to_thread(_link_existing, base, target):
-                return
-            source = await self._images.path(image_id)
-            await asyncio.to_thread(_link_or_copy, source, base)
-            await asyncio.to_thread(_link_existing, base, target)
+    async def _make(self, home: _Home, disk: Path, links: Path, image: ImageFacts, size: int) -> None:
+        """Make a disk over an image, unless it is there; ``size`` in bytes, 0 for the image's own."""
+        if disk.exists():
+            return
+        doing = f"The instance's disk cannot be made in {home.folder}"
+        try:
+            for folder in (self._instances, home.folder, links):
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(FOLDER_MODE)
+            base = links / image.id
+            await self._bases.link(image.id, base, image.disk_format)
+            for other in _boot_images(image):
+                if other is not None:
+                    await self._bases.link(other, links / other, None)
+            virtual_size = (await asyncio.to_thread(usable_image, base, image.disk_format)).virtual_size
+        except OSError as error:
+            raise failure(doing, error.strerror or str(error)) from error
+        if 0 < size < virtual_size:
+            # Nova's own words.
+            raise DriverError(
+                "Flavor's disk is too small for requested image. "
+                f"Flavor disk is {size} bytes, image is {virtual_size} bytes."
+            )
+        async with whole(disk, doing) as part:
+            await qemu_img(
+                doing,
+                *("create", "-q", "-f", "qcow2", "-F", image.disk_format, "-b", str(base)),
+                *(str(part), str(max(size, virtual_size))),
+            )
+
+    async def _delete(self, path: Path) -> None:
+        def unlink() -> None:
+            if path.exists():
+                path.unlink()
+                sync(path.parent)
+
+        await _do(f"{path} cannot be deleted", unlink)
+
+    async def _unlink(self, folder: Path) -> None:
+        try:
+            await self._bases.unlink(folder)
+        except OSError as error:
+            raise failure(f"{folder} cannot be deleted", error.strerror or str(error)) from error
 
 
-def _link_existing(base: Path, target: Path) -> bool:
-    """Link to a base that is there; say whether the target is there then."""
-    if not target.exists():
-        if not base.exists():
-            return False
-        target.hardlink_to(base)
-    return True
+def _boot_images(image: ImageFacts) -> tuple[str | None, str | None]:
+    """Return the kernel and the ramdisk that an image is booted by, where it is not booted by its own loader."""
+    kernel = image.properties.get("kernel_id")
+    return kernel, image.properties.get("ramdisk_id") if kernel is not None else None
 
 
-def _link_or_copy(source: Path, base: Path) -> None:
-    base.parent.mkdir(parents=True, exist_ok=True)
-    base.parent.chmod(_FOLDER_MODE)
-    part = base.with_name(f"{base.name}.part")
-    part.unlink(missing_ok=True)
+async def _do(doing: str, act: Callable[[], None]) -> None:
+    """Do something that blocks, on a thread; an ``OSError`` becomes a ``DriverError``."""
     try:
-        part.hardlink_to(source.resolve())
+        await asyncio.to_thread(act)
     except OSError as error:
-        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
-            raise
-        shutil.copyfile(source, part)
-    part.rename(base)
+        raise failure(doing, error.strerror or str(error)) from error
 
 
 def _tail(path: Path, limit: int) -> bytes:
@@ -234,19 +260,3 @@ def _tail(path: Path, limit: int) -> bytes:
             return file.read()
     except FileNotFoundError:
         return b""
-
-
-async def _qemu_img(*arguments: str) -> None:
-    try:
-        process = await asyncio.create_subprocess_exec(
-            "qemu-img",
-            *arguments,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError:
-        raise DriverError("qemu-img is not installed (Debian: qemu-utils).") from None
-    _, errors = await process.communicate()
-    if process.returncode:
-        raise DriverError(f"qemu-img: {errors.decode(errors='replace').strip()}")

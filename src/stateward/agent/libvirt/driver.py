@@ -16,6 +16,7 @@ from stateward.agent.driver import (
     AgentSilent,
     Capabilities,
     Changed,
+    DriverError,
     Guest,
     HostFacts,
     ImageFiles,
@@ -24,6 +25,7 @@ from stateward.agent.libvirt import figures, guests, inside, xml
 from stateward.agent.libvirt.connection import Change, Connection, Lane
 from stateward.agent.libvirt.disks import Disks
 from stateward.agent.libvirt.host import Accelerator, describe
+from stateward.agent.libvirt.snapshots import Snapshots
 from stateward.agent.libvirt.states import observed
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.records import GuestSpec
@@ -70,6 +72,7 @@ class LibvirtDriver:
             console_log=real,
             set_password=real,
             inject_nmi=True,
+            live_snapshot=False,
             events=True,
         )
         self._folder = folder.absolute()
@@ -77,6 +80,7 @@ class LibvirtDriver:
         self._accelerator = accelerator
         self._connection = Connection(uri, self._on_change)
         self._disks = Disks(self._folder, images)
+        self._snapshots = Snapshots(self._folder / "snapshots", images)
         self._changed: Changed | None = None
         self._host: xml.Host | None = None
         #: What is known of each domain's metadata, by uuid; None for domains that are not ours. Asking libvirt
@@ -128,6 +132,60 @@ class LibvirtDriver:
     async def prepare_disk(self, spec: GuestSpec) -> None:
         """Make the instance's disk, an overlay over its image."""
         await self._disks.prepare(spec)
+
+    async def keep_disk(self, instance_id: str) -> None:
+        """Copy the disk aside."""
+        if not self._disks.keeps(instance_id):
+            await self._refuse_on(instance_id)
+            await self._disks.keep(instance_id)
+
+    async def return_disk(self, instance_id: str) -> None:
+        """Put the kept disk back."""
+        if self._disks.keeps(instance_id):
+            await self._refuse_on(instance_id)
+            await self._disks.give_back(instance_id)
+
+    async def drop_kept_disk(self, instance_id: str) -> None:
+        """Delete the kept disk."""
+        await self._disks.drop_kept(instance_id)
+
+    async def grow_disk(self, spec: GuestSpec) -> None:
+        """Make the disk larger; the guest sees it at its next boot."""
+        if self._disks.small(spec):
+            await self._refuse_on(spec.instance_id)
+            await self._disks.grow(spec)
+
+    async def discard_disk(self, instance_id: str) -> None:
+        """Delete the disk."""
+        await self._refuse_on(instance_id)
+        await self._disks.discard(instance_id)
+
+    async def prepare_rescue_disk(self, spec: GuestSpec) -> None:
+        """Make the rescue disk, an overlay over its image."""
+        await self._disks.prepare_rescue(spec)
+
+    async def discard_rescue_disk(self, instance_id: str) -> None:
+        """Delete the rescue disk."""
+        await self._refuse_on(instance_id)
+        await self._disks.discard_rescue(instance_id)
+
+    async def snapshot(self, spec: GuestSpec, image_id: str, *, quiesce: bool) -> None:
+        """Copy the disk."""
+        del quiesce
+        disk = self._disks.disk(spec.instance_id)
+        if self._snapshots.file(image_id).exists():
+            return
+        await self._refuse_on(spec.instance_id)
+        self._snapshots.prepare()
+        await self._snapshots.convert(disk, image_id)
+
+    async def publish_snapshot(self, image_id: str) -> None:
+        """Hand the copy over."""
+        await self._snapshots.publish(image_id)
+
+    async def discard_snapshot(self, image_id: str) -> None:
+        """Delete the copy."""
+        await self._snapshots.discard(image_id)
 
     async def define(self, spec: GuestSpec) -> None:
         """Define the domain; the fence stored with it is kept."""
@@ -207,6 +265,11 @@ class LibvirtDriver:
     async def diagnostics(self, instance_id: str) -> Diagnostics:
         """Measure, by one call for all the guest's figures."""
         return await self._look(lambda connection: figures.measure(connection, instance_id))
+
+    async def _refuse_on(self, instance_id: str) -> None:
+        """Refuse to touch the disk of a guest that is on. Raises ``DriverError``."""
+        if await self._look(lambda connection: guests.on(connection, instance_id)):
+            raise DriverError("The guest is on: its disk is in use until its power is taken.")
 
     async def _look(self, call: Callable[[libvirt.virConnect], T]) -> T:
         return await self._connection.run(Lane.LOOK, call)

@@ -75,6 +75,12 @@ def look(domain: libvirt.virDomain) -> tuple[Observed, Cause]:
     return observed(state, reason, saved=off and bool(domain.hasManagedSaveImage()))
 
 
+def on(connection: libvirt.virConnect, instance_id: str) -> bool:
+    """Say whether a domain with an instance's uuid, ours or not, has its disk in use."""
+    domain = _lookup(connection, instance_id)
+    return domain is not None and bool(domain.isActive())
+
+
 def get(connection: libvirt.virConnect, instance_id: str) -> Guest:
     """Look at one guest."""
     domain = _lookup(connection, instance_id)

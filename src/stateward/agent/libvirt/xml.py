@@ -51,6 +51,8 @@ class Files(msgspec.Struct, frozen=True, kw_only=True):
     #: Given when the instance boots a kernel of its image's directly.
     kernel: Path | None = None
     ramdisk: Path | None = None
+    #: The further disks by what the guest finds them as, with their formats, in order.
+    further: tuple[tuple[str, Path, str], ...] = ()
 
 
 def _parse(text: str) -> ET.Element:
@@ -93,15 +95,23 @@ def _add_boot(domain: ET.Element, spec: GuestSpec, files: Files) -> None:
     _add(boot, "kernel", str(files.kernel))
     if files.ramdisk is not None:
         _add(boot, "initrd", str(files.ramdisk))
-    _add(boot, "cmdline", spec.image.properties.get("os_command_line", _DEFAULT_CMDLINE))
+    image = spec.rescue or spec.image
+    _add(boot, "cmdline", image.properties.get("os_command_line", _DEFAULT_CMDLINE))
+
+
+def _add_disk(devices: ET.Element, path: Path, kind: str, device: str) -> ET.Element:
+    disk = _add(devices, "disk", type="file", device="disk")
+    _add(disk, "driver", name="qemu", type=kind, discard="unmap")
+    _add(disk, "source", file=str(path))
+    _add(disk, "target", dev=device, bus="virtio")
+    return disk
 
 
 def _add_devices(domain: ET.Element, files: Files, *, real: bool, panic: bool) -> None:
     devices = _add(domain, "devices")
-    disk = _add(devices, "disk", type="file", device="disk")
-    _add(disk, "driver", name="qemu", type="qcow2", discard="unmap")
-    _add(disk, "source", file=str(files.disk))
-    _add(disk, "target", dev="vda", bus="virtio")
+    _add_disk(devices, files.disk, "qcow2", "vda")
+    for device, path, kind in files.further:
+        _add_disk(devices, path, kind, device)
     serial = _add(devices, "serial", type="file")
     # Without append each boot, and each restored memory, would begin a new log.
     _add(serial, "source", path=str(files.console), append="on")

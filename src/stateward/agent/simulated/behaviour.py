@@ -15,6 +15,9 @@ COMMAND_LINE: Final = "os_command_line"
 #: Seconds a guest takes to shut down when its image does not say.
 DEFAULT_SHUTDOWN: Final = 0.05
 
+#: Seconds an agent inside a guest has to answer, as with libvirt.
+AGENT_SECONDS: Final = 5.0
+
 
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     """What a guest does between boot and power off; seconds, all of them."""
@@ -32,10 +35,12 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def behaviour(spec: GuestSpec) -> Behaviour:
-    """Read the ``stateward.*`` words of the image's command line; what cannot be read counts as not there."""
-    words = dict(
-        word.split("=", 1) for word in spec.image.properties.get(COMMAND_LINE, "").split() if "=" in word
-    )
+    """Read the ``stateward.*`` words of the command line of the image that it boots from.
+
+    What cannot be read counts as not there.
+    """
+    properties = (spec.rescue or spec.image).properties
+    words = dict(word.split("=", 1) for word in properties.get(COMMAND_LINE, "").split() if "=" in word)
 
     def seconds(name: str) -> float | None:
         try:

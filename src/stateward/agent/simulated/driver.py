@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, TypeVar
 
 from stateward.agent.driver import (
     AgentSilent,
     Capabilities,
     Changed,
+    DriverError,
     Guest,
     HostFacts,
     HypervisorUnavailable,
     ImageFiles,
     NoAgent,
 )
-from stateward.agent.simulated import guests
+from stateward.agent.simulated import disks, guests
+from stateward.agent.simulated.behaviour import AGENT_SECONDS
+from stateward.agent.simulated.guests import SimulatedGuest
 from stateward.agent.simulated.hypervisor import Change, SimulatedHypervisor
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.records import GuestSpec
@@ -32,11 +37,9 @@ EVERYTHING: Final = Capabilities(
     console_log=True,
     set_password=True,
     inject_nmi=True,
+    live_snapshot=True,
     events=True,
 )
-
-#: Seconds an agent inside a guest has to answer, as with libvirt.
-AGENT_SECONDS: Final = 5.0
 
 #: In the form that Nova's clients parse.
 _CPU_INFO: Final = (
@@ -81,7 +84,7 @@ class SimulatedDriver:
         self.hypervisor.unlisten(self)
 
     async def facts(self) -> HostFacts:
-        """Describe the host as it was set up; disk in use is the sum of the guests' disks."""
+        """Describe the host as it was set up; disk in use is the sum of the guests' disks, the kept ones among them."""
         return await self._call("facts", None, self._facts)
 
     async def list(self) -> builtins.list[Guest]:
@@ -104,9 +107,67 @@ class SimulatedDriver:
         """Note that there is a disk, and of what size."""
         if self._images is not None and self.hypervisor.guest(spec.instance_id).disk is None:
             await self._images.path(spec.image.id)
+        await self._change("prepare_disk", spec.instance_id, lambda guest, _: disks.prepare_disk(guest, spec))
+
+    async def keep_disk(self, instance_id: str) -> None:
+        """Note what size the disk had."""
+        await self._change("keep_disk", instance_id, lambda guest, _: disks.keep_disk(guest))
+
+    async def return_disk(self, instance_id: str) -> None:
+        """Give the disk the size it had."""
+        await self._change("return_disk", instance_id, lambda guest, _: disks.return_disk(guest))
+
+    async def drop_kept_disk(self, instance_id: str) -> None:
+        """Forget what size the disk had."""
+        await self._change("drop_kept_disk", instance_id, lambda guest, _: disks.drop_kept_disk(guest))
+
+    async def grow_disk(self, spec: GuestSpec) -> None:
+        """Give the disk its new size."""
+        await self._change("grow_disk", spec.instance_id, lambda guest, _: disks.grow_disk(guest, spec))
+
+    async def discard_disk(self, instance_id: str) -> None:
+        """Forget the disk."""
+        await self._change("discard_disk", instance_id, lambda guest, _: disks.discard_disk(guest))
+
+    async def prepare_rescue_disk(self, spec: GuestSpec) -> None:
+        """Note what image the rescue disk is made of."""
+        if self._images is not None and spec.rescue is not None:
+            await self._images.path(spec.rescue.id)
         await self._change(
-            "prepare_disk", spec.instance_id, lambda guest, _: guests.prepare_disk(guest, spec)
+            "prepare_rescue_disk", spec.instance_id, lambda guest, _: disks.prepare_rescue_disk(guest, spec)
         )
+
+    async def discard_rescue_disk(self, instance_id: str) -> None:
+        """Forget the rescue disk."""
+        await self._change(
+            "discard_rescue_disk", instance_id, lambda guest, _: disks.discard_rescue_disk(guest)
+        )
+
+    async def snapshot(self, spec: GuestSpec, image_id: str, *, quiesce: bool) -> None:
+        """Note that the disk was copied; a mute agent is waited for as long as with libvirt."""
+        try:
+            await self._change(
+                "snapshot", spec.instance_id, lambda guest, _: self._copied(guest, image_id, quiesce=quiesce)
+            )
+        except AgentSilent:
+            await asyncio.sleep(AGENT_SECONDS)
+            raise
+
+    async def publish_snapshot(self, image_id: str) -> None:
+        """Hand a file to the image store that says whose disk it would be."""
+        holder = self._holder(image_id)
+        await self._call("publish_snapshot", holder, lambda: None)
+        if self._images is not None:
+            with tempfile.TemporaryDirectory(prefix="stateward-simulated-") as folder:
+                path = Path(folder) / image_id
+                if holder is not None:
+                    path.write_text(f"The disk of the simulated guest {holder}.\n", encoding="utf-8")
+                await self._images.store(image_id, path)
+        self._forget_snapshot(image_id)
+
+    async def discard_snapshot(self, image_id: str) -> None:
+        """Forget that the disk was copied."""
+        await self._call("discard_snapshot", self._holder(image_id), lambda: self._forget_snapshot(image_id))
 
     async def define(self, spec: GuestSpec) -> None:
         """Make the guest known, or bring its definition up to date; the fence stored with it is kept."""
@@ -174,6 +235,21 @@ class SimulatedDriver:
             "diagnostics", instance_id, lambda: guests.diagnostics(self.hypervisor.guest(instance_id))
         )
 
+    def _copied(self, guest: SimulatedGuest, image_id: str, *, quiesce: bool) -> SimulatedGuest:
+        if not self.capabilities.live_snapshot and guests.powered(guest):
+            msg = "This hypervisor copies no disk of a guest that is on: shut it down first."
+            raise DriverError(msg)
+        return disks.snapshot(guest, image_id, quiesce=quiesce)
+
+    def _holder(self, image_id: str) -> str | None:
+        """Return the guest whose disk was copied for an image."""
+        return next((guest.id for guest in self.hypervisor.guests() if image_id in guest.snapshots), None)
+
+    def _forget_snapshot(self, image_id: str) -> None:
+        holder = self._holder(image_id)
+        if holder is not None:
+            self.hypervisor.change(holder, lambda guest, _: disks.discard_snapshot(guest, image_id))
+
     def _console(self, instance_id: str) -> bytes:
         return "".join(f"{line}\n" for line in self.hypervisor.guest(instance_id).console).encode()
 
@@ -184,7 +260,7 @@ class SimulatedDriver:
             vcpus=self.hypervisor.size.vcpus,
             memory=self.hypervisor.size.memory,
             disk=self.hypervisor.size.disk,
-            disk_used=sum(guest.disk or 0 for guest in self.hypervisor.guests()),
+            disk_used=sum((guest.disk or 0) + (guest.kept or 0) for guest in self.hypervisor.guests()),
             cpu_info=_CPU_INFO,
         )
 

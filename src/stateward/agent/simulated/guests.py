@@ -44,6 +44,13 @@ class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     #: GiB; None when there is no disk.
     disk: int | None = None
+    #: What the disk was made of, and so the rescue disk; None without one.
+    disk_image: str | None = None
+    rescue_image: str | None = None
+    #: GiB of the disk that was put aside; None when none was.
+    kept: int | None = None
+    #: The images that copies of its disk are to become.
+    snapshots: tuple[str, ...] = ()
     #: None when the hypervisor has no such guest; its disk can be there without it.
     spec: GuestSpec | None = None
     observed: Observed = Observed.SHUTOFF
@@ -60,7 +67,7 @@ class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def blank(self) -> bool:
         """Whether nothing is left of it."""
-        return self.spec is None and self.disk is None
+        return self == SimulatedGuest(id=self.id)
 
     @property
     def due_at(self) -> float | None:
@@ -84,28 +91,34 @@ def settle(guest: SimulatedGuest, now: float) -> SimulatedGuest:
     if run is None or guest.halted_at is not None:
         return guest
     if run.up_at is not None and run.up_at <= now:
-        guest = _says(replace(guest, run=replace(run, up_at=None)), "up")
+        guest = says(replace(guest, run=replace(run, up_at=None)), "up")
     due_at = guest.due_at
     if due_at is None or due_at > now:
         return guest
     return crash(guest) if due_at == run.panics_at else guest_shutdown(guest)
 
 
+def powered(guest: SimulatedGuest) -> bool:
+    """Say whether it has power, and so its disk in use."""
+    return guest.spec is not None and guest.observed in _POWERED
+
+
+def says(guest: SimulatedGuest, what: str) -> SimulatedGuest:
+    """Have it say something on its console."""
+    lines = (*guest.console, f"stateward-guest: {what}")
+    return replace(guest, console=lines[-CONSOLE_LINES:])
+
+
 # ---- what the driver is told to do
-
-
-def prepare_disk(guest: SimulatedGuest, spec: GuestSpec) -> SimulatedGuest:
-    """Make its disk, unless it is there."""
-    return guest if guest.disk is not None else replace(guest, disk=spec.disk)
 
 
 def define(guest: SimulatedGuest, spec: GuestSpec) -> SimulatedGuest:
     """Make it known, off, or take over a new definition, which counts from the next boot on.
 
     Raises:
-        DriverError: there is no disk.
+        DriverError: there is no disk, or no rescue disk to boot from.
     """
-    if guest.disk is None:
+    if guest.disk is None or (spec.rescue is not None and guest.rescue_image is None):
         msg = f"The disk of guest {guest.id} is not there: prepare it before the guest is defined."
         raise DriverError(msg)
     return replace(guest, spec=spec)
@@ -125,7 +138,7 @@ def power_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
     spec = _defined(guest)
     if guest.observed is Observed.RUNNING:
         return guest
-    if _powered(guest):
+    if powered(guest):
         msg = f"The guest is {guest.observed}: take its power, or let it run on, before it boots."
         raise DriverError(msg)
     _check(guest, {Observed.SHUTOFF}, "restore its memory, or discard it before the guest boots")
@@ -137,20 +150,20 @@ def request_shutdown(guest: SimulatedGuest, now: float) -> SimulatedGuest:
     run = guest.run
     if run is None or run.up_at is not None or guest.observed is not Observed.RUNNING:
         return guest
-    guest = _says(guest, "power button pressed")
+    guest = says(guest, "power button pressed")
     if run.shutting_down or not run.obeys:
         return guest
     ends_at = now + run.shutdown
     if run.ends_at is not None:
         ends_at = min(ends_at, run.ends_at)
     return settle(
-        _says(replace(guest, run=replace(run, ends_at=ends_at, shutting_down=True)), "shutting down"), now
+        says(replace(guest, run=replace(run, ends_at=ends_at, shutting_down=True)), "shutting down"), now
     )
 
 
 def power_off(guest: SimulatedGuest) -> SimulatedGuest:
     """Take its power; one that is off, saved or missing stays as it is."""
-    return _off(guest, Cause.DESTROYED) if _powered(guest) else guest
+    return _off(guest, Cause.DESTROYED) if powered(guest) else guest
 
 
 def pause(guest: SimulatedGuest, now: float, cause: Cause = Cause.OPERATOR) -> SimulatedGuest:
@@ -194,7 +207,7 @@ def restore_memory(guest: SimulatedGuest, now: float) -> SimulatedGuest:
     Raises:
         GuestMissing, DriverError: it is off without a saved memory.
     """
-    if _powered(guest):
+    if powered(guest):
         return guest
     _check(guest, {Observed.SUSPENDED}, "it has no saved memory to start from")
     return _go_on(guest, now)
@@ -206,15 +219,15 @@ def discard_memory(guest: SimulatedGuest) -> SimulatedGuest:
 
 
 def remove(guest: SimulatedGuest) -> SimulatedGuest:
-    """Leave nothing of it, neither guest nor disk.
+    """Leave nothing of it, neither guest nor disk; copies that are to become images are not its own.
 
     Raises:
         DriverError: it has power.
     """
-    if _powered(guest):
+    if powered(guest):
         msg = f"The guest is {guest.observed}: take its power before it is removed."
         raise DriverError(msg)
-    return SimulatedGuest(id=guest.id)
+    return SimulatedGuest(id=guest.id, snapshots=guest.snapshots)
 
 
 def agent(guest: SimulatedGuest) -> str | None:
@@ -236,7 +249,7 @@ def set_password(guest: SimulatedGuest, user: str, password: str) -> SimulatedGu
     _check(guest, {Observed.RUNNING}, "only in a running one can an agent answer")
     digest = hashlib.sha256(password.encode()).hexdigest()
     guest = replace(guest, passwords=guest.passwords | {user: digest})
-    return _says(guest, f"password of {user} set")
+    return says(guest, f"password of {user} set")
 
 
 def inject_nmi(guest: SimulatedGuest) -> SimulatedGuest:
@@ -257,7 +270,7 @@ def diagnostics(guest: SimulatedGuest) -> Diagnostics:
         GuestMissing: there is none.
     """
     spec = _defined(guest)
-    on = _powered(guest)
+    on = powered(guest)
     return Diagnostics(
         state=guest.observed,
         driver="simulated",
@@ -280,8 +293,8 @@ def guest_shutdown(guest: SimulatedGuest) -> SimulatedGuest:
     """
     _check(guest, {Observed.RUNNING}, "only a running one can shut itself down")
     if guest.run is not None and not guest.run.shutting_down:
-        guest = _says(guest, "shutting down")
-    return _off(_says(guest, "powered off"), Cause.GUEST)
+        guest = says(guest, "shutting down")
+    return _off(says(guest, "powered off"), Cause.GUEST)
 
 
 def crash(guest: SimulatedGuest, *, kept: bool = False) -> SimulatedGuest:
@@ -316,28 +329,31 @@ def start(guest: SimulatedGuest, now: float) -> SimulatedGuest:
 
 
 def undefine(guest: SimulatedGuest) -> SimulatedGuest:
-    """Make the hypervisor forget it, whatever it is doing; its disk stays.
+    """Make the hypervisor forget it, whatever it is doing; its disks stay.
 
     Raises:
         GuestMissing: it was not known.
     """
     _defined(guest)
-    return SimulatedGuest(id=guest.id, disk=guest.disk)
+    return SimulatedGuest(
+        id=guest.id,
+        disk=guest.disk,
+        disk_image=guest.disk_image,
+        rescue_image=guest.rescue_image,
+        kept=guest.kept,
+        snapshots=guest.snapshots,
+    )
 
 
 def lose_power(guest: SimulatedGuest) -> SimulatedGuest:
     """Have its host go down under it; nobody notes why it is off, and a saved memory is still there after."""
-    return _off(guest, Cause.OTHER) if _powered(guest) else guest
+    return _off(guest, Cause.OTHER) if powered(guest) else guest
 
 
 # ---- the parts they are made of
 
 
 _POWERED: Final = frozenset({Observed.RUNNING, Observed.PAUSED, Observed.CRASHED})
-
-
-def _powered(guest: SimulatedGuest) -> bool:
-    return guest.spec is not None and guest.observed in _POWERED
 
 
 def _defined(guest: SimulatedGuest) -> GuestSpec:
@@ -384,8 +400,3 @@ def _go_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
 
     run = replace(run, up_at=later(run.up_at), ends_at=later(run.ends_at), panics_at=later(run.panics_at))
     return replace(guest, observed=Observed.RUNNING, cause=Cause.OTHER, run=run, halted_at=None)
-
-
-def _says(guest: SimulatedGuest, what: str) -> SimulatedGuest:
-    lines = (*guest.console, f"stateward-guest: {what}")
-    return replace(guest, console=lines[-CONSOLE_LINES:])

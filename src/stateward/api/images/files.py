@@ -46,6 +46,7 @@ class Incoming:
         self._size = 0
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._sha512 = hashlib.sha512()
+        self._linked = False
         self._finished = False
         self._discarded = False
         # A request that is cancelled leaves a write running in its thread: what clears up must wait for it.
@@ -61,6 +62,28 @@ class Incoming:
         if shutil.disk_usage(self._folder).free < size + RESERVE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def link(self, source: Path) -> bool:
+        """Be a second name of a file that is whole; what is written after that is known to be there, and only hashed.
+
+        False where the file systems do not let it.
+
+        Raises:
+            OSError: the disk is full or broken.
+        """
+        with self._busy:
+            self._refuse_discarded()
+            make_folder(self._folder)
+            try:
+                self._part.hardlink_to(source)
+            except OSError as error:
+                if error.errno not in {errno.EXDEV, errno.EPERM, errno.EMLINK}:
+                    raise
+                return False
+            self._part.chmod(_FILE_MODE)
+            self._file = self._part.open("rb", buffering=0)
+            self._linked = True
+            return True
+
     def write(self, data: bytes) -> None:
         """Add a piece.
 
@@ -69,7 +92,7 @@ class Incoming:
         """
         with self._busy:
             file = self._open(len(data))
-            rest = memoryview(data)
+            rest = memoryview(b"" if self._linked else data)
             while rest:
                 rest = rest[file.write(rest) :]
             self._md5.update(data)
@@ -107,12 +130,17 @@ class Incoming:
 
     def _open(self, size: int) -> IO[bytes]:
         """Return the open file, which is there from the first piece on."""
-        if self._discarded:
-            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
+        self._refuse_discarded()
+        if self._linked and self._file is not None:
+            return self._file
         self.expect(size)
         if self._file is None:
             self._file = open_new(self._part)
         return self._file
+
+    def _refuse_discarded(self) -> None:
+        if self._discarded:
+            raise OSError(errno.ECANCELED, os.strerror(errno.ECANCELED))
 
 
 def open_new(path: Path) -> IO[bytes]:

@@ -11,7 +11,7 @@ import asyncio
 import errno
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -116,31 +116,26 @@ class Images:
             NotFound: it was deleted meanwhile.
             ApiFault: the disk is full (413) or broken (503).
         """
-        upload_id, now = str(uuid.uuid4()), self.clock.now()
-        upload = _Upload(
-            id=upload_id,
-            image_id=image_id,
-            begun=asyncio.ensure_future(
-                self.database.write(
-                    lambda connection: store.begin_upload(connection, image_id, upload_id, now)
-                )
-            ),
-            incoming=Incoming(self._folder, image_id),
-        )
-        try:
-            await self._receive(upload, chunks, announced)
-        except OSError as error:
-            await asyncio.shield(self._give_up(upload))
-            if error.errno in _FULL:
-                raise ApiFault(
-                    413, f"There is not enough storage space left for the data of {image_id}."
-                ) from error
-            log.warning("an image's data cannot be written", image=image_id, error=str(error))
-            raise ApiFault(503, f"The data of {image_id} cannot be stored now: {error.strerror}.") from error
-        except BaseException:
-            # Shielded: a server that is being stopped cancels this very task.
-            await asyncio.shield(self._give_up(upload))
-            raise
+        await self._fill(image_id, lambda upload: self._receive(upload, chunks, announced))
+
+    async def take(self, image_id: str, file: Path) -> None:
+        """Give a queued image a file of this machine as its data; an image that has data keeps them.
+
+        The file gets a second name where it can, and is copied else: it stays, and must not be written to any more.
+
+        Raises:
+            Conflict: data are being uploaded.
+            NotFound: there is no such image, it was deleted meanwhile, or there is no such file.
+            ApiFault: the disk is full (413) or broken (503).
+        """
+        image = await self.database.read(lambda connection: store.get(connection, image_id))
+        if image is None:
+            raise NotFound(f"No image found with ID {image_id}")
+        if image.status == "active":
+            return
+        if not file.exists():
+            raise NotFound(f"The data for image {image_id} are not there: {file} does not exist.")
+        await self._fill(image_id, lambda upload: self._take(upload, file))
 
     async def delete(self, image_id: str, check: Callable[[Image], None] = _anyone) -> None:
         """Delete an image and its data.
@@ -229,21 +224,39 @@ class Images:
             await self.upload(image_id, _pieces(file), announced=None)
         return image_id
 
-    async def _receive(self, upload: _Upload, chunks: AsyncIterator[bytes], announced: int | None) -> None:
-        incoming = upload.incoming
+    async def _fill(self, image_id: str, receive: Callable[[_Upload], Awaitable[None]]) -> None:
+        """Give a queued image its data, or leave nothing of them; ``receive`` writes them."""
+        upload_id, now = str(uuid.uuid4()), self.clock.now()
+        upload = _Upload(
+            id=upload_id,
+            image_id=image_id,
+            begun=asyncio.ensure_future(
+                self.database.write(
+                    lambda connection: store.begin_upload(connection, image_id, upload_id, now)
+                )
+            ),
+            incoming=Incoming(self._folder, image_id),
+        )
+        try:
+            await self._finish(upload, receive)
+        except OSError as error:
+            await asyncio.shield(self._give_up(upload))
+            if error.errno in _FULL:
+                raise ApiFault(
+                    413, f"There is not enough storage space left for the data of {image_id}."
+                ) from error
+            log.warning("an image's data cannot be written", image=image_id, error=str(error))
+            raise ApiFault(503, f"The data of {image_id} cannot be stored now: {error.strerror}.") from error
+        except BaseException:
+            # Shielded: a server that is being stopped cancels this very task.
+            await asyncio.shield(self._give_up(upload))
+            raise
+
+    async def _finish(self, upload: _Upload, receive: Callable[[_Upload], Awaitable[None]]) -> None:
         if not await asyncio.shield(upload.begun):
             raise Conflict(f"Image {upload.image_id} has data, or they are being uploaded.")
-        if announced is not None:
-            await asyncio.to_thread(incoming.expect, announced)
-        waiting = bytearray()
-        async for chunk in chunks:
-            waiting += chunk
-            if len(waiting) >= PIECE:
-                await asyncio.to_thread(incoming.write, bytes(waiting))
-                waiting.clear()
-        if waiting:
-            await asyncio.to_thread(incoming.write, bytes(waiting))
-        written: Written = await asyncio.to_thread(incoming.finish)
+        await receive(upload)
+        written: Written = await asyncio.to_thread(upload.incoming.finish)
         now = self.clock.now()
         finished = await self.database.write(
             lambda connection: store.finish_upload(
@@ -257,6 +270,24 @@ class Images:
         )
         if not finished:
             raise NotFound(f"Image {upload.image_id} was deleted during the upload.")
+
+    async def _receive(self, upload: _Upload, chunks: AsyncIterator[bytes], announced: int | None) -> None:
+        incoming = upload.incoming
+        if announced is not None:
+            await asyncio.to_thread(incoming.expect, announced)
+        waiting = bytearray()
+        async for chunk in chunks:
+            waiting += chunk
+            if len(waiting) >= PIECE:
+                await asyncio.to_thread(incoming.write, bytes(waiting))
+                waiting.clear()
+        if waiting:
+            await asyncio.to_thread(incoming.write, bytes(waiting))
+
+    async def _take(self, upload: _Upload, file: Path) -> None:
+        await asyncio.to_thread(upload.incoming.link, file)
+        async for piece in _pieces(file):
+            await asyncio.to_thread(upload.incoming.write, piece)
 
     async def _give_up(self, upload: _Upload) -> None:
         """Undo an upload, however far it has come; one that has finished meanwhile stays."""
