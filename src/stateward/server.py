@@ -32,7 +32,8 @@ from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
 from stateward.domain.errors import Conflict, NotFound
 from stateward.domain.shutdown import Layer, Limits
-from stateward.guest import build as guest
+from stateward.guest import agent as guest_agent, build as guest
+from stateward.guest.apt import GuestBuildError
 from stateward.operations.admission import Admission, ShutdownDefaults
 from stateward.operations.asking import end_lost
 from stateward.operations.completion import Completion
@@ -315,17 +316,31 @@ class Server:
             accelerator=Accelerator(host.accelerator),
         )
 
-    async def register_test_guest(self) -> None:
-        """Build the test guest, unless it is there, and register its images; without it the server runs as well."""
+    async def register_test_guest(self, *, agent: bool) -> None:
+        """Build the test guest, unless it is there, and register its images; without it the server runs as well.
+
+        Args:
+            agent: register another one, ``tiny-guest-agent``, that has Debian's qemu-guest-agent.
+        """
+        cache = self._data / "cache"
         try:
-            files = await guest.build(self._data / "cache", self._progress)
-        except guest.GuestBuildError as error:
+            files = await guest.build(cache, self._progress)
+            ramdisks = {"tiny-guest": (files.ramdisk, guest.TINY_GUEST_PROPERTIES)}
+            if agent:
+                path = await guest_agent.build_ramdisk(cache, self._progress)
+                ramdisks["tiny-guest-agent"] = (path, guest_agent.AGENT_GUEST_PROPERTIES)
+        except GuestBuildError as error:
             log.warning("the test guest is not available", error=str(error))
             return
         kernel = await self.images.register_local("tiny-guest-kernel", files.kernel, disk_format="aki")
-        ramdisk = await self.images.register_local("tiny-guest-ramdisk", files.ramdisk, disk_format="ari")
-        properties = {**guest.TINY_GUEST_PROPERTIES, "kernel_id": kernel, "ramdisk_id": ramdisk}
-        await self.images.register_local("tiny-guest", files.disk, disk_format="qcow2", properties=properties)
+        for name, (path, properties) in ramdisks.items():
+            ramdisk = await self.images.register_local(f"{name}-ramdisk", path, disk_format="ari")
+            await self.images.register_local(
+                name,
+                files.disk,
+                disk_format="qcow2",
+                properties={**properties, "kernel_id": kernel, "ramdisk_id": ramdisk},
+            )
 
     def _ready(
         self, database: Database, clock: SystemClock

@@ -76,7 +76,7 @@ def images(folder: Path, request: pytest.FixtureRequest) -> TinyImages:
 def new_spec() -> NewSpec:
     """Give a maker of specs that nobody used before."""
 
-    def make(*arguments: str) -> GuestSpec:
+    def make(*arguments: str, ramdisk_id: str = RAMDISK) -> GuestSpec:
         instance_id = str(uuid.uuid4())
         command_line = " ".join((TINY_GUEST_PROPERTIES["os_command_line"], *arguments))
         return GuestSpec(
@@ -90,7 +90,7 @@ def new_spec() -> NewSpec:
             image=ImageFacts(
                 id=DISK,
                 disk_format="qcow2",
-                properties={"kernel_id": KERNEL, "ramdisk_id": RAMDISK, "os_command_line": command_line},
+                properties={"kernel_id": KERNEL, "ramdisk_id": ramdisk_id, "os_command_line": command_line},
             ),
         )
 

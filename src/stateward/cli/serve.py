@@ -82,6 +82,11 @@ def _address(_context: click.Context, _parameter: click.Parameter, value: str) -
 @click.option(
     "--test-guest", is_flag=True, help="Build the small test guest and register it as image tiny-guest."
 )
+@click.option(
+    "--test-guest-agent",
+    is_flag=True,
+    help="The same, and register it as image tiny-guest-agent too, with Debian's qemu-guest-agent in it.",
+)
 @click.option("--verbose", is_flag=True, help="Log more.")
 def serve(
     data: Path,
@@ -90,6 +95,7 @@ def serve(
     config: Path | None,
     *,
     test_guest: bool,
+    test_guest_agent: bool,
     verbose: bool,
 ) -> None:
     """Serve the API, keep the instances and drive this machine's hypervisor, in one process."""
@@ -99,7 +105,15 @@ def serve(
         if driver is not None:
             settings = _with_driver(settings, driver)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(data, listen, settings, test_guest=test_guest))
+            runner.run(
+                _serve(
+                    data,
+                    listen,
+                    settings,
+                    test_guest=test_guest or test_guest_agent,
+                    test_guest_agent=test_guest_agent,
+                )
+            )
     except (CannotStart, BadSettings) as error:
         click.echo(f"stateward: {error}", err=True)
         sys.exit(1)
@@ -115,13 +129,15 @@ def _with_driver(settings: Settings, driver: str) -> Settings:
     return msgspec.structs.replace(settings, host=(host,))
 
 
-async def _serve(data: Path, listen: tuple[str, int], settings: Settings, *, test_guest: bool) -> None:
+async def _serve(
+    data: Path, listen: tuple[str, int], settings: Settings, *, test_guest: bool, test_guest_agent: bool
+) -> None:
     began = time.monotonic()
     server = Server(data=data, listen=listen, settings=settings, progress=_progress)
     await server.start()
     try:
         if test_guest:
-            await server.register_test_guest()
+            await server.register_test_guest(agent=test_guest_agent)
         config = uvicorn.Config(
             server.app,
             http="httptools",

@@ -10,11 +10,10 @@ import asyncio
 import contextlib
 import hashlib
 import lzma
-import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
@@ -23,11 +22,14 @@ from typing import Final
 import msgspec
 
 from stateward.guest import cpio
+from stateward.guest.apt import Apt, GuestBuildError, Progress, run
 
 #: Depends on the newest kernel made for virtual machines.
 _KERNEL: Final = "linux-image-cloud-amd64"
 _BUSYBOX: Final = "busybox-static"
-_APPLETS: Final = frozenset({"acpid", "insmod", "mke2fs", "mount", "poweroff", "sh", "usleep"})
+_APPLETS: Final = frozenset(
+    {"acpid", "insmod", "mke2fs", "mount", "passwd", "poweroff", "sh", "sha256sum", "usleep"}
+)
 
 #: What the kernel has as modules: disk, power button, its events, and the means to tell of a crash and of an agent.
 _MODULES: Final = ("virtio_pci", "virtio_blk", "button", "evdev", "pvpanic_mmio", "virtio_console")
@@ -48,13 +50,6 @@ TINY_GUEST_PROPERTIES: Final[Mapping[str, str]] = MappingProxyType(
         "cryptomgr.notests random.trust_cpu=on"
     }
 )
-
-#: Told what is being done, a line at a time.
-Progress = Callable[[str], None]
-
-
-class GuestBuildError(Exception):
-    """The tiny guest could not be made; the message says what is missing."""
 
 
 class GuestFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,24 +78,24 @@ async def build(cache: Path, progress: Progress) -> GuestFiles:
     with tempfile.TemporaryDirectory(dir=home) as work:
         parts = Path(work)
         kernel_tree = parts / "kernel"
-        apt = await _Apt.find(cache / "apt", progress)
-        package = await apt.kernel_package()
+        apt = await Apt.find(cache / "apt", _KERNEL, progress)
+        package = await apt.kernel_package(_KERNEL)
         progress(f"Downloading {package}, the tiny guest's kernel (about 30 MB).")
         await apt.unpack(package, kernel_tree)
         busybox = await _busybox(apt, parts / "busybox", progress)
         progress("Putting the tiny guest together.")
         kernel = next(kernel_tree.glob("boot/vmlinuz-*"))
         modules = await asyncio.to_thread(_modules, kernel_tree, _MODULES)
-        _replace(files.kernel, kernel.read_bytes())
-        _replace(files.ramdisk, cpio.archive(_ramdisk(init, busybox, modules)))
+        replace(files.kernel, kernel.read_bytes())
+        replace(files.ramdisk, cpio.archive(_ramdisk(init, busybox, modules)))
         disk = parts / "disk.qcow2"
-        await _run("qemu-img", "create", "-q", "-f", "qcow2", str(disk), f"{_DISK_MIB}M")
-        _replace(files.disk, disk.read_bytes())
+        await run("qemu-img", "create", "-q", "-f", "qcow2", str(disk), f"{_DISK_MIB}M")
+        replace(files.disk, disk.read_bytes())
     stamp.write_text(made_of, encoding="ascii")
     return files
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace(path: Path, content: bytes) -> None:
     """Write a new file in a file's place: guests may still be using the old one, by links of their own."""
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(content)
@@ -144,12 +139,12 @@ def _modules(tree: Path, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
     return list(loaded.items())
 
 
-async def _busybox(apt: _Apt, folder: Path, progress: Progress) -> bytes:
+async def _busybox(apt: Apt, folder: Path, progress: Progress) -> bytes:
     """Return the host's own busybox when it can be used, else Debian's."""
     installed = shutil.which("busybox")
     if installed is not None:
         content = await asyncio.to_thread(Path(installed).read_bytes)
-        applets = set((await _run(installed, "--list")).split())
+        applets = set((await run(installed, "--list")).split())
         if b"ld-linux" not in content[:4096] and applets >= _APPLETS:
             return content
     progress(f"Downloading {_BUSYBOX}, all of the tiny guest's programs (1 MB).")
@@ -159,81 +154,3 @@ async def _busybox(apt: _Apt, folder: Path, progress: Progress) -> bytes:
         with contextlib.suppress(FileNotFoundError):
             return await asyncio.to_thread((folder / name).read_bytes)
     raise GuestBuildError(f"The package {_BUSYBOX} holds no busybox.")
-
-
-class _Apt:
-    """Debian's packages, without installing any.
-
-    Args:
-        options: what makes apt use lists of our own; none when the system's lists know the kernel.
-    """
-
-    def __init__(self, options: tuple[str, ...]) -> None:
-        self._options = options
-
-    @classmethod
-    async def find(cls, folder: Path, progress: Progress) -> _Apt:
-        """Use the system's package lists, or fetch lists of our own into ``folder`` where those know no kernel."""
-        # Run by root, apt would download as a user that cannot write where we do.
-        plain = ("-o", f"APT::Sandbox::User={'root' if os.geteuid() == 0 else ''}")
-        apt = cls(plain)
-        if await apt._knows(_KERNEL):
-            return apt
-        for name in ("lists/partial", "cache/archives/partial"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        apt = cls(
-            (*plain, "-o", f"Dir::State::lists={folder / 'lists'}", "-o", f"Dir::Cache={folder / 'cache'}")
-        )
-        if not await apt._knows(_KERNEL):
-            progress("Fetching Debian's package lists.")
-            await _run("apt-get", *apt._options, "-qq", "update")
-        if not await apt._knows(_KERNEL):
-            raise GuestBuildError(
-                f"No package {_KERNEL} is to be had: the tiny guest is made from Debian's, on x86-64. "
-                "Use an image of your own instead."
-            )
-        return apt
-
-    async def _knows(self, package: str) -> bool:
-        return bool(await _run("apt-cache", *self._options, "search", "--names-only", f"^{package}$"))
-
-    async def kernel_package(self) -> str:
-        """Return the package that holds the newest kernel."""
-        shown = await _run("apt-cache", *self._options, "show", "--no-all-versions", _KERNEL)
-        found = re.search(r"^Depends:.*?(linux-image-[0-9]\S*)", shown, re.MULTILINE)
-        if found is None:
-            raise GuestBuildError(f"The package {_KERNEL} names no kernel.")
-        return found.group(1)
-
-    async def unpack(self, package: str, folder: Path) -> None:
-        """Download a package and unpack it into a folder."""
-        await asyncio.to_thread(folder.mkdir)
-        await _run("apt-get", *self._options, "-qq", "download", package, cwd=folder)
-        for deb in await asyncio.to_thread(lambda: list(folder.glob("*.deb"))):
-            await _run("dpkg-deb", "--extract", str(deb), str(folder))
-
-
-async def _run(program: str, *arguments: str, cwd: Path | None = None) -> str:
-    """Run a program and return what it wrote.
-
-    Raises:
-        GuestBuildError: it is not installed, or failed.
-    """
-    try:
-        process = await asyncio.create_subprocess_exec(
-            program,
-            *arguments,
-            cwd=cwd,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except FileNotFoundError:
-        raise GuestBuildError(
-            f"{program} is not installed. The tiny guest is made on Debian, with apt, dpkg and qemu-utils."
-        ) from None
-    output, errors = await process.communicate()
-    if process.returncode:
-        said = errors.decode(errors="replace").strip() or output.decode(errors="replace").strip()
-        raise GuestBuildError(f"{program} {' '.join(arguments)} failed: {said}")
-    return output.decode(errors="replace")

@@ -4,6 +4,8 @@
 #   stateward-guest: up
 #   stateward-guest: power button pressed
 #   stateward-guest: agent asked to shut down
+#   stateward-guest: password of root set, SHA-256 2bb8…
+#   stateward-guest: file systems: freeze
 #   stateward-guest: shutting down
 #   stateward-guest: powered off
 # Arguments of the kernel change what it does:
@@ -12,6 +14,7 @@
 #   stateward.poweroff_after=N    power off N seconds after it is up
 #   stateward.panic_after=N       crash N seconds after it is up
 #   stateward.agent=answer|mute   hold the guest agent's channel, and answer there or not
+#   stateward.agent=real          run Debian's qemu-guest-agent, which only the image tiny-guest-agent has
 
 say() {
 	echo "stateward-guest: $*" >/dev/console
@@ -62,16 +65,39 @@ agent() {
 	done
 }
 
-# The power button's handler is this file under another name.
-case $0 in */PWRF/*)
+# What Debian's agent has Debian's chpasswd do, with the lines "user:password" of its input.
+set_passwords() {
+	while IFS=: read -r user password; do
+		printf '%s\n%s\n' "$password" "$password" | passwd -a sha512 "$user" >/dev/null || return 1
+		say "password of $user set, SHA-256 $(printf '%s' "$password" | sha256sum | cut -c 1-64)"
+	done
+}
+
+# The power button's handler and what Debian's agent calls are this file under other names.
+case $0 in
+*/PWRF/*)
 	power_button
+	exit 0
+	;;
+*/shutdown)
+	say "agent asked to shut down"
+	# The agent waits for this name to end, not for the guest to be off.
+	shut_down &
+	exit 0
+	;;
+*/chpasswd)
+	set_passwords
+	exit
+	;;
+*/fsfreeze-hook)
+	say "file systems: $1"
 	exit 0
 	;;
 esac
 
 /bin/busybox mkdir -p /proc /sys /dev /run /data
 /bin/busybox --install -s /bin
-export PATH=/bin
+export PATH=/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
@@ -96,10 +122,19 @@ acpid=$!
 until ls -l "/proc/$acpid/fd" 2>/dev/null | grep -q /dev/input/event; do
 	usleep 10000
 done
-[ -z "$(argument agent)" ] || {
+case $(argument agent) in
+real)
+	qemu-ga --path=/dev/vport0p1 --statedir=/run --fsfreeze-hook=/sbin/fsfreeze-hook &
+	qga=$!
+	until ls -l "/proc/$qga/fd" 2>/dev/null | grep -q /dev/vport; do
+		usleep 10000
+	done
+	;;
+?*)
 	exec 3<>/dev/vport0p1
 	agent &
-}
+	;;
+esac
 say "up"
 
 after=$(argument poweroff_after)

@@ -43,14 +43,17 @@ def set_password(connection: libvirt.virConnect, instance_id: str, user: str, pa
     try:
         domain.setUserPassword(user, password)
     except libvirt.libvirtError as error:
-        raise _told(error) from error
+        told = _told(error)
+        if told is None:
+            raise
+        raise told from error
 
 
-def _told(error: libvirt.libvirtError) -> Exception:
-    """Make of libvirt's error what people are to read; what is not about the agent stays as it is."""
+def _told(error: libvirt.libvirtError) -> DriverError | None:
+    """Make of libvirt's error what people are to read; None for one that is not about the agent."""
     if error.get_error_code() == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
         return AgentSilent(LIMIT_SECONDS)
     # libvirt has no code of its own for what an agent refuses.
     if error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR:
         return DriverError(f"The agent inside the guest refused: {error.get_error_message()}")
-    return error
+    return None

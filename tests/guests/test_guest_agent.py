@@ -1,0 +1,95 @@
+"""Debian's qemu-guest-agent in a real guest, and one that never answers."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import uuid
+
+import libvirt
+import pytest
+
+from stateward.agent.driver import AgentSilent, DriverError
+from stateward.domain.records import GuestSpec
+from stateward.domain.states import Cause, Observed
+from stateward.guest.agent import AGENT_GUEST_PROPERTIES, build_ramdisk
+from tests.agent.contract import Rig
+from tests.guests.conftest import NewSpec, TinyImages
+
+pytestmark = [pytest.mark.guests, pytest.mark.asyncio]
+
+RAMDISK = str(uuid.uuid5(uuid.NAMESPACE_URL, "ramdisk with an agent"))
+
+
+@pytest.fixture(scope="session")
+def agent_ramdisk(images: TinyImages, request: pytest.FixtureRequest) -> str:
+    """Give the id of a ramdisk with Debian's agent, built once and cached over sessions."""
+    cache = request.config.cache
+    assert cache is not None
+    path = asyncio.run(build_ramdisk(cache.mkdir("tiny-guest"), print))
+    shutil.copyfile(path, images.folder / RAMDISK)
+    return RAMDISK
+
+
+@pytest.fixture
+def agent_spec(agent_ramdisk: str, new_spec: NewSpec) -> GuestSpec:
+    """Give a guest with Debian's agent."""
+    words = AGENT_GUEST_PROPERTIES["os_command_line"].split()
+    return new_spec(words[-1], ramdisk_id=agent_ramdisk)
+
+
+async def boot(rig: Rig, spec: GuestSpec) -> str:
+    """Bring a guest up."""
+    await rig.driver.prepare_disk(spec)
+    await rig.driver.define(spec)
+    await rig.driver.power_on(spec.instance_id)
+    await rig.console_says(spec.instance_id, "stateward-guest: up")
+    return spec.instance_id
+
+
+async def test_debians_agent_does_what_it_is_asked(
+    rig: Rig, agent_spec: GuestSpec, operator: libvirt.virConnect
+) -> None:
+    """A password is set, one of nobody's refused; file systems are frozen and thawed; it shuts the guest down."""
+    instance_id = await boot(rig, agent_spec)
+    password = "correct horse: battery"
+    await rig.driver.set_password(instance_id, "root", password)
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    await rig.console_says(instance_id, f"stateward-guest: password of root set, SHA-256 {digest}")
+    with pytest.raises(DriverError, match="The agent inside the guest refused") as refusal:
+        await rig.driver.set_password(instance_id, "nobody", "opensesame")
+    assert "opensesame" not in str(refusal.value)
+    assert password.encode() not in await rig.driver.console(instance_id)
+
+    domain = operator.lookupByUUIDString(instance_id)
+    addresses = await asyncio.to_thread(
+        domain.interfaceAddresses, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT
+    )
+    assert "lo" in addresses
+    assert await asyncio.to_thread(domain.fsFreeze) == 1
+    await rig.console_says(instance_id, "stateward-guest: file systems: freeze")
+    assert await asyncio.to_thread(domain.fsThaw) == 1
+    await rig.console_says(instance_id, "stateward-guest: file systems: thaw")
+
+    await rig.driver.request_shutdown(instance_id)
+    assert (await rig.until(instance_id, Observed.SHUTOFF)).cause is Cause.GUEST
+    assert await rig.said(instance_id, "stateward-guest: agent asked to shut down") == 1
+    assert await rig.said(instance_id, "stateward-guest: power button pressed") == 0
+
+
+async def test_a_mute_agent_holds_nobody_up(rig: Rig, new_spec: NewSpec) -> None:
+    """It holds its channel and never answers: that is told within seconds, every time, and nothing else waits."""
+    instance_id = await boot(rig, new_spec("stateward.agent=mute"))
+    for _ in range(2):
+        asking = asyncio.create_task(rig.driver.set_password(instance_id, "root", "secret"))
+        await asyncio.sleep(0.5)
+        async with asyncio.timeout(3):
+            assert (await rig.driver.diagnostics(instance_id)).state is Observed.RUNNING
+            await rig.driver.pause(instance_id)
+            await rig.driver.unpause(instance_id)
+        async with asyncio.timeout(10):
+            with pytest.raises(AgentSilent):
+                await asking
+    await rig.driver.power_off(instance_id)
+    assert await rig.state(instance_id) == (Observed.SHUTOFF, Cause.DESTROYED)
