@@ -24,6 +24,7 @@ from stateward.operations.creation import NewInstance, create
 from stateward.operations.dispatch import Dispatcher
 from stateward.operations.heartbeats import keep_heartbeats
 from stateward.operations.immediate import Immediate
+from stateward.operations.progress import keep_progress
 from stateward.store import hosts, instances, operations
 from stateward.store.engine import Database, StoreUnavailable, Work
 from stateward.store.tables import AUDIT
@@ -108,6 +109,7 @@ class Stack:
         await self.database.write(lambda connection: hosts.register(connection, "h", "nova"))
         await self.completion.start(self.bus)
         await keep_heartbeats(self.bus, self.database)
+        await keep_progress(self.bus, self.database, lambda _operation_id: None)
         await self.arbiter.start(self.bus)
         await self.dispatcher.start()
         await self.agent.start()

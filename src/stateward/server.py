@@ -42,6 +42,7 @@ from stateward.operations.dispatch import Dispatcher
 from stateward.operations.heartbeats import keep_heartbeats
 from stateward.operations.idempotency import OldKeys
 from stateward.operations.immediate import Immediate
+from stateward.operations.progress import keep_progress
 from stateward.private import make_private, write_private
 from stateward.settings import HostSettings, Settings
 from stateward.store import flavors, hosts
@@ -153,6 +154,7 @@ class Server:
         await self._first_start(identity, database)
         await Completion(database, clock, arbiter.wake).start(bus)
         await keep_heartbeats(bus, database)
+        await keep_progress(bus, database, lambda _operation_id: None)
         await arbiter.start(bus)
         self._undo.push_async_callback(arbiter.stop)
         await end_lost(admission)

@@ -15,6 +15,7 @@ import pytest
 
 from stateward.agent.driver import Driver, DriverError, Guest, GuestMissing, NoAgent
 from stateward.domain.records import GuestSpec
+from stateward.domain.shutdown import Rung
 from stateward.domain.states import Cause, Observed
 
 #: Between two looks at a console, seconds; a console file tells nobody that it grew.
@@ -108,7 +109,7 @@ class Rig:
         return sum(each.strip() == line for each in lines)
 
 
-Call = Callable[[Driver, str], Awaitable[None]]
+Call = Callable[[Driver, str], Awaitable[object]]
 
 NEEDS_A_GUEST: dict[str, Call] = {
     "power_on": lambda driver, guest: driver.power_on(guest),
@@ -285,7 +286,7 @@ class DriverContract:
     async def test_a_guest_that_is_asked_shuts_itself_down(self, rig: Rig) -> None:
         """Its going off is the guest's own doing, told by an event."""
         instance_id = await rig.ready()
-        await rig.driver.request_shutdown(instance_id)
+        assert await rig.driver.request_shutdown(instance_id) is Rung.POWER_BUTTON
         guest = await rig.until(instance_id, Observed.SHUTOFF)
         assert guest.cause is Cause.GUEST
         assert await rig.state(instance_id) == (Observed.SHUTOFF, Cause.GUEST)
@@ -296,7 +297,7 @@ class DriverContract:
         """A request kept for it would fire when it is let run."""
         instance_id = await rig.ready()
         await rig.driver.pause(instance_id)
-        await rig.driver.request_shutdown(instance_id)
+        assert await rig.driver.request_shutdown(instance_id) is None
         assert await rig.state(instance_id) == PAUSED
         await rig.driver.unpause(instance_id)
         assert await rig.state(instance_id) == RUNNING
@@ -309,7 +310,7 @@ class DriverContract:
         """Nothing to ask, and no error."""
         instance_id = await rig.defined()
         before = await rig.state(instance_id)
-        await rig.driver.request_shutdown(instance_id)
+        assert await rig.driver.request_shutdown(instance_id) is None
         assert await rig.state(instance_id) == before
 
     async def test_a_fence_stays_with_its_guest(self, rig: Rig) -> None:

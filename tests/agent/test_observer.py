@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from stateward.agent.simulated import SimulatedDriver
+from stateward.agent.simulated.driver import EVERYTHING
 from stateward.bus.port import NobodyAnswered, console_subject
 from stateward.domain.records import ConsoleReply, ConsoleRequest
 from stateward.domain.states import Cause, Observed
@@ -24,7 +25,9 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 @pytest_asyncio.fixture(params=[True])
 async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Workbench]:
     """Give an agent that is not started yet; ``params`` says whether its driver tells of changes."""
-    bench = Workbench(tmp_path, disorder=None, events=request.param)
+    bench = Workbench(
+        tmp_path, disorder=None, capabilities=msgspec.structs.replace(EVERYTHING, events=request.param)
+    )
     yield bench
     with looptime.enabled(strict=True):
         await bench.stop()

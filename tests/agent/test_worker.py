@@ -101,7 +101,7 @@ async def test_a_guest_that_gets_no_time_is_not_asked(bench: Workbench) -> None:
     """Zero seconds means: take the power."""
     await bench.do("create", 1)
     result = await bench.do("stop", 2, seconds=0)
-    assert (result.outcome, result.shutdown) == (Outcome.SUCCEEDED, "the guest was not asked")
+    assert (result.outcome, result.shutdown) == (Outcome.SUCCEEDED, "the guest was not asked and was forced")
     assert bench.calls("request_shutdown") == []
     assert bench.observed() is Observed.SHUTOFF
 
@@ -120,7 +120,7 @@ async def test_a_paused_guest_is_not_asked(bench: Workbench) -> None:
     await bench.do("create", 1)
     bench.hypervisor.pause("a")
     result = await bench.do("stop", 2, seconds=60)
-    assert result.shutdown == "the guest was halted and could not be asked"
+    assert result.shutdown == "the guest was halted and could not be asked and was forced"
     assert bench.calls("request_shutdown") == []
     assert bench.observed() is Observed.SHUTOFF
 

@@ -11,13 +11,23 @@ from typing import Final
 import msgspec
 
 from stateward.agent.agent import Agent
+from stateward.agent.driver import Capabilities
 from stateward.agent.simulated import Call, SimulatedDriver, SimulatedHypervisor
 from stateward.agent.simulated.driver import EVERYTHING
 from stateward.bus.memory import Disorder, MemoryBus
-from stateward.bus.port import HOSTS, REPORTS, RESULTS, operations_subject
+from stateward.bus.port import HOSTS, PROGRESS, REPORTS, RESULTS, control_subject, operations_subject
 from stateward.domain.actions import BY_KEY
-from stateward.domain.records import Dispatch, HostReport, Report, Result
-from stateward.domain.shutdown import ShutdownPlan
+from stateward.domain.records import (
+    Command,
+    Dispatch,
+    HostReport,
+    Order,
+    Progress,
+    ProgressReport,
+    Report,
+    Result,
+)
+from stateward.domain.shutdown import AtDeadline, ShutdownPlan
 from stateward.domain.states import Observed
 from tests.agent.simulated_bench import LoopClock, spec_of
 
@@ -31,15 +41,24 @@ WAIT: Final = 1000.0
 class Workbench:
     """One host's agent, its hypervisor, and what it sent."""
 
-    def __init__(self, folder: Path, *, disorder: Disorder | None, events: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        disorder: Disorder | None,
+        capabilities: Capabilities = EVERYTHING,
+        driver: type[SimulatedDriver] = SimulatedDriver,
+    ) -> None:
         self.clock = LoopClock()
         self.bus = MemoryBus(disorder)
         self.hypervisor = SimulatedHypervisor()
         self.results: defaultdict[str, list[Result]] = defaultdict(list)
         self.reports: list[Report] = []
+        self.progress: defaultdict[str, list[Progress]] = defaultdict(list)
         self.heartbeats: list[HostReport] = []
         self._folder = folder
-        self._capabilities = msgspec.structs.replace(EVERYTHING, events=events)
+        self._capabilities = capabilities
+        self._driver = driver
         self._numbers = itertools.count(1)
         self._news = asyncio.Event()
         self.agent = self.make_agent()
@@ -48,7 +67,7 @@ class Workbench:
         """Make an agent of this host; with another journal it stands for one that lost its own."""
         return Agent(
             host="h",
-            driver=SimulatedDriver(self.hypervisor, capabilities=self._capabilities),
+            driver=self._driver(self.hypervisor, capabilities=self._capabilities),
             bus=self.bus,
             clock=self.clock,
             journal=self._folder / journal,
@@ -59,6 +78,7 @@ class Workbench:
         await self.bus.subscribe(RESULTS, self._take_result)
         await self.bus.subscribe(REPORTS, self._take_report)
         await self.bus.subscribe(HOSTS, self._take_heartbeat)
+        await self.bus.subscribe(PROGRESS, self._take_progress)
         await self.agent.start()
 
     async def stop(self) -> None:
@@ -76,7 +96,14 @@ class Workbench:
         await self.agent.start()
 
     def dispatch(
-        self, action: str, fence: int, *, guest: str = "a", seconds: int | None = None, words: str = ""
+        self,
+        action: str,
+        fence: int,
+        *,
+        guest: str = "a",
+        seconds: int | None = None,
+        words: str = "",
+        at_deadline: AtDeadline = AtDeadline.FORCE,
     ) -> Dispatch:
         """Make a dispatch of a row of the table."""
         return Dispatch(
@@ -86,7 +113,11 @@ class Workbench:
             fence=fence,
             steps=BY_KEY[action].steps,
             guest=spec_of(guest, words),
-            shutdown=None if seconds is None else ShutdownPlan(seconds=seconds, origin="request"),
+            shutdown=None
+            if seconds is None
+            else ShutdownPlan(
+                seconds=seconds, origin="request", at_deadline=at_deadline, at_deadline_origin="image"
+            ),
         )
 
     async def send(self, dispatch: Dispatch) -> str:
@@ -97,6 +128,29 @@ class Workbench:
             message_id=f"{next(self._numbers)}",
         )
         return dispatch.operation_id
+
+    async def order(
+        self,
+        operation_id: str,
+        number: int,
+        command: Command,
+        *,
+        guest: str = "a",
+        seconds: int | None = None,
+    ) -> None:
+        """Send an order to an operation."""
+        order = Order(
+            operation_id=operation_id, instance_id=guest, number=number, command=command, seconds=seconds
+        )
+        await self.bus.publish(
+            control_subject("h"), msgspec.json.encode(order), message_id=f"{next(self._numbers)}"
+        )
+
+    def told(self, operation_id: str) -> list[Progress]:
+        """Return what was said of how far an operation is, each once and in its order."""
+        return sorted(
+            {each.seq: each for each in self.progress[operation_id]}.values(), key=lambda each: each.seq
+        )
 
     async def result(self, operation_id: str) -> Result:
         """Wait for an operation's result; however often one was sent, the outcome must be the same."""
@@ -109,12 +163,20 @@ class Workbench:
         return first
 
     async def do(
-        self, action: str, fence: int, *, guest: str = "a", seconds: int | None = None, words: str = ""
+        self,
+        action: str,
+        fence: int,
+        *,
+        guest: str = "a",
+        seconds: int | None = None,
+        words: str = "",
+        at_deadline: AtDeadline = AtDeadline.FORCE,
     ) -> Result:
         """Send an operation and wait for its result."""
-        return await self.result(
-            await self.send(self.dispatch(action, fence, guest=guest, seconds=seconds, words=words))
+        dispatch = self.dispatch(
+            action, fence, guest=guest, seconds=seconds, words=words, at_deadline=at_deadline
         )
+        return await self.result(await self.send(dispatch))
 
     async def settle(self) -> None:
         """Let every message arrive that is under way."""
@@ -145,6 +207,10 @@ class Workbench:
 
     async def _take_report(self, payload: bytes) -> None:
         self.reports.append(msgspec.json.decode(payload, type=Report))
+
+    async def _take_progress(self, payload: bytes) -> None:
+        report = msgspec.json.decode(payload, type=ProgressReport)
+        self.progress[report.operation_id].append(report.progress)
 
     async def _take_heartbeat(self, payload: bytes) -> None:
         self.heartbeats.append(msgspec.json.decode(payload, type=HostReport))

@@ -13,7 +13,7 @@ from unittest import mock
 
 from stateward.agent import steps
 from stateward.agent.journal import Journal
-from stateward.agent.steps import Work
+from stateward.agent.work import Work
 from stateward.cli.main import main
 from stateward.domain.steps import Step
 from stateward.operations import dispatch

@@ -11,7 +11,7 @@ import pytest
 
 from stateward.agent import steps
 from stateward.agent.agent import Agent
-from stateward.agent.steps import Work
+from stateward.agent.work import Work
 from stateward.domain.actions import Action
 from stateward.domain.records import Result
 from stateward.domain.steps import Step

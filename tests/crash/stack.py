@@ -23,6 +23,7 @@ from stateward.operations.creation import NewInstance, create
 from stateward.operations.dispatch import Dispatcher
 from stateward.operations.heartbeats import keep_heartbeats
 from stateward.operations.immediate import Immediate
+from stateward.operations.progress import keep_progress
 from stateward.store import hosts, instances, operations
 from stateward.store.engine import Database
 
@@ -83,6 +84,7 @@ class Plane:
         await database.write(lambda connection: hosts.register(connection, HOST, "nova"))
         await Completion(database, self.world.clock, lambda _instance_id: self._settled.set()).start(self.bus)
         await keep_heartbeats(self.bus, database)
+        await keep_progress(self.bus, database, lambda _operation_id: None)
         # Reports are for the arbiter, and there is none; observations come with the results.
         await self.bus.subscribe("reports", _drop)
         await self.dispatcher.start()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from stateward.domain.actions import ACTIONS, BY_KEY, Action, OnFailure, key
 from stateward.domain.records import Fault, Outcome, Result
 from stateward.domain.settle import settle
+from stateward.domain.shutdown import Ending
 from stateward.domain.states import VmState
 from tests.rows import NOW, instance
 
@@ -68,3 +70,29 @@ def test_terminated_is_the_first_time_it_was_gone() -> None:
     again = settle(BY_KEY["reap"], instance(terminated_at=NOW), result(Outcome.SUCCEEDED), LATER)
     assert "terminated_at" not in again
     assert "terminated_at" not in settle(BY_KEY["delete"], instance(), result(Outcome.FAILED), LATER)
+
+
+def test_a_saved_memory_is_what_the_row_says_of_one() -> None:
+    """A stop that ended with a save is no stop; elsewhere the row's own state counts."""
+    saved = msgspec.structs.replace(result(Outcome.SUCCEEDED), ending=Ending.SAVED)
+    assert settle(BY_KEY["stop"], instance(), saved, LATER)["vm_state"] is VmState.SUSPENDED
+    assert settle(BY_KEY["reboot_soft"], instance(), saved, LATER)["vm_state"] is VmState.ACTIVE
+
+
+@pytest.mark.parametrize("row", OPERATIONS, ids=by_key)
+def test_a_guest_that_was_left_on_is_no_error(row: Action) -> None:
+    """Nothing was done to it: the state stays also where other failures leave it half removed."""
+    left_on = msgspec.structs.replace(result(Outcome.FAILED, "m"), ending=Ending.LEFT_ON)
+    changes = settle(row, instance(), left_on, LATER)
+    assert "vm_state" not in changes
+    assert (changes["task_state"], changes["operation_id"]) == (None, None)
+
+
+@pytest.mark.parametrize("row", OPERATIONS, ids=by_key)
+def test_a_cancel_ends_the_task_alone(row: Action) -> None:
+    """Neither state nor fault is touched (B4)."""
+    assert settle(row, instance(), result(Outcome.CANCELLED, "m"), LATER) == {
+        "task_state": None,
+        "operation_id": None,
+        "updated_at": LATER,
+    }

@@ -17,6 +17,7 @@ from stateward.agent.libvirt.access import runs_unmodified
 from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
 from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.agent.libvirt.host import Accelerator
+from stateward.domain.shutdown import Rung
 from stateward.domain.states import Cause, Observed
 from tests.agent.contract import PRESSED, RUNNING, SUSPENDED, UP, Changes, DriverContract, Rig
 from tests.agent.contract_disks import DiskContract
@@ -105,7 +106,7 @@ async def test_an_agent_that_answers_is_asked_instead_of_the_button(
 ) -> None:
     instance_id = await start(rig, new_spec, "stateward.agent=answer", IGNORED_ACPI)
     await agent_connected(operator, instance_id)
-    await rig.driver.request_shutdown(instance_id)
+    assert await rig.driver.request_shutdown(instance_id) is Rung.AGENT
     assert (await rig.until(instance_id, Observed.SHUTOFF)).cause is Cause.GUEST
     assert await rig.said(instance_id, "stateward-guest: agent asked to shut down") == 1
     assert await rig.said(instance_id, PRESSED) == 0
@@ -119,7 +120,7 @@ async def test_an_agent_that_does_not_answer_costs_two_seconds_at_most(
     await agent_connected(operator, instance_id)
     asked = asyncio.get_running_loop().time()
     async with asyncio.timeout(4):
-        await rig.driver.request_shutdown(instance_id)
+        assert await rig.driver.request_shutdown(instance_id) is Rung.POWER_BUTTON
         await rig.console_says(instance_id, PRESSED)
         assert asyncio.get_running_loop().time() - asked >= 2
     # The first question is still open; the second press does not wait for it.

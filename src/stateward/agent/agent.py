@@ -17,7 +17,13 @@ from stateward.agent.observer import Observer
 from stateward.agent.questions import Questions
 from stateward.agent.watch import Watch
 from stateward.agent.worker import Worker
-from stateward.bus.port import Bus, console_subject, operations_subject, questions_subject
+from stateward.bus.port import (
+    Bus,
+    console_subject,
+    control_subject,
+    operations_subject,
+    questions_subject,
+)
 from stateward.clock import Clock
 from stateward.domain.records import ConsoleReply, ConsoleRequest
 
@@ -58,6 +64,8 @@ class Agent:
         """Connect, go on with what was left unfinished, take operations and observe from now on."""
         await self.driver.open(self._changed)
         await self.worker.resume()
+        # Orders first: one that waits on the bus with its operation counts from the operation's first moment.
+        await self._bus.subscribe(control_subject(self.host), self.worker.handle_order)
         await self._bus.subscribe(operations_subject(self.host), self.worker.handle)
         await self._bus.answer(console_subject(self.host), self._console)
         await self._bus.answer(questions_subject(self.host), Questions(self.driver).answer)

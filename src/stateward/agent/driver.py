@@ -15,6 +15,7 @@ import msgspec
 
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.records import GuestSpec
+from stateward.domain.shutdown import Rung
 from stateward.domain.states import Cause, Observed
 
 
@@ -249,11 +250,12 @@ class Driver(Protocol):
         """
         ...
 
-    async def request_shutdown(self, instance_id: str) -> None:
-        """Ask the guest to shut down (agent where one answers, else power button) and return at once.
+    async def request_shutdown(self, instance_id: str, *, by_agent: bool = True) -> Rung | None:
+        """Ask the guest to shut down and return at once, saying how it was asked.
 
-        A guest that is off or missing is left alone. A paused one is not asked: the request would fire when it
-        is let run.
+        That is by the agent inside it where one answers and ``by_agent`` lets it be asked, else by the power button.
+        None: a guest that is off or missing was left alone. A paused one is not asked either: the request would
+        fire when it is let run.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The agent's journal: what it has begun and finished, kept where a killed agent finds it again.
+"""The agent's journal: what it has begun and finished, and what it was told, kept where a killed agent finds it again.
 
 One row per instance, of the operation with the highest fence seen: older ones may never act again, so nothing of
 them is needed. SQLite in WAL mode with ``synchronous=NORMAL``: that survives the death of the process. After a
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from stateward.domain.records import Dispatch, Result
+from stateward.domain.records import Dispatch, Order, Result
+from stateward.domain.shutdown import Ending, Rung
 from stateward.domain.steps import Step
 
 _SCHEMA = """
@@ -24,9 +25,18 @@ CREATE TABLE IF NOT EXISTS work (
     dispatch TEXT NOT NULL,
     done TEXT NOT NULL,
     signalled_at REAL,
+    rung TEXT,
+    ending TEXT,
+    note TEXT,
     result TEXT,
     at REAL NOT NULL,
     sent INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE IF NOT EXISTS orders (
+    operation_id TEXT PRIMARY KEY,
+    number INTEGER NOT NULL,
+    command TEXT NOT NULL,
+    at REAL NOT NULL
 );
 CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER NOT NULL);
 """
@@ -42,7 +52,15 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     done: frozenset[Step]
     #: When the guest was first asked to shut down in this operation: seconds since the epoch.
     signalled_at: float | None
+    #: How it was asked last.
+    rung: Rung | None
+    #: How its shutdown ended, and that for people.
+    ending: Ending | None
+    note: str | None
     result: Result | None
+
+
+_ENTRY = "SELECT dispatch, done, signalled_at, rung, ending, note, result FROM work"
 
 
 class Journal:
@@ -55,6 +73,7 @@ class Journal:
         self._database.execute("PRAGMA synchronous=NORMAL")
         self._database.executescript(_SCHEMA)
         self._database.execute("DELETE FROM work WHERE result IS NOT NULL AND at < ?", (now - _KEEP_SECONDS,))
+        self._database.execute("DELETE FROM orders WHERE at < ?", (now - _KEEP_SECONDS,))
         last = self._database.execute("SELECT max(epoch) FROM epochs").fetchone()[0]
         # A lost journal must not begin at zero, or its observations would all seem old.
         self._epoch = max(int(now), (last or 0) + 1)
@@ -80,7 +99,8 @@ class Journal:
             "INSERT INTO work (instance_id, fence, operation_id, dispatch, done, signalled_at, result, at)"
             " VALUES (?, ?, ?, ?, '[]', NULL, NULL, ?) ON CONFLICT (instance_id) DO UPDATE SET"
             " fence = excluded.fence, operation_id = excluded.operation_id, dispatch = excluded.dispatch,"
-            " done = '[]', signalled_at = NULL, result = NULL, at = excluded.at, sent = 0"
+            " done = '[]', signalled_at = NULL, rung = NULL, ending = NULL, note = NULL,"
+            " result = NULL, at = excluded.at, sent = 0"
             " WHERE work.fence < excluded.fence",
             (
                 dispatch.instance_id,
@@ -94,16 +114,12 @@ class Journal:
 
     def entry(self, instance_id: str) -> Entry | None:
         """Return what is known of an instance."""
-        row = self._database.execute(
-            "SELECT dispatch, done, signalled_at, result FROM work WHERE instance_id = ?", (instance_id,)
-        ).fetchone()
+        row = self._database.execute(f"{_ENTRY} WHERE instance_id = ?", (instance_id,)).fetchone()
         return None if row is None else _entry(row)
 
     def unfinished(self) -> list[Entry]:
         """Return the operations without a result."""
-        rows = self._database.execute(
-            "SELECT dispatch, done, signalled_at, result FROM work WHERE result IS NULL ORDER BY at"
-        )
+        rows = self._database.execute(f"{_ENTRY} WHERE result IS NULL ORDER BY at")
         return [_entry(row) for row in rows]
 
     def finished_step(self, operation_id: str, step: Step, done: frozenset[Step]) -> None:
@@ -119,6 +135,33 @@ class Journal:
             "UPDATE work SET signalled_at = ? WHERE operation_id = ? AND signalled_at IS NULL",
             (at, operation_id),
         )
+
+    def asked(self, operation_id: str, rung: Rung) -> None:
+        """Note how the guest was asked."""
+        self._database.execute("UPDATE work SET rung = ? WHERE operation_id = ?", (rung.value, operation_id))
+
+    def ended(self, operation_id: str, ending: Ending, note: str) -> None:
+        """Note how the guest's shutdown ended; written before the step counts as done."""
+        self._database.execute(
+            "UPDATE work SET ending = ?, note = ? WHERE operation_id = ?", (ending.value, note, operation_id)
+        )
+
+    def ordered(self, order: Order, now: float) -> bool:
+        """Keep an order, whether its operation is here yet or not; False when a later one is kept already."""
+        cursor = self._database.execute(
+            "INSERT INTO orders (operation_id, number, command, at) VALUES (?, ?, ?, ?)"
+            " ON CONFLICT (operation_id) DO UPDATE SET number = excluded.number, command = excluded.command,"
+            " at = excluded.at WHERE orders.number < excluded.number",
+            (order.operation_id, order.number, msgspec.json.encode(order).decode(), now),
+        )
+        return cursor.rowcount == 1
+
+    def order(self, operation_id: str) -> Order | None:
+        """Return the order that stands for an operation."""
+        row = self._database.execute(
+            "SELECT command FROM orders WHERE operation_id = ?", (operation_id,)
+        ).fetchone()
+        return None if row is None else msgspec.json.decode(row[0], type=Order)
 
     def finished(self, result: Result) -> None:
         """Keep the result, to be sent again if it is asked for again."""
@@ -141,11 +184,16 @@ class Journal:
         self._database.close()
 
 
-def _entry(row: tuple[str, str, float | None, str | None]) -> Entry:
-    dispatch, done, signalled_at, result = row
+def _entry(
+    row: tuple[str, str, float | None, str | None, str | None, str | None, str | None],
+) -> Entry:
+    dispatch, done, signalled_at, rung, ending, note, result = row
     return Entry(
         dispatch=msgspec.json.decode(dispatch, type=Dispatch),
         done=msgspec.json.decode(done, type=frozenset[Step]),
         signalled_at=signalled_at,
+        rung=None if rung is None else Rung(rung),
+        ending=None if ending is None else Ending(ending),
+        note=note,
         result=None if result is None else msgspec.json.decode(result, type=Result),
     )

@@ -17,11 +17,14 @@ import structlog
 
 from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
 from stateward.agent.journal import Journal
-from stateward.agent.steps import STEPS, Superseded, look
+from stateward.agent.steps import STEPS
+from stateward.agent.telling import Telling
 from stateward.agent.watch import Watch
+from stateward.agent.work import Cancelled, LeftOn, Superseded, look
 from stateward.bus.port import RESULTS, Bus
 from stateward.clock import Clock
-from stateward.domain.records import Dispatch, Observation, Outcome, Result
+from stateward.domain.records import Command, Dispatch, Observation, Order, Outcome, Result, WaitsFor
+from stateward.domain.shutdown import Ending, Rung
 from stateward.domain.states import Observed
 from stateward.domain.steps import Step
 
@@ -31,6 +34,7 @@ log = structlog.get_logger()
 _RETRY_SECONDS = 1.0
 
 _decoder = msgspec.json.Decoder(Dispatch)
+_order_decoder = msgspec.json.Decoder(Order)
 
 
 class Worker:
@@ -66,6 +70,17 @@ class Worker:
         elif entry.result is not None:
             await self.send(entry.result)
         # Otherwise it is the one being worked on: a duplicate.
+
+    async def handle_order(self, payload: bytes) -> None:
+        """Take one order to an operation, which may be here, not yet, or no more; one that is late is left."""
+        order = _order_decoder.decode(payload)
+        lane = self._lanes.get(order.instance_id)
+        if self.journal.ordered(order, self.clock.now()) and lane is not None:
+            lane.obey(order)
+
+    def telling(self, dispatch: Dispatch) -> Telling:
+        """Make what tells the control plane how far an operation is."""
+        return Telling(self._bus, self.journal, self.clock, dispatch)
 
     async def send(self, result: Result) -> None:
         """Send a result to the control plane."""
@@ -131,6 +146,11 @@ class _Lane:
         if self.task is None:
             self.task = asyncio.create_task(self._run(), name=f"lane {self._instance_id}")
 
+    def obey(self, order: Order) -> None:
+        """Hand an order to the operation that runs, if it is for that one."""
+        if self._run_now is not None and self._run_now.dispatch.operation_id == order.operation_id:
+            self._run_now.obey(order)
+
     async def _run(self) -> None:
         try:
             while self._next is not None:
@@ -152,11 +172,12 @@ class _Lane:
 
     async def _carry_out(self, dispatch: Dispatch) -> None:
         with self._worker.watch.subscribe(self._instance_id) as changed:
-            self._run_now = _Run(self._worker, dispatch, changed)
-            try:
-                await self._finish(dispatch, self._run_now)
-            finally:
-                self._run_now = None
+            async with self._worker.telling(dispatch) as telling:
+                self._run_now = _Run(self._worker, dispatch, changed, telling)
+                try:
+                    await self._finish(dispatch, self._run_now)
+                finally:
+                    self._run_now = None
 
     async def _finish(self, dispatch: Dispatch, run: _Run) -> None:
         with structlog.contextvars.bound_contextvars(
@@ -166,6 +187,11 @@ class _Lane:
                 await run.steps()
             except Superseded:
                 result = result_of(dispatch, Outcome.SUPERSEDED, "Overtaken by a newer operation.")
+            except Cancelled:
+                result = result_of(dispatch, Outcome.CANCELLED, run.cancelled())
+            except LeftOn as left:
+                run.ending = Ending.LEFT_ON
+                result = result_of(dispatch, Outcome.FAILED, str(left))
             except DriverError as error:
                 log.warning("an operation could not be carried out", error=str(error))
                 result = result_of(dispatch, Outcome.FAILED, str(error))
@@ -173,9 +199,12 @@ class _Lane:
                 log.exception("an operation failed by a fault of Stateward's own")
                 result = result_of(dispatch, Outcome.FAILED, f"Internal fault of the agent: {error!r}")
             else:
-                result = result_of(dispatch, Outcome.SUCCEEDED, run.message)
+                result = result_of(dispatch, Outcome.SUCCEEDED, run.done())
             result = msgspec.structs.replace(
-                result, observation=await self._worker.observe(dispatch.instance_id), shutdown=run.message
+                result,
+                observation=await self._worker.observe(dispatch.instance_id),
+                shutdown=run.note,
+                ending=run.ending,
             )
             self._worker.journal.finished(result)
             await self._worker.send(result)
@@ -184,30 +213,61 @@ class _Lane:
 class _Run:
     """One operation being carried out; the ``Work`` its steps are given."""
 
-    def __init__(self, worker: Worker, dispatch: Dispatch, changed: asyncio.Event) -> None:
+    def __init__(self, worker: Worker, dispatch: Dispatch, changed: asyncio.Event, telling: Telling) -> None:
         self.driver = worker.driver
         self.dispatch = dispatch
-        self.message: str | None = None
         self._worker = worker
         self._changed = changed
+        self._telling = telling
         self._superseded = False
+        # What a former life of this agent came to.
+        entry = worker.journal.entry(dispatch.instance_id)
+        self._done: frozenset[Step] = frozenset() if entry is None else entry.done
+        self.note = None if entry is None else entry.note
+        self.ending = None if entry is None else entry.ending
+        self.rung = None if entry is None else entry.rung
+        self._signalled_at = None if entry is None else entry.signalled_at
+        self.order = worker.journal.order(dispatch.operation_id)
+        #: The step under way, or the first to come.
+        self._step = next((step for step in dispatch.steps if step not in self._done), dispatch.steps[-1])
 
     def supersede(self) -> None:
         """End at the next step, or now if it waits."""
         self._superseded = True
         self._changed.set()
 
+    def obey(self, order: Order) -> None:
+        """Count an order from now on, also in a wait."""
+        self.order = order
+        self._changed.set()
+
+    def done(self) -> str | None:
+        """Say how it went; a cancel that came too late is not passed over in silence."""
+        if self.order is None or self.order.command is not Command.CANCEL:
+            return self.note
+        return f"The cancel came too late: {self.note or 'there was nothing to wait for'}."
+
+    def cancelled(self) -> str:
+        """Say what a cancel could not undo."""
+        if self._signalled_at is None:
+            return "Cancelled. The guest was not asked to shut down, and stays as it is."
+        how = {Rung.AGENT: " through its agent", Rung.POWER_BUTTON: " by its power button", None: ""}[
+            self.rung
+        ]
+        ago = max(self._worker.clock.now() - self._signalled_at, 0.0)
+        return (
+            f"Cancelled. The guest was already asked to shut down{how}, {ago:.1f} s before: "
+            "it was left on, and may still go off by itself."
+        )
+
     async def steps(self) -> None:
-        journal = self._worker.journal
-        entry = journal.entry(self.dispatch.instance_id)
-        done: frozenset[Step] = entry.done if entry is not None else frozenset()
+        left = [step for step in self.dispatch.steps if step not in self._done]
         await self._persist(self._mark)
-        for step in self.dispatch.steps:
-            if step in done:
-                continue
-            await self._persist(functools.partial(STEPS[step], self))
-            journal.finished_step(self.dispatch.operation_id, step, done)
-            done |= {step}
+        for self._step in left:
+            self._tell()
+            await self._persist(functools.partial(STEPS[self._step], self))
+            self._worker.journal.finished_step(self.dispatch.operation_id, self._step, self._done)
+            self._done |= {self._step}
 
     async def _mark(self) -> None:
         """Store the fence with the guest; a newer one there means that this agent is the one that is late."""
@@ -223,9 +283,11 @@ class _Run:
             try:
                 if waited:
                     await look(self)
+                    self._tell()
                 await call()
             except HypervisorUnavailable as error:
                 log.warning("the hypervisor is away; the operation waits for it", error=str(error))
+                self._tell(WaitsFor.HYPERVISOR)
                 await self.wait_for_change(_RETRY_SECONDS)
                 waited = True
             else:
@@ -234,14 +296,38 @@ class _Run:
     def _check(self) -> None:
         if self._superseded:
             raise Superseded
+        if self.order is not None and self.order.command is Command.CANCEL and self._waits:
+            raise Cancelled
+
+    @property
+    def _waits(self) -> bool:
+        """Whether the guest's shutdown is still to come, or under way: until then nothing is done to it."""
+        return Step.SHUT_DOWN in self.dispatch.steps and Step.SHUT_DOWN not in self._done
 
     def first_signalled(self) -> float:
         now = self._worker.clock.now()
-        self._worker.journal.signalled(self.dispatch.operation_id, now)
-        entry = self._worker.journal.entry(self.dispatch.instance_id)
-        if entry is None or entry.signalled_at is None:
-            return 0.0
-        return now - entry.signalled_at
+        if self._signalled_at is None:
+            self._worker.journal.signalled(self.dispatch.operation_id, now)
+            self._signalled_at = now
+        return now - self._signalled_at
+
+    def asked(self, rung: Rung) -> None:
+        if rung is not self.rung:
+            self._worker.journal.asked(self.dispatch.operation_id, rung)
+            self.rung = rung
+
+    def waits_for_guest(self, seconds: float) -> None:
+        deadline = None if self._signalled_at is None else self._signalled_at + seconds
+        self._tell(WaitsFor.GUEST, deadline)
+
+    def _tell(self, waits_for: WaitsFor | None = None, deadline: float | None = None) -> None:
+        self._telling.say(
+            self._step,
+            waits_for=waits_for,
+            deadline=deadline,
+            signalled_at=self._signalled_at,
+            rung=self.rung,
+        )
 
     async def wait_for_change(self, seconds: float) -> None:
         # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
@@ -254,8 +340,9 @@ class _Run:
     def time(self) -> float:
         return asyncio.get_running_loop().time()
 
-    def note(self, text: str) -> None:
-        self.message = text
+    def ended(self, ending: Ending, note: str) -> None:
+        self._worker.journal.ended(self.dispatch.operation_id, ending, note)
+        self.ending, self.note = ending, note
 
 
 def result_of(dispatch: Dispatch, outcome: Outcome, message: str | None) -> Result:

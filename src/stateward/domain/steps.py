@@ -31,7 +31,7 @@ STEP_SAYS: Final[dict[Step, str]] = {
     Step.PREPARE_DISK: "Make the instance's disk over its image, unless it is there.",
     Step.DEFINE: "Tell the hypervisor of the guest, autostart and restart-on-crash off.",
     Step.POWER_ON: "Start the guest, unless it runs.",
-    Step.SHUT_DOWN: "Ask the guest to shut down and wait for it, up to the time it is given.",
+    Step.SHUT_DOWN: "Ask the guest to shut down and wait for it, up to the time it is given; then do what was chosen.",
     Step.POWER_OFF: "Take the power away, unless it is off.",
     Step.PAUSE: "Halt the guest's processors.",
     Step.UNPAUSE: "Let the guest's processors run.",

@@ -29,6 +29,7 @@ from stateward.agent.libvirt.snapshots import Snapshots
 from stateward.agent.libvirt.states import observed
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.records import GuestSpec
+from stateward.domain.shutdown import Rung
 
 T = TypeVar("T")
 
@@ -204,16 +205,17 @@ class LibvirtDriver:
         """Boot; refused while there is a saved memory, which ``discard_memory`` deletes."""
         await self._act(lambda connection: guests.power_on(connection, instance_id))
 
-    async def request_shutdown(self, instance_id: str) -> None:
+    async def request_shutdown(self, instance_id: str, *, by_agent: bool = True) -> Rung | None:
         """Ask the agent inside when it holds its channel, and press the power button when it does not answer.
 
         A request still unanswered from before is not waited for again: the button is pressed at once.
         """
-        if self.capabilities.agent_shutdown and instance_id not in self._asked:
+        if by_agent and self.capabilities.agent_shutdown and instance_id not in self._asked:
             answers = await self._look(lambda connection: guests.agent_answers(connection, instance_id))
             if answers and await self._ask_agent(instance_id):
-                return
-        await self._act(lambda connection: guests.button(connection, instance_id))
+                return Rung.AGENT
+        pressed = await self._act(lambda connection: guests.button(connection, instance_id))
+        return Rung.POWER_BUTTON if pressed else None
 
     async def power_off(self, instance_id: str) -> None:
         """Take the power."""

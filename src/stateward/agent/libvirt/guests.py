@@ -185,17 +185,18 @@ def _start(domain: libvirt.virDomain) -> None:
             raise
 
 
-def button(connection: libvirt.virConnect, instance_id: str) -> None:
-    """Press the power button of a running guest; any other is left alone."""
+def button(connection: libvirt.virConnect, instance_id: str) -> bool:
+    """Press the power button of a running guest; any other is left alone, and False returned."""
     domain = _find(connection, instance_id)
     if domain is None or look(domain)[0] is not Observed.RUNNING:
-        return
+        return False
     if connection.getType() == "TEST":
         # Its guests obey at once, and it knows no buttons.
         _unless_off(domain, domain.shutdown)
     else:
         flags = libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
         _unless_off(domain, lambda: domain.shutdownFlags(flags))
+    return True
 
 
 def agent_answers(connection: libvirt.virConnect, instance_id: str) -> bool:

@@ -26,6 +26,8 @@ from stateward.agent.simulated.guests import SimulatedGuest
 from stateward.agent.simulated.hypervisor import Change, SimulatedHypervisor
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.records import GuestSpec
+from stateward.domain.shutdown import Rung
+from stateward.domain.states import Observed
 
 T = TypeVar("T")
 
@@ -177,9 +179,15 @@ class SimulatedDriver:
         """Boot; refused while there is a saved memory, which ``discard_memory`` deletes."""
         await self._change("power_on", instance_id, guests.power_on)
 
-    async def request_shutdown(self, instance_id: str) -> None:
-        """Press the power button."""
-        await self._change("request_shutdown", instance_id, guests.request_shutdown)
+    async def request_shutdown(self, instance_id: str, *, by_agent: bool = True) -> Rung | None:
+        """Press the power button; a simulated guest has no agent to ask."""
+
+        def press() -> Rung | None:
+            running = self.hypervisor.guest(instance_id).observed is Observed.RUNNING
+            self.hypervisor.change(instance_id, guests.request_shutdown)
+            return Rung.POWER_BUTTON if running else None
+
+        return await self._call("request_shutdown", instance_id, press)
 
     async def power_off(self, instance_id: str) -> None:
         """Take the power."""
