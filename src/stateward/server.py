@@ -36,6 +36,7 @@ from stateward.guest import agent as guest_agent, build as guest
 from stateward.guest.apt import GuestBuildError
 from stateward.operations.admission import Admission, ShutdownDefaults
 from stateward.operations.asking import end_lost
+from stateward.operations.changes import Changes
 from stateward.operations.completion import Completion
 from stateward.operations.control import Control
 from stateward.operations.dispatch import Dispatcher
@@ -103,6 +104,8 @@ class Server:
         self._undo = contextlib.AsyncExitStack()
         self._agents: list[Agent] = []
         self.app: Any = None
+        #: Closed before the last requests are waited for: those who follow operations would never end.
+        self.changes = Changes()
         self.socket: socket.socket | None = None
 
     async def start(self) -> None:
@@ -135,24 +138,36 @@ class Server:
         bus = MemoryBus()
         self._undo.push_async_callback(bus.close)
         dispatcher = Dispatcher(database, bus)
-        admission = Admission(database, clock, self._shutdown(), dispatcher.wake)
+        changes = self.changes
+
+        def wake() -> None:
+            dispatcher.wake()
+            changes.changed()
+
+        admission = Admission(database, clock, self._shutdown(), wake)
         arbiter = Arbiter(
             admission,
             CrashLoop(restores=self._settings.arbiter.restores, seconds=self._settings.arbiter.seconds),
         )
+
+        def settled(instance_id: str) -> None:
+            arbiter.wake(instance_id)
+            changes.changed(instance_id)
+
         services = Services(
             database=database,
             identity=identity,
             admission=admission,
-            immediate=Immediate(admission, arbiter.wake),
-            control=Control(database, clock, dispatcher.wake, cap=self._settings.shutdown.cap),
+            immediate=Immediate(admission, settled),
+            control=Control(database, clock, wake, cap=self._settings.shutdown.cap),
+            changes=changes,
             bus=bus,
             clock=clock,
             public_url=self._settings.public_url,
             host_patience=self._settings.agent.patience,
         )
         await self._first_start(identity, database)
-        await Completion(database, clock, arbiter.wake).start(bus)
+        await Completion(database, clock, settled).start(bus)
         await keep_heartbeats(bus, database)
         await keep_progress(bus, database, lambda _operation_id: None)
         await arbiter.start(bus)

@@ -34,6 +34,7 @@ from stateward.api.compute.services import Services
 from stateward.api.faults import fault
 from stateward.api.identity import identity_routes
 from stateward.api.images import Images, image_routes
+from stateward.api.native import native_app
 
 #: Says whether the server can do its work now, and what is missing.
 Ready = Callable[[], Awaitable[tuple[bool, dict[str, object]]]]
@@ -86,6 +87,7 @@ def build(services: Services, images: Images, ready: Ready) -> Application:
             Mount("/compute", routes=versions.routes(services)),
             Mount("/identity", routes=identity_routes(services.identity, public_url=services.public_url)),
             Mount("/image", routes=image_routes(images, services.identity, public_url=services.public_url)),
+            Mount("/v1", app=native_app(services)),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/", _root),
@@ -132,5 +134,5 @@ def _http_exception(_request: Request | None, error: Exception) -> Response:
 
 async def _root(request: Request) -> Response:
     base = f"{request.url.scheme}://{request.headers.get('host', 'localhost')}"
-    services = ("compute", "identity", "image")
-    return JSONResponse({name: f"{base}/{name}" for name in services})
+    services = {"compute": "compute", "identity": "identity", "image": "image", "stateward": "v1"}
+    return JSONResponse({name: f"{base}/{path}" for name, path in services.items()})

@@ -29,9 +29,12 @@ _GRACE = 5
 class _Uvicorn(uvicorn.Server):
     """Uvicorn, which leaves signals to us: it would end the process before the agents are down."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_ready: Callable[[], None], on_end: Callable[[], None]
+    ) -> None:
         super().__init__(config)
         self.on_ready = on_ready
+        self.on_end = on_end
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None]:
@@ -40,6 +43,10 @@ class _Uvicorn(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.on_end()
+        await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.should_exit = True
@@ -151,7 +158,9 @@ async def _serve(
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE,
         )
-        web = _Uvicorn(config, lambda: _tell_ready(server, data, time.monotonic() - began))
+        web = _Uvicorn(
+            config, lambda: _tell_ready(server, data, time.monotonic() - began), server.changes.close
+        )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, web.handle_exit, number, None)

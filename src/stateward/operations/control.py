@@ -8,6 +8,7 @@ again at the next start, and an agent keeps the latest order where it finds it a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Self
 
 import msgspec
 import sqlalchemy as sa
@@ -46,6 +47,10 @@ class Control:
         self._clock = clock
         self._wake = wake
         self._cap = cap
+
+    def on(self, database: Database) -> Self:
+        """Return the same control on another database: one that adds to what each transaction does."""
+        return type(self)(database, self._clock, self._wake, cap=self._cap)
 
     async def extend(
         self, operation_id: str, actor: Actor, *, seconds: int, project_id: str | None

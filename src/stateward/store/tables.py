@@ -143,6 +143,7 @@ OPERATIONS: Final = sa.Table(
     sa.Column("standing_order", Packed(Order)),
     sa.Column("order_number", sa.Integer, nullable=False, default=0),
     sa.Index(None, "instance_id", "started_at"),
+    sa.Index(None, "started_at"),
     # Recovery and superseding look for the few that are unfinished among the many that are not.
     sa.Index(
         "ix_operations_unfinished",

@@ -26,6 +26,7 @@ from stateward.api.identity.service import Identity
 from stateward.api.identity.tokens import Token
 from stateward.bus.memory import MemoryBus
 from stateward.operations.admission import Admission, ShutdownDefaults
+from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from stateward.operations.immediate import Immediate
 from stateward.store.engine import Database
@@ -88,6 +89,7 @@ class Api:
             admission=admission,
             immediate=Immediate(admission, lambda _instance_id: None),
             control=Control(database, self.clock, lambda: None),
+            changes=Changes(),
             bus=MemoryBus(),
             clock=self.clock,
             max_limit=5,

@@ -21,9 +21,10 @@ from stateward.api.compute.services import Services
 from stateward.api.faults import ApiFault, Unauthorized, fault, status_of
 from stateward.api.identity.tokens import Token
 from stateward.api.once import Once, ticket_of
+from stateward.api.policy import allow
 from stateward.api.wording import invalid
-from stateward.domain.actions import Policy, Role
-from stateward.domain.errors import Forbidden, Invalid
+from stateward.domain.actions import Policy
+from stateward.domain.errors import Invalid
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import Actor
 from stateward.operations.admission import Admission
@@ -159,18 +160,7 @@ class Call:
         Raises:
             Forbidden: it is not.
         """
-        token = self.token
-        match policy.role:
-            case Role.READER:
-                enough = token.is_admin or "reader" in token.roles
-            case Role.MEMBER:
-                enough = token.is_admin or "member" in token.roles
-            case Role.ADMIN:
-                enough = token.is_admin
-            case Role.SYSTEM:
-                enough = False
-        if not enough:
-            raise Forbidden(policy.rule)
+        allow(self.token, policy)
 
     async def body(self) -> bytes:
         """Read the body, up to its limit.

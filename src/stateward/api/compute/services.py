@@ -11,6 +11,7 @@ from stateward.api.identity import Identity
 from stateward.bus.port import Bus
 from stateward.clock import Clock
 from stateward.operations.admission import Admission
+from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from stateward.operations.immediate import Immediate
 from stateward.store.engine import Database
@@ -24,6 +25,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     admission: Admission
     immediate: Immediate
     control: Control
+    changes: Changes
     bus: Bus
     clock: Clock
     #: Where clients reach the server, without a slash at the end; None: as each request's Host header says.

@@ -342,6 +342,7 @@ def upgrade() -> None:
             ["instance_id", "started_at"],
             unique=False,
         )
+        batch_op.create_index(batch_op.f("ix_operations_started_at"), ["started_at"], unique=False)
         batch_op.create_index(
             "ix_operations_unfinished",
             ["instance_id"],
@@ -422,6 +423,7 @@ def downgrade() -> None:
             sqlite_where=sa.text("finished_at IS NULL"),
             postgresql_where=sa.text("finished_at IS NULL"),
         )
+        batch_op.drop_index(batch_op.f("ix_operations_started_at"))
         batch_op.drop_index(batch_op.f("ix_operations_instance_id_operations_started_at"))
 
     op.drop_table("operations")

@@ -1,0 +1,41 @@
+"""The paths of ``/v1``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+
+from stateward.api.compute.services import Services
+from stateward.api.http import base_url
+from stateward.api.native import events, operations
+from stateward.api.native.call import Endpoint, Resource, nothing_here, reply
+from stateward.api.native.openapi import document
+
+#: Those with a fixed name before those with an id in its place.
+_RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {**events.RESOURCES, **operations.RESOURCES}
+
+
+def native_app(services: Services) -> Router:
+    """Return the whole API, to be mounted at ``/v1``."""
+    described = document(_RESOURCES)
+
+    async def openapi(_request: Request) -> Response:
+        return reply(described)
+
+    async def root(request: Request) -> Response:
+        here = f"{base_url(request, services.public_url)}/v1"
+        return reply({"operations": f"{here}/operations", "openapi": f"{here}/openapi.json"})
+
+    return Router(
+        [
+            Route("/", root, methods=["GET"]),
+            Route("/openapi.json", openapi, methods=["GET"]),
+            *(Route(path, Endpoint(services, methods)) for path, methods in _RESOURCES.items()),
+        ],
+        redirect_slashes=False,
+        default=nothing_here,
+    )
