@@ -11,6 +11,7 @@ from starlette.routing import Mount, Router
 from stateward.api.compute import server_actions, server_diagnostics
 from stateward.api.compute.services import Services
 from stateward.api.identity.service import Identity
+from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from tests.api.resources.conftest import Answer, Tokens
 from tests.stack import Stack
@@ -29,6 +30,7 @@ class Cloud:
             admission=stack.admission,
             immediate=stack.immediate,
             control=Control(stack.database, stack.clock, stack.dispatcher.wake),
+            changes=Changes(),
             bus=stack.bus,
             clock=stack.clock,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, MutableMapping
+from collections.abc import AsyncGenerator, Callable, MutableMapping
 from typing import Any, cast
 
 import msgspec
@@ -190,7 +190,11 @@ class Api:
             at=now,
         )
         report = ProgressReport(operation_id=operation.id, progress=progress)
-        await self._write(operation, lambda connection: operations.note_progress(connection, report))
+
+        def work(connection: sa.Connection) -> bool:
+            return operations.note_progress(connection, report)
+
+        await self._write(operation, work)
 
     async def ends(
         self,
@@ -200,11 +204,13 @@ class Api:
     ) -> None:
         """Have it end."""
         now = self.desk.clock.now()
-        await self._write(
-            operation, lambda connection: operations.finish(connection, operation.id, state, now, message)
-        )
 
-    async def _write(self, operation: Operation, work: Any) -> None:
+        def work(connection: sa.Connection) -> bool:
+            return operations.finish(connection, operation.id, state, now, message)
+
+        await self._write(operation, work)
+
+    async def _write(self, operation: Operation, work: Callable[[sa.Connection], bool]) -> None:
         def checked(connection: sa.Connection) -> None:
             assert work(connection) is True
 

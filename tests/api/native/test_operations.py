@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -282,7 +283,7 @@ async def test_orders_without_options(api: Api, command: str) -> None:
     refused = await api("POST", path, {"now": True})
     message = "The request's body cannot be used: Object contains unknown field `now`"
     assert (refused.status, refused.detail) == (400, message)
-    for body in (None, {}):
+    for body in (None, b"{}"):
         answer = await api("POST", path, body)
         assert (answer.status, answer.body["order"]) == (202, {"command": command, "seconds": None})
 
@@ -370,13 +371,8 @@ async def test_the_document(api: Api) -> None:
     ]
     schemas = described["components"]["schemas"]
 
-    def references(value: Any) -> list[str]:
-        if isinstance(value, dict):
-            found = [value["$ref"]] if "$ref" in value else []
-            return found + [each for inner in value.values() for each in references(inner)]
-        return [each for inner in value for each in references(inner)] if isinstance(value, list) else []
-
-    assert {each.rpartition("/")[2] for each in references(described)} <= set(schemas)
+    references = re.findall(r'"\$ref":"#/components/schemas/(\w+)"', msgspec.json.encode(described).decode())
+    assert set(references) <= set(schemas)
     operation = await api.stop()
     await api.waits(operation)
     shown = (await api("GET", f"/v1/operations/{operation.id}")).body
@@ -386,4 +382,3 @@ async def test_the_document(api: Api) -> None:
         "operations": "http://cloud/v1/operations",
         "openapi": "http://cloud/v1/openapi.json",
     }
-    assert msgspec.json.encode(described)
