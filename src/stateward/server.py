@@ -169,7 +169,7 @@ class Server:
         await self._first_start(identity, database)
         await Completion(database, clock, settled).start(bus)
         await keep_heartbeats(bus, database)
-        await keep_progress(bus, database, lambda _operation_id: None)
+        await keep_progress(bus, database, lambda _operation_id: changes.changed())
         await arbiter.start(bus)
         self._undo.push_async_callback(arbiter.stop)
         await end_lost(admission)

@@ -11,6 +11,7 @@ import pytest
 from stateward.domain.actions import BY_KEY
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import OperationState
+from stateward.domain.steps import STEP_SAYS, Step
 from tests.api.native.bench import Api
 from tests.rows import NOW
 
@@ -49,7 +50,7 @@ async def test_an_operation_that_waits(api: Api) -> None:
             },
             "progress": {
                 "step": "shut_down",
-                "says": "Ask the guest to shut down and wait for it, up to the time it is given.",
+                "says": STEP_SAYS[Step.SHUT_DOWN],
                 "number": 1,
                 "of": 2,
                 "waits_for": "guest",
