@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from stateward.domain.locks import ActorKind, OperationClass
 from stateward.domain.records import Actor, FlavorFacts, ImageFacts, Instance
+from stateward.domain.seeds import SeedFacts
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.store import instances
 
@@ -86,6 +87,10 @@ def instance(**changes: Any) -> Instance:
         "locked_reason": None,
         "observed_seq": 0,
         "observed_at": None,
+        "seed": SeedFacts(),
+        "ports": (),
+        "addresses": (),
+        "addresses_seq": 0,
     }
     record |= values(**changes)
     record["vm_state"] = VmState(record["vm_state"])

@@ -20,10 +20,11 @@ case "${1:-}" in
     ;;
 esac
 
-# The daemon and its clients; the emulator and its disk tool; what libvirt-python is compiled with; and what a
-# small guest's initial RAM disk is made of.
+# The daemon and its clients; the emulator and its disk tool; its NAT network and what gives out the addresses there;
+# what libvirt-python is compiled with; and what a small guest's initial RAM disk is made of.
 packages_run=(
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
+    libvirt-daemon-config-network dnsmasq-base
     libvirt-dev pkg-config gcc libc6-dev python3-dev python3-venv
     busybox-static cpio xz-utils zstd openssh-client
 )

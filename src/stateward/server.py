@@ -34,6 +34,7 @@ from stateward.domain.errors import Conflict, NotFound
 from stateward.domain.shutdown import Layer, Limits
 from stateward.guest import agent as guest_agent, build as guest
 from stateward.guest.apt import GuestBuildError
+from stateward.operations.addresses import keep_addresses
 from stateward.operations.admission import Admission, ShutdownDefaults
 from stateward.operations.asking import end_lost
 from stateward.operations.changes import Changes
@@ -165,11 +166,13 @@ class Server:
             clock=clock,
             public_url=self._settings.public_url,
             host_patience=self._settings.agent.patience,
+            networks=tuple(network.made() for network in self._settings.network),
         )
         await self._first_start(identity, database)
         await Completion(database, clock, settled).start(bus)
         await keep_heartbeats(bus, database)
         await keep_progress(bus, database, lambda _operation_id: changes.changed())
+        await keep_addresses(bus, database)
         await arbiter.start(bus)
         self._undo.push_async_callback(arbiter.stop)
         await end_lost(admission)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from stateward.domain.networks import Network, NetworkKind
 from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, DEFAULT_SECONDS, AtDeadline
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -68,6 +69,20 @@ class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown_at_deadline: AtDeadline | None = None
 
 
+class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[[network]]``: a network that instances can be put on. Names are unique; its id follows from its name."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+    kind: Literal["auto", "nat", "bridge", "user"] = "nat"
+    #: libvirt's name of the network, or the host's of the bridge; None: libvirt's ``default``.
+    source: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)] | None = None
+
+    def made(self) -> Network:
+        """Return the network as instances are put on it."""
+        source = "" if self.kind == "user" else self.source or "default"
+        return Network(name=self.name, kind=NetworkKind(self.kind), source=source)
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """All settings."""
 
@@ -80,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arbiter: ArbiterSettings = ArbiterSettings()
     token: TokenSettings = TokenSettings()
     host: tuple[HostSettings, ...] = ()
+    network: tuple[NetworkSettings, ...] = (NetworkSettings(name="default", kind="auto"),)
 
 
 def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
@@ -123,6 +139,21 @@ def _check_together(settings: Settings) -> None:
             f"The settings cannot be used: shutdown.at_deadline is {shutdown.at_deadline.value}, "
             "which shutdown.choices does not name."
         )
-    names = [host.name for host in settings.host]
-    if len(names) != len(set(names)):
-        raise BadSettings(f"The settings cannot be used: two hosts have one name: {', '.join(sorted(names))}")
+    for what, names in (
+        ("hosts", [host.name for host in settings.host]),
+        ("networks", [network.name for network in settings.network]),
+    ):
+        if len(names) != len(set(names)):
+            raise BadSettings(
+                f"The settings cannot be used: two {what} have one name: {', '.join(sorted(names))}"
+            )
+    for network in settings.network:
+        if network.name in {"none", "auto"}:
+            raise BadSettings(
+                f"The settings cannot be used: no network can be called {network.name}, which clients ask for "
+                "when they want none, or any."
+            )
+        if network.kind == "bridge" and network.source is None:
+            raise BadSettings(
+                f"The settings cannot be used: the network {network.name} names no bridge; set its source."
+            )

@@ -11,15 +11,21 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 
 from stateward.agent.driver import Driver, DriverError, Guest, GuestMissing, NoAgent
+from stateward.domain.networks import Network, NetworkKind, ports_of
 from stateward.domain.records import GuestSpec
+from stateward.domain.seeds import Seed
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Cause, Observed
 
 #: Between two looks at a console, seconds; a console file tells nobody that it grew.
 _LOOK_AGAIN = 0.02
+
+#: What libvirt's test driver has, and simulated guests do without.
+NETWORK = Network(name="net", kind=NetworkKind.NAT, source="default")
 
 UP = "stateward-guest: up"
 PRESSED = "stateward-guest: power button pressed"
@@ -59,6 +65,19 @@ class Rig:
     outlives: bool = True
     #: Whether its hypervisor counts what guests do; libvirt's test driver tells their state only.
     measures: bool = True
+    #: A network that guests can be put on.
+    network: Network = field(default=NETWORK)
+
+    def full_spec(self) -> GuestSpec:
+        """Make a spec that asks for everything: further disks, a port, and to be told of itself."""
+        spec = self.spec()
+        return msgspec.structs.replace(
+            spec,
+            ephemeral=1,
+            swap=8,
+            ports=ports_of(spec.instance_id, [self.network]),
+            seed=Seed(hostname="web", zone="nova", public_keys=("ssh-ed25519 AAAA me",), metadata={"a": "b"}),
+        )
 
     async def defined(self) -> str:
         """Make a guest that is off."""
@@ -357,6 +376,41 @@ class DriverContract:
         await rig.driver.define(spec)
         guest = await rig.driver.get(spec.instance_id)
         assert (guest.observed, guest.fence) == (Observed.SHUTOFF, 0)
+
+    async def test_a_guest_with_everything_is_made_started_anew_and_removed(self, rig: Rig) -> None:
+        """Each call twice; what the guest is told may have changed when it is defined anew."""
+        spec = rig.full_spec()
+        for _ in range(2):
+            await rig.driver.prepare_disk(spec)
+        for _ in range(2):
+            await rig.driver.define(spec)
+        await rig.driver.power_on(spec.instance_id)
+        assert await rig.state(spec.instance_id) == RUNNING
+        await rig.driver.power_off(spec.instance_id)
+        assert spec.seed is not None
+        told = msgspec.structs.replace(spec, seed=msgspec.structs.replace(spec.seed, hostname="web2"))
+        await rig.driver.define(told)
+        await rig.driver.power_on(spec.instance_id)
+        assert await rig.state(spec.instance_id) == RUNNING
+        await rig.driver.power_off(spec.instance_id)
+        await rig.driver.remove(spec.instance_id)
+        assert await rig.state(spec.instance_id) == MISSING
+        with pytest.raises(DriverError):
+            await rig.driver.define(spec)
+
+    async def test_addresses_are_of_running_guests_that_have_ports(self, rig: Rig) -> None:
+        """By their ports; a guest that is off, or without a port, has none."""
+        without = await rig.running()
+        spec = rig.full_spec()
+        await rig.driver.prepare_disk(spec)
+        await rig.driver.define(spec)
+        assert await rig.driver.addresses() == {}
+        await rig.driver.power_on(spec.instance_id)
+        found = await rig.driver.addresses()
+        assert (set(found), without in found) == ({spec.instance_id}, False)
+        assert {each.mac for each in found[spec.instance_id]} <= {port.mac for port in spec.ports}
+        await rig.driver.power_off(spec.instance_id)
+        assert await rig.driver.addresses() == {}
 
     async def test_every_change_is_told(self, rig: Rig) -> None:
         """By an event, with the guest's id or as "look at all"."""

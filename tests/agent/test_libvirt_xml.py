@@ -7,10 +7,12 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import libvirt
+import msgspec
 import pytest
 
 from stateward.agent.libvirt import xml
 from stateward.agent.libvirt.states import observed
+from stateward.domain.networks import Network, NetworkKind, mac_of, ports_of
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Cause, Observed
 
@@ -23,17 +25,21 @@ DIRECT = xml.Files(
 TCG = xml.Host(domain_type="qemu", cpu_mode="maximum", panic=True, run_as=None)
 
 
+SPEC = GuestSpec(
+    instance_id=ID,
+    domain_name="instance-00000001",
+    display_name='<b>"web" & co</b>\n',
+    project_id="p&1",
+    vcpus=2,
+    memory=96,
+    disk=1,
+    image=ImageFacts(id="i", disk_format="qcow2"),
+)
+
+
 def define(files: xml.Files = FILES, host: xml.Host = TCG, **properties: str) -> ET.Element:
-    spec = GuestSpec(
-        instance_id=ID,
-        domain_name="instance-00000001",
-        display_name='<b>"web" & co</b>\n',
-        project_id="p&1",
-        vcpus=2,
-        memory=96,
-        disk=1,
-        image=ImageFacts(id="i", disk_format="qcow2", properties=properties),
-    )
+    image = ImageFacts(id="i", disk_format="qcow2", properties=properties)
+    spec = msgspec.structs.replace(SPEC, image=image)
     return ET.fromstring(xml.domain_xml(spec, files, host, name="instance-00000001", fence=7))
 
 
@@ -50,6 +56,68 @@ def test_a_definition_holds_what_was_asked_for() -> None:
     ours = domain.find(f"metadata/{{{xml.NAMESPACE}}}instance")
     assert ours is not None
     assert ours.attrib == {"id": ID, "project": "p&1", "fence": "7"}
+
+
+def connected(*kinds: NetworkKind, networks: tuple[str, ...]) -> ET.Element:
+    """Define a guest with a port of each kind, and everything else that it can have."""
+    wanted = [Network(name=kind, kind=kind, source="" if kind == "user" else f"a-{kind}") for kind in kinds]
+    spec = msgspec.structs.replace(SPEC, ports=ports_of(ID, wanted))
+    files = xml.Files(
+        disk=FILES.disk,
+        console=FILES.console,
+        further=(("vdb", Path("/data/e"), "raw"), ("vdc", Path("/data/s"), "raw")),
+        seed=Path("/data/seed.iso"),
+    )
+    text = xml.domain_xml(spec, files, TCG, name="n", fence=7, networks=networks)
+    return ET.fromstring(text)
+
+
+def attributes(element: ET.Element, tag: str) -> dict[str, str]:
+    """Return the attributes of a child, none when there is no such child."""
+    child = element.find(tag)
+    return {} if child is None else child.attrib
+
+
+def test_a_guest_has_its_disks_by_name_and_the_seed_last_and_read_only() -> None:
+    disks = connected(networks=()).findall("devices/disk")
+    found = [
+        (
+            attributes(disk, "target")["dev"],
+            attributes(disk, "source")["file"],
+            disk.find("readonly") is not None,
+        )
+        for disk in disks
+    ]
+    assert found == [
+        ("vda", "/data/disk.qcow2", False),
+        ("vdb", "/data/e", False),
+        ("vdc", "/data/s", False),
+        ("vdz", "/data/seed.iso", True),
+    ]
+
+
+def test_a_port_is_connected_by_its_kind_with_its_own_address() -> None:
+    domain = connected(
+        *(NetworkKind.NAT, NetworkKind.AUTO, NetworkKind.AUTO, NetworkKind.BRIDGE, NetworkKind.USER),
+        networks=("a-nat", "a-auto", "", "", ""),
+    )
+    cards = domain.findall("devices/interface")
+    sources = [attributes(card, "source") for card in cards]
+    assert [(card.get("type"), source) for card, source in zip(cards, sources, strict=True)] == [
+        ("network", {"network": "a-nat"}),
+        ("network", {"network": "a-auto"}),
+        ("user", {}),
+        ("bridge", {"bridge": "a-bridge"}),
+        ("user", {}),
+    ]
+    macs = [attributes(card, "mac")["address"] for card in cards]
+    assert macs == [mac_of(ID, index) for index in range(5)]
+    assert len(set(macs)) == 5
+    ours = domain.find(f"metadata/{{{xml.NAMESPACE}}}instance")
+    assert ours is not None
+    read = xml.parse_identity(ET.tostring(ours, encoding="unicode"))
+    assert read is not None
+    assert read.networks == ("a-nat", "a-auto", "", "", "")
 
 
 def test_the_hypervisor_restarts_nothing_by_itself() -> None:
@@ -105,8 +173,9 @@ def test_qemu_runs_as_whom_it_is_told() -> None:
 
 
 def test_the_metadata_element_is_read_back() -> None:
-    identity = xml.Identity(instance_id=ID, project_id="<p>", fence=3)
-    assert xml.parse_identity(xml.identity_element(identity)) == identity
+    for networks in ((), ("",), ("default", "")):
+        identity = xml.Identity(instance_id=ID, project_id="<p>", fence=3, networks=networks)
+        assert xml.parse_identity(xml.identity_element(identity)) == identity
 
 
 @pytest.mark.parametrize("text", ["", "<instance/>", '<instance id="a" project="b" fence="x"/>'])

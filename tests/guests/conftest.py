@@ -7,7 +7,9 @@ kernel from Debian and keeps it in pytest's cache.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import shutil
 import tempfile
 import uuid
@@ -21,6 +23,7 @@ import pytest_asyncio
 from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
 from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.agent.libvirt.host import Accelerator
+from stateward.domain.networks import Network, NetworkKind
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.guest.build import MEMORY, TINY_GUEST_PROPERTIES, GuestFiles, build
 from tests.agent.contract import Changes, Rig
@@ -59,6 +62,38 @@ def place(folder: Path) -> Iterator[LibvirtPlace]:
     home = folder / "host"
     yield asyncio.run(own(home))
     asyncio.run(stop_own(home))
+
+
+@pytest.fixture(scope="session")
+def network(place: LibvirtPlace) -> Iterator[Network]:
+    """Give a NAT network of the session's own: other sessions on this machine may run, with networks of theirs."""
+    name = f"stateward-{os.getpid()}"
+    connection = libvirt.open(place.uri)
+    made = _make_network(connection, name)
+    yield Network(name=name, kind=NetworkKind.NAT, source=name)
+    with contextlib.suppress(libvirt.libvirtError):
+        made.destroy()
+    made.undefine()
+    connection.close()
+
+
+def _make_network(connection: libvirt.virConnect, name: str) -> libvirt.virNetwork:
+    """Define a network on a subnet that nobody on this machine has; whoever needs it starts it."""
+    for number in random.sample(range(256), 256):
+        definition = f"""
+            <network><name>{name}</name><forward mode='nat'/><bridge stp='off' delay='0'/>
+            <ip address='10.213.{number}.1' netmask='255.255.255.0'>
+            <dhcp><range start='10.213.{number}.2' end='10.213.{number}.254'/></dhcp></ip></network>"""
+        made = connection.networkDefineXML(definition)
+        try:
+            made.create()
+        except libvirt.libvirtError:
+            made.undefine()
+        else:
+            made.destroy()
+            return made
+    msg = "every subnet of 10.213.0.0/16 is taken on this machine"
+    raise RuntimeError(msg)
 
 
 @pytest.fixture(scope="session")
@@ -104,14 +139,19 @@ def accelerator() -> Accelerator:
 
 
 @pytest_asyncio.fixture
-async def rig(
-    place: LibvirtPlace, images: TinyImages, new_spec: NewSpec, tmp_path: Path, accelerator: Accelerator
+async def rig(  # noqa: PLR0917 - fixtures are handed over by name
+    place: LibvirtPlace,
+    images: TinyImages,
+    new_spec: NewSpec,
+    tmp_path: Path,
+    accelerator: Accelerator,
+    network: Network,
 ) -> AsyncIterator[Rig]:
     """Give an opened driver; what guests a test leaves are removed."""
     changes = Changes()
     driver = LibvirtDriver(uri=place.uri, folder=tmp_path, images=images, accelerator=accelerator)
     await driver.open(changes)
-    yield Rig(driver=driver, changes=changes, spec=new_spec, patience=60.0)
+    yield Rig(driver=driver, changes=changes, spec=new_spec, patience=60.0, network=network)
     for guest in await driver.list():
         await driver.power_off(guest.instance_id)
         await driver.remove(guest.instance_id)

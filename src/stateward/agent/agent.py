@@ -1,4 +1,4 @@
-"""One host's agent: worker, observer and console, on one driver.
+"""One host's agent: worker, observers and console, on one driver.
 
 It reaches the control plane over the bus only, and has no database access.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from stateward.agent.addresses import AddressWatch
 from stateward.agent.driver import Driver, DriverError
 from stateward.agent.journal import Journal
 from stateward.agent.observer import Observer
@@ -58,7 +59,10 @@ class Agent:
             relist_seconds=relist_seconds,
             heartbeat_seconds=heartbeat_seconds,
         )
-        self._task: asyncio.Task[None] | None = None
+        self.addresses = AddressWatch(
+            host=host, driver=driver, journal=self._journal, bus=bus, period=relist_seconds
+        )
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Connect, go on with what was left unfinished, take operations and observe from now on."""
@@ -69,14 +73,17 @@ class Agent:
         await self._bus.subscribe(operations_subject(self.host), self.worker.handle)
         await self._bus.answer(console_subject(self.host), self._console)
         await self._bus.answer(questions_subject(self.host), Questions(self.driver).answer)
-        self._task = asyncio.create_task(self.observer.run(), name=f"observer {self.host}")
+        self._tasks = [
+            asyncio.create_task(self.observer.run(), name=f"observer {self.host}"),
+            asyncio.create_task(self.addresses.run(), name=f"addresses {self.host}"),
+        ]
 
     async def stop(self) -> None:
         """Stop at once; guests run on, and the journal knows what is unfinished."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+                await task
         await self.worker.stop()
         await self.driver.close()
         self._journal.close()
@@ -84,6 +91,7 @@ class Agent:
     def _changed(self, instance_id: str | None) -> None:
         self._watch.changed(instance_id)
         self.observer.changed(instance_id)
+        self.addresses.changed()
 
     async def _console(self, payload: bytes) -> bytes:
         request = msgspec.json.decode(payload, type=ConsoleRequest)

@@ -14,6 +14,7 @@ from typing import Protocol
 import msgspec
 
 from stateward.domain.diagnostics import Diagnostics
+from stateward.domain.networks import PortAddress
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Cause, Observed
@@ -154,7 +155,9 @@ class Driver(Protocol):
         ...
 
     async def prepare_disk(self, spec: GuestSpec) -> None:
-        """Make the instance's disk over its image, unless it is there; never touch an existing one.
+        """Make the instance's disks, the one over its image and its flavor's further ones, unless they are there.
+
+        One that is there is never touched.
 
         Raises:
             DriverError: the image is not there, is broken or is larger than the flavor's disk, or the host's
@@ -236,6 +239,7 @@ class Driver(Protocol):
         """Make the guest known, off, or bring its definition up to date; autostart and restarts off.
 
         With ``spec.rescue`` it boots from the rescue disk, its own disk being the second one.
+        What the guest is told of itself is written anew where it has changed, and its networks are started.
 
         Raises:
             DriverError: the instance's disk, or the rescue disk, is not there.
@@ -287,6 +291,13 @@ class Driver(Protocol):
         """Forget the guest and delete its disks and files. Raises ``DriverError`` when it runs.
 
         Snapshots are images to be, not the instance's: their files stay.
+        """
+        ...
+
+    async def addresses(self) -> dict[str, tuple[PortAddress, ...]]:
+        """Return what the running guests are reached by, by id; an empty tuple where that is not known yet.
+
+        Only of those that are on a network that can tell. It costs a few calls in all, whatever their number.
         """
         ...
 

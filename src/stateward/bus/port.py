@@ -71,4 +71,5 @@ def questions_subject(host: str) -> str:
 RESULTS = "results"
 PROGRESS = "progress"
 REPORTS = "reports"
+ADDRESSES = "addresses"
 HOSTS = "hosts"

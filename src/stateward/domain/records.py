@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 from stateward.domain.locks import ActorKind, OperationClass
+from stateward.domain.networks import Port, PortAddress
+from stateward.domain.seeds import Seed, SeedFacts
 from stateward.domain.shutdown import Ending, Rung, ShutdownPlan
 from stateward.domain.states import Cause, Observed, TaskState, VmState
 from stateward.domain.steps import Step
@@ -75,6 +77,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     user_data: str | None
     metadata: dict[str, str]
     tags: tuple[str, ...]
+    seed: SeedFacts
+    ports: tuple[Port, ...]
     reservation_id: str
     #: Seconds since the epoch, all of them.
     created_at: float
@@ -99,6 +103,9 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     cause: Cause
     observed_seq: int
     observed_at: float | None
+    #: What its ports were last seen to be reached by; of a guest that is off, what it had.
+    addresses: tuple[PortAddress, ...]
+    addresses_seq: int
 
     @property
     def domain_name(self) -> str:
@@ -224,6 +231,13 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     image: ImageFacts
     #: The image to boot from instead, with the disk attached as the second one; None: it boots from its disk.
     rescue: ImageFacts | None = None
+    #: GiB of a second, empty disk; 0 for none.
+    ephemeral: int = 0
+    #: MiB of a disk to swap to; 0 for none.
+    swap: int = 0
+    ports: tuple[Port, ...] = ()
+    #: None when there is nothing to tell the guest.
+    seed: Seed | None = None
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,6 +320,16 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     cpu_info: str
     at: float
+
+
+class AddressReport(msgspec.Struct, frozen=True, kw_only=True):
+    """What the guests of one host are reached by, for those whose addresses changed, or for all that run."""
+
+    host: str
+    #: By the instance's id; an empty tuple says that a guest that runs has none.
+    addresses: dict[str, tuple[PortAddress, ...]]
+    #: Taken before the hypervisor was asked, as an observation's.
+    seq: int
 
 
 class ConsoleRequest(msgspec.Struct, frozen=True, kw_only=True):

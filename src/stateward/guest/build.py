@@ -28,17 +28,22 @@ from stateward.guest.apt import Apt, GuestBuildError, Progress, run
 _KERNEL: Final = "linux-image-cloud-amd64"
 _BUSYBOX: Final = "busybox-static"
 _APPLETS: Final = frozenset(
-    {"acpid", "insmod", "mke2fs", "mount", "passwd", "poweroff", "sh", "sha256sum", "usleep"}
+    {
+        *("acpid", "insmod", "ip", "mke2fs", "mount", "nproc", "passwd", "poweroff", "sh", "sha256sum"),
+        *("udhcpc", "usleep"),
+    }
 )
 
 #: What the kernel has as modules: disk, power button, its events, and the means to tell of a crash and of an agent.
 _MODULES: Final = ("virtio_pci", "virtio_blk", "button", "evdev", "pvpanic_mmio", "virtio_console")
+#: What is loaded only where there is something for it, by the folder it is in: a network card, a seed.
+_MODULES_AT_NEED: Final = {"net": ("virtio_net",), "seed": ("isofs",)}
 
 #: The guest's disk in MiB; it takes a fraction of a MiB on the host until the guest writes to it.
 _DISK_MIB: Final = 64
 
 #: Changed when the same parts are to be put together in another way.
-_RECIPE: Final = "1"
+_RECIPE: Final = "2"
 
 #: MiB the guest needs to boot.
 MEMORY: Final = 96
@@ -85,7 +90,7 @@ async def build(cache: Path, progress: Progress) -> GuestFiles:
         busybox = await _busybox(apt, parts / "busybox", progress)
         progress("Putting the tiny guest together.")
         kernel = next(kernel_tree.glob("boot/vmlinuz-*"))
-        modules = await asyncio.to_thread(_modules, kernel_tree, _MODULES)
+        modules = await asyncio.to_thread(_all_modules, kernel_tree)
         replace(files.kernel, kernel.read_bytes())
         replace(files.ramdisk, cpio.archive(_ramdisk(init, busybox, modules)))
         disk = parts / "disk.qcow2"
@@ -103,18 +108,30 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def _ramdisk(init: bytes, busybox: bytes, modules: Iterable[tuple[str, bytes]]) -> list[cpio.Entry]:
+    folders = ("bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "modules")
     return [
-        *(cpio.folder(name) for name in ("bin", "dev", "etc", "etc/acpi", "etc/acpi/PWRF", "modules")),
+        *(cpio.folder(name) for name in (*folders, *(f"modules/{name}" for name in _MODULES_AT_NEED))),
         cpio.character_device("dev/console", 5, 1),
         cpio.file("init", init, 0o755),
         cpio.file("bin/busybox", busybox, 0o755),
         # The number is the press of a power button, as busybox's acpid names its handlers.
         cpio.file("etc/acpi/PWRF/00000080", init, 0o755),
-        *(
-            cpio.file(f"modules/{number:02}-{name}.ko", content)
-            for number, (name, content) in enumerate(modules)
-        ),
+        cpio.file("etc/address", init, 0o755),
+        *(cpio.file(f"modules/{path}", content) for path, content in modules),
     ]
+
+
+def _all_modules(tree: Path) -> list[tuple[str, bytes]]:
+    """Return all modules under paths that sort as they are loaded."""
+    always = _modules(tree, _MODULES)
+    names = {name for name, _content in always}
+    found = [(f"{number:02}-{name}.ko", content) for number, (name, content) in enumerate(always)]
+    for folder, wanted in _MODULES_AT_NEED.items():
+        needed = [each for each in _modules(tree, wanted) if each[0] not in names]
+        found += [
+            (f"{folder}/{number:02}-{name}.ko", content) for number, (name, content) in enumerate(needed)
+        ]
+    return found
 
 
 def _modules(tree: Path, wanted: Iterable[str]) -> list[tuple[str, bytes]]:

@@ -1,7 +1,13 @@
 #!/bin/busybox sh
 # The first process of the tiny guest. It says on its console what happens to it, one line each:
 #   stateward-guest: boot 3
+#   stateward-guest: 1 processors, 71 MiB
+#   stateward-guest: disk vdb 1024 MiB
+#   stateward-guest: hostname web
+#   stateward-guest: ssh key ssh-ed25519 AAAA... me@here
 #   stateward-guest: up
+#   stateward-guest: address 192.168.122.17
+#   stateward-guest: user data ended with 0
 #   stateward-guest: power button pressed
 #   stateward-guest: agent asked to shut down
 #   stateward-guest: password of root set, SHA-256 2bb8…
@@ -15,6 +21,9 @@
 #   stateward.panic_after=N       crash N seconds after it is up
 #   stateward.agent=answer|mute   hold the guest agent's channel, and answer there or not
 #   stateward.agent=real          run Debian's qemu-guest-agent, which only the image tiny-guest-agent has
+#   stateward.uptime=N            say every N seconds how long it has been up
+# It reads the seed that cloud-init would, and runs user data that is a script, once it has an address if it has a
+# network card at all.
 
 say() {
 	echo "stateward-guest: $*" >/dev/console
@@ -73,7 +82,48 @@ set_passwords() {
 	done
 }
 
-# The power button's handler and what Debian's agent calls are this file under other names.
+# What the network gave, told by the DHCP client.
+address() {
+	case $1 in bound | renew) ;; *) return ;; esac
+	ip addr replace "$ip/$mask" dev "$interface"
+	for gateway in $router; do ip route replace default via "$gateway"; done
+	for server in $dns; do echo "nameserver $server"; done >/etc/resolv.conf
+	[ "$1" != bound ] || say "address $ip"
+}
+
+# The seed is the disk with this file system; what else there is has none, or another.
+mount_seed() {
+	for disk in /dev/vd[b-z]; do
+		[ -b "$disk" ] || continue
+		[ -d /sys/module/isofs ] || load /modules/seed/*
+		mount -t iso9660 -o ro "$disk" /seed 2>/dev/null && return
+	done
+	return 1
+}
+
+read_seed() {
+	sed -n 's/^ "local-hostname": "\(.*\)",$/\1/p' /seed/meta-data >/etc/hostname
+	read -r name </etc/hostname && hostname "$name" && say "hostname $name"
+	sed -n '/^ "public-keys"/,/^ \]/s/^  "\(.*\)",*$/\1/p' /seed/meta-data | while read -r key; do
+		say "ssh key $key"
+	done
+}
+
+run_user_data() {
+	[ "$(head -c 2 /seed/user-data)" = "#!" ] || return
+	sed 's/\r$//' /seed/user-data >/run/user-data
+	chmod 700 /run/user-data
+	/run/user-data >/dev/console 2>&1
+	say "user data ended with $?"
+}
+
+load() {
+	for module in "$@"; do
+		insmod "$module"
+	done
+}
+
+# Handlers are this file under other names: of the power button, of the DHCP client, and what Debian's agent calls.
 case $0 in
 */PWRF/*)
 	power_button
@@ -93,17 +143,19 @@ case $0 in
 	say "file systems: $1"
 	exit 0
 	;;
+*/address)
+	address "$1"
+	exit 0
+	;;
 esac
 
-/bin/busybox mkdir -p /proc /sys /dev /run /data
+/bin/busybox mkdir -p /proc /sys /dev /run /data /seed
 /bin/busybox --install -s /bin
 export PATH=/bin:/sbin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for module in /modules/*; do
-	insmod "$module"
-done
+load /modules/*.ko
 
 if [ -b /dev/vda ]; then
 	mount -t ext2 /dev/vda /data 2>/dev/null || {
@@ -115,6 +167,17 @@ if [ -b /dev/vda ]; then
 	sync
 	say "boot $boots"
 fi
+
+say "$(nproc) processors, $(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024)) MiB"
+for disk in /sys/block/vd*; do
+	read -r sectors <"$disk/size"
+	say "disk ${disk##*/} $((sectors / 2048)) MiB"
+done
+seeded=
+mount_seed && seeded=yes && read_seed
+# 0x0001 is a network card.
+card=
+grep -qx 0x0001 /sys/bus/virtio/devices/*/device 2>/dev/null && card=yes && load /modules/net/*
 
 acpid -d >/dev/null 2>&1 &
 acpid=$!
@@ -137,6 +200,21 @@ real)
 esac
 say "up"
 
+{
+	if [ -n "$card" ]; then
+		ip link set lo up
+		ip link set eth0 up
+		# It stays to renew; what follows needs the first address only.
+		udhcpc -i eth0 -s /etc/address -R -t 10 -T 1 -A 5 >/dev/null 2>&1
+	fi
+	[ -z "$seeded" ] || run_user_data
+} &
+every=$(argument uptime)
+[ -z "$every" ] || while :; do
+	read -r seconds _ </proc/uptime
+	say "uptime ${seconds%.*}"
+	sleep "$every"
+done &
 after=$(argument poweroff_after)
 [ -z "$after" ] || { sleep "$after" && shut_down; } &
 after=$(argument panic_after)

@@ -31,6 +31,7 @@ from stateward.domain.records import (
     Outcome,
     Result,
 )
+from stateward.domain.seeds import seed_of
 from stateward.domain.settle import settle
 from stateward.domain.shutdown import DEFAULT_SECONDS, AtDeadline, Layer, Limits, ShutdownPlan, layer, plan
 from stateward.domain.states import VmState
@@ -270,6 +271,17 @@ def dispatch_of(action: Action, operation: Operation, instance: Instance) -> Dis
             memory=instance.flavor.ram,
             disk=instance.flavor.disk,
             image=instance.image,
+            ephemeral=instance.flavor.ephemeral,
+            swap=instance.flavor.swap,
+            ports=instance.ports,
+            seed=seed_of(
+                instance.seed,
+                hostname=instance.hostname,
+                zone=instance.zone,
+                user_data=instance.user_data,
+                metadata=instance.metadata,
+                connected=bool(instance.ports),
+            ),
         ),
         shutdown=None if shutdown is None else msgspec.convert(shutdown, ShutdownPlan),
     )

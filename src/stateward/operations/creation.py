@@ -10,7 +10,9 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.domain.actions import CREATE
+from stateward.domain.networks import Network, ports_of
 from stateward.domain.records import Actor, Fault, FlavorFacts, ImageFacts, OperationState
+from stateward.domain.seeds import SeedFacts
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.operations.admission import Admission, Admitted, operation_for, post_dispatch
 from stateward.store import hosts, instances, operations
@@ -30,6 +32,9 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True):
     user_data: str | None = None
     metadata: dict[str, str] = {}
     tags: tuple[str, ...] = ()
+    seed: SeedFacts = SeedFacts()
+    #: The networks it gets a port on, one for each.
+    networks: tuple[Network, ...] = ()
     #: Only a host of this zone, and only this host, when given.
     zone: str | None = None
     host: str | None = None
@@ -128,8 +133,9 @@ def _choose(connection: sa.Connection, new: NewInstance, now: float, patience: f
 
 
 def _row(new: NewInstance, now: float, reservation_id: str) -> dict[str, Any]:
+    instance_id = str(uuid.uuid4())
     return {
-        "id": str(uuid.uuid4()),
+        "id": instance_id,
         "project_id": new.project_id,
         "user_id": new.user_id,
         "name": new.name,
@@ -141,6 +147,8 @@ def _row(new: NewInstance, now: float, reservation_id: str) -> dict[str, Any]:
         "user_data": new.user_data,
         "metadata": new.metadata,
         "tags": new.tags,
+        "seed": new.seed,
+        "ports": ports_of(instance_id, new.networks),
         "reservation_id": reservation_id,
         "created_at": now,
         "updated_at": now,

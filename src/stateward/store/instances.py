@@ -45,6 +45,8 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         user_data,
         metadata,
         tags,
+        seed,
+        ports,
         reservation_id,
         created_at,
         updated_at,
@@ -64,6 +66,8 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         cause,
         observed_seq,
         observed_at,
+        addresses,
+        addresses_seq,
     ) = cast("tuple[Any, ...]", row)
     return Instance(
         id=instance_id,
@@ -81,6 +85,8 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         user_data=user_data,
         metadata=metadata,
         tags=tags,
+        seed=seed,
+        ports=ports,
         reservation_id=reservation_id,
         created_at=created_at,
         updated_at=updated_at,
@@ -100,6 +106,8 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         cause=_CAUSES[cause],
         observed_seq=observed_seq,
         observed_at=observed_at,
+        addresses=addresses,
+        addresses_seq=addresses_seq,
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from stateward.domain.networks import PortAddress
 from stateward.domain.records import Observation
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.store.tables import INSTANCES
@@ -40,6 +41,30 @@ def observe(connection: sa.Connection, observation: Observation) -> bool:
         },
     )
     return result.rowcount == 1
+
+
+def addresses_of(
+    connection: sa.Connection, host: str
+) -> dict[str, tuple[tuple[PortAddress, ...], frozenset[str]]]:
+    """Return the addresses kept of a host's living instances, by id, each with the networks of its ports."""
+    rows = connection.execute(
+        sa.select(_COLUMNS.id, _COLUMNS.addresses, _COLUMNS.ports).where(
+            _COLUMNS.host == host, _COLUMNS.vm_state != VmState.DELETED.value
+        )
+    )
+    return {row.id: (row.addresses, frozenset(port.network_id for port in row.ports)) for row in rows}
+
+
+def keep_addresses(
+    connection: sa.Connection, instance_id: str, host: str, addresses: tuple[PortAddress, ...], seq: int
+) -> bool:
+    """Keep what an instance is reached by if it is news; False when later news is there, or it is elsewhere."""
+    statement = (
+        sa.update(INSTANCES)
+        .where(_COLUMNS.id == instance_id, _COLUMNS.host == host, _COLUMNS.addresses_seq < seq)
+        .values(addresses=addresses, addresses_seq=seq)
+    )
+    return connection.execute(statement).rowcount == 1
 
 
 class Seen(msgspec.Struct, frozen=True, kw_only=True):

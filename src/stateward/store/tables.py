@@ -11,7 +11,9 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from stateward.domain.networks import Port, PortAddress
 from stateward.domain.records import Fault, FlavorFacts, ImageFacts, Order, Progress
+from stateward.domain.seeds import SeedFacts
 
 METADATA: Final = sa.MetaData(
     naming_convention={
@@ -77,6 +79,8 @@ INSTANCES: Final = sa.Table(
     sa.Column("user_data", sa.Text),
     sa.Column("metadata", Packed(dict[str, str]), nullable=False),
     sa.Column("tags", Packed(tuple[str, ...]), nullable=False),
+    sa.Column("seed", Packed(SeedFacts), nullable=False, default=SeedFacts()),
+    sa.Column("ports", Packed(tuple[Port, ...]), nullable=False, default=()),
     sa.Column("reservation_id", sa.String(64), nullable=False),
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("updated_at", sa.Double, nullable=False),
@@ -96,6 +100,8 @@ INSTANCES: Final = sa.Table(
     sa.Column("cause", sa.String(16), nullable=False),
     sa.Column("observed_seq", sa.BigInteger, nullable=False, default=0),
     sa.Column("observed_at", sa.Double),
+    sa.Column("addresses", Packed(tuple[PortAddress, ...]), nullable=False, default=()),
+    sa.Column("addresses_seq", sa.BigInteger, nullable=False, default=0),
     # B3 as a constraint: a task state belongs to an operation, and a deleted instance has neither.
     sa.CheckConstraint("task_state IS NULL OR operation_id IS NOT NULL", name="task_has_operation"),
     sa.Index(None, "project_id", "created_at"),

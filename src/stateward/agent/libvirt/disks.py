@@ -7,13 +7,16 @@ killed agent left is completed or made anew.
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from stateward.agent import seeds
 from stateward.agent.driver import DriverError, ImageFiles
 from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, read_image, usable_image
+from stateward.agent.libvirt.extra_disks import extra_disks, write
 from stateward.agent.libvirt.tools import failure, qemu_img, run, sync, whole
 from stateward.agent.libvirt.xml import Files
 from stateward.domain.records import GuestSpec, ImageFacts
@@ -36,6 +39,8 @@ class _Home:
         self.images = folder / "images"
         self.rescue_images = folder / "images.rescue"
         self.console = folder / "console.log"
+        #: What the guest is told of itself.
+        self.seed = folder / "seed.iso"
 
 
 class Disks:
@@ -64,9 +69,11 @@ class Disks:
             console=home.console,
             kernel=links / kernel if kernel is not None else None,
             ramdisk=links / ramdisk if ramdisk is not None else None,
-            further=() if spec.rescue is None else (("vdb", home.disk, "qcow2"),),
+            further=_extra(spec, home) if spec.rescue is None else (("vdb", home.disk, "qcow2"),),
+            seed=home.seed if spec.seed is not None else None,
         )
-        for path in (files.disk, files.kernel, files.ramdisk, *(path for _, path, _ in files.further)):
+        further = (path for _device, path, _kind in files.further)
+        for path in (files.disk, files.kernel, files.ramdisk, *further, files.seed):
             if path is not None and not path.exists():
                 raise DriverError(
                     f"The instance's file {path} is not there; its disk was not prepared, or was deleted."
@@ -83,13 +90,38 @@ class Disks:
         return disk
 
     async def prepare(self, spec: GuestSpec) -> None:
-        """Make an instance's disk, unless it is there.
+        """Make an instance's disks, unless they are there; the one that it boots from comes last.
 
         Raises:
             DriverError: the image cannot be had or used, or the disk is full.
         """
         home = self._home(spec.instance_id)
+        for extra in extra_disks(spec, home.folder):
+            if not extra.path.exists():
+                doing = f"The instance's further disks cannot be made in {home.folder}"
+                await _do(doing, functools.partial(self._make_folder, home))
+                async with whole(extra.path, doing) as part:
+                    await asyncio.to_thread(write, extra, part)
         await self._make(home, home.disk, home.images, spec.image, spec.disk * _GIB)
+
+    async def write_seed(self, spec: GuestSpec) -> None:
+        """Write what the guest is told of itself, unless it is there as it is to be.
+
+        A guest that runs keeps the file it was started with.
+
+        Raises:
+            DriverError: it cannot be written.
+        """
+        home = self._home(spec.instance_id)
+        # Without its folder there is no disk either, which is said where the files are looked for.
+        if spec.seed is None or not home.folder.is_dir():
+            return
+        files = seeds.documents(spec.instance_id, spec.seed, spec.ports)
+        doing = "What the guest is told of itself cannot be written"
+        if not await asyncio.to_thread(seeds.is_of, home.seed, files):
+            async with whole(home.seed, doing) as part:
+                content = await asyncio.to_thread(seeds.image, files)
+                await asyncio.to_thread(part.write_bytes, content)
 
     async def prepare_rescue(self, spec: GuestSpec) -> None:
         """Make the rescue disk, unless it is there; it has its image's own size.
@@ -197,9 +229,9 @@ class Disks:
             return
         doing = f"The instance's disk cannot be made in {home.folder}"
         try:
-            for folder in (self._instances, home.folder, links):
-                folder.mkdir(parents=True, exist_ok=True)
-                folder.chmod(FOLDER_MODE)
+            self._make_folder(home)
+            links.mkdir(exist_ok=True)
+            links.chmod(FOLDER_MODE)
             base = links / image.id
             await self._bases.link(image.id, base, image.disk_format)
             for other in _boot_images(image):
@@ -221,6 +253,11 @@ class Disks:
                 *(str(part), str(max(size, virtual_size))),
             )
 
+    def _make_folder(self, home: _Home) -> None:
+        for folder in (self._instances, home.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(FOLDER_MODE)
+
     async def _delete(self, path: Path) -> None:
         def unlink() -> None:
             if path.exists():
@@ -234,6 +271,10 @@ class Disks:
             await self._bases.unlink(folder)
         except OSError as error:
             raise failure(f"{folder} cannot be deleted", error.strerror or str(error)) from error
+
+
+def _extra(spec: GuestSpec, home: _Home) -> tuple[tuple[str, Path, str], ...]:
+    return tuple((disk.device, disk.path, "raw") for disk in extra_disks(spec, home.folder))
 
 
 def _boot_images(image: ImageFacts) -> tuple[str | None, str | None]:

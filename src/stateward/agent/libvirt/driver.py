@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,13 +21,14 @@ from stateward.agent.driver import (
     HostFacts,
     ImageFiles,
 )
-from stateward.agent.libvirt import figures, guests, inside, xml
+from stateward.agent.libvirt import figures, guests, inside, networks, xml
 from stateward.agent.libvirt.connection import Change, Connection, Lane
 from stateward.agent.libvirt.disks import Disks
 from stateward.agent.libvirt.host import Accelerator, describe
 from stateward.agent.libvirt.snapshots import Snapshots
 from stateward.agent.libvirt.states import observed
 from stateward.domain.diagnostics import Diagnostics
+from stateward.domain.networks import PortAddress, mac_of
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 
@@ -112,9 +113,7 @@ class LibvirtDriver:
         """Return all our guests by one bulk call, and a second one for saved memories when a guest is off."""
         epoch = self._definitions
         found, learned = await self._look(self._list)
-        if learned and epoch == self._definitions:
-            # What was learned before a domain was redefined may not be true of it.
-            self._known = learned | self._known
+        self._learn(learned, epoch)
         return found
 
     async def get(self, instance_id: str) -> Guest:
@@ -190,6 +189,7 @@ class LibvirtDriver:
 
     async def define(self, spec: GuestSpec) -> None:
         """Define the domain; the fence stored with it is kept."""
+        await self._disks.write_seed(spec)
         files = self._disks.files(spec)
 
         def call(connection: libvirt.virConnect) -> None:
@@ -197,7 +197,9 @@ class LibvirtDriver:
                 self._host = describe(connection, self._accelerator, self._run_as)
             fence = guests.stored_fence(connection, spec.instance_id)
             name = guests.name_for(connection, spec.instance_id, spec.domain_name)
-            guests.define(connection, xml.domain_xml(spec, files, self._host, name=name, fence=fence))
+            connected = networks.connect(connection, spec.ports)
+            definition = xml.domain_xml(spec, files, self._host, name=name, fence=fence, networks=connected)
+            guests.define(connection, definition)
 
         await self._act(call)
 
@@ -273,6 +275,13 @@ class LibvirtDriver:
         if await self._look(lambda connection: guests.on(connection, instance_id)):
             raise DriverError("The guest is on: its disk is in use until its power is taken.")
 
+    async def addresses(self) -> dict[str, tuple[PortAddress, ...]]:
+        """Return what running guests were given, by one call for the guests and one for each of their networks."""
+        epoch = self._definitions
+        found, learned = await self._look(self._addresses)
+        self._learn(learned, epoch)
+        return found
+
     async def _look(self, call: Callable[[libvirt.virConnect], T]) -> T:
         return await self._connection.run(Lane.LOOK, call)
 
@@ -310,6 +319,28 @@ class LibvirtDriver:
             found.append(Guest(instance_id=ours.instance_id, observed=now, cause=cause, fence=ours.fence))
         return found, learned
 
+    def _addresses(
+        self, connection: libvirt.virConnect
+    ) -> tuple[dict[str, tuple[PortAddress, ...]], dict[bytes, xml.Identity | None]]:
+        learned: dict[bytes, xml.Identity | None] = {}
+        connected: builtins.list[xml.Identity] = []
+        known = self._known
+        for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE):
+            uuid = domain.UUID()
+            ours = known.get(uuid, _UNKNOWN)
+            if ours is _UNKNOWN:
+                ours = learned[uuid] = guests.identity(domain)
+            if ours is not None and any(ours.networks):
+                connected.append(ours)
+        names = {name for ours in connected for name in ours.networks if name}
+        leases = {name: networks.leases(connection, name) for name in sorted(names)}
+        return {ours.instance_id: _given(ours, leases) for ours in connected}, learned
+
+    def _learn(self, learned: dict[bytes, xml.Identity | None], epoch: int) -> None:
+        """Keep what was learned, unless a domain was redefined since: it may not be true of that one."""
+        if learned and epoch == self._definitions:
+            self._known = learned | self._known
+
     async def _ask_agent(self, instance_id: str) -> bool:
         """Ask an agent; False when it did not answer within its time, or refused."""
         task = asyncio.create_task(
@@ -343,6 +374,13 @@ class LibvirtDriver:
 
 #: Stands for a domain that nothing is known of yet; None stands for one that is not ours.
 _UNKNOWN: Final = xml.Identity(instance_id="", project_id="", fence=0)
+
+
+def _given(ours: xml.Identity, leases: Mapping[str, Mapping[str, Sequence[str]]]) -> tuple[PortAddress, ...]:
+    macs = ((name, mac_of(ours.instance_id, index)) for index, name in enumerate(ours.networks) if name)
+    return tuple(
+        PortAddress(mac=mac, address=address) for name, mac in macs for address in leases[name].get(mac, ())
+    )
 
 
 def _key(uuid: str) -> bytes:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Final
 
 import libvirt
+import msgspec
 
 from stateward.agent.driver import DriverError, Guest, GuestMissing
-from stateward.agent.libvirt import xml
+from stateward.agent.libvirt import networks, xml
 from stateward.agent.libvirt.states import observed
 from stateward.domain.states import Cause, Observed
 
@@ -97,7 +98,7 @@ def mark_fence(connection: libvirt.virConnect, instance_id: str, fence: int) -> 
     found = identity(domain) if domain is not None else None
     if domain is None or found is None or found.fence >= fence:
         return found
-    marked = xml.Identity(instance_id=found.instance_id, project_id=found.project_id, fence=fence)
+    marked = msgspec.structs.replace(found, fence=fence)
     text = xml.identity_element(marked)
 
     def store(more: int) -> int:
@@ -162,7 +163,7 @@ def power_on(connection: libvirt.virConnect, instance_id: str) -> None:
         raise DriverError("The guest has a saved memory: restore it, or discard it before the guest boots.")
     if now is not Observed.SHUTOFF:
         raise DriverError(f"The guest is {now.value}: take its power, or let it run on, before it boots.")
-    _start(domain)
+    _start(connection, domain)
 
 
 def restore_memory(connection: libvirt.virConnect, instance_id: str) -> None:
@@ -173,10 +174,13 @@ def restore_memory(connection: libvirt.virConnect, instance_id: str) -> None:
         return
     if now is not Observed.SUSPENDED:
         raise DriverError("The guest is off and has no saved memory to start from.")
-    _start(domain)
+    _start(connection, domain)
 
 
-def _start(domain: libvirt.virDomain) -> None:
+def _start(connection: libvirt.virConnect, domain: libvirt.virDomain) -> None:
+    ours = identity(domain)
+    # They can have been stopped since it was defined, by a restart of the host for one.
+    networks.start_those_of(connection, ours.networks if ours is not None else ())
     try:
         domain.create()
     except libvirt.libvirtError as error:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
 
 import msgspec
 
+from stateward.domain.networks import NetworkKind, Port
 from stateward.domain.records import GuestSpec
 
 #: The namespace of our element in a domain's metadata. A domain without that element is not ours.
@@ -21,6 +23,12 @@ AGENT_CHANNEL: Final = "org.qemu.guest_agent.0"
 
 _DEFAULT_CMDLINE: Final = "console=ttyS0"
 
+#: No name of libvirt's has it.
+_NETWORKS_APART: Final = "/"
+
+#: The last of the names a disk can have, so that no disk added later moves it; guests find it by its label.
+_SEED_DEVICE: Final = "vdz"
+
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """What we keep with a domain: whose it is, and the highest fence it was changed under."""
@@ -28,6 +36,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     instance_id: str
     project_id: str
     fence: int
+    #: For each of its ports, in order, the network of libvirt's that it was last defined on; '' for any other.
+    networks: tuple[str, ...] = ()
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +63,8 @@ class Files(msgspec.Struct, frozen=True, kw_only=True):
     ramdisk: Path | None = None
     #: The further disks by what the guest finds them as, with their formats, in order.
     further: tuple[tuple[str, Path, str], ...] = ()
+    #: What the guest is told of itself, read-only.
+    seed: Path | None = None
 
 
 def _parse(text: str) -> ET.Element:
@@ -61,10 +73,18 @@ def _parse(text: str) -> ET.Element:
 
 def identity_element(identity: Identity) -> str:
     """Return our metadata element; libvirt adds the namespace when it stores it."""
-    element = ET.Element(
-        "instance", id=identity.instance_id, project=identity.project_id, fence=str(identity.fence)
-    )
-    return ET.tostring(element, encoding="unicode")
+    return ET.tostring(ET.Element("instance", _attributes(identity)), encoding="unicode")
+
+
+def _attributes(identity: Identity) -> dict[str, str]:
+    attributes = {
+        "id": identity.instance_id,
+        "project": identity.project_id,
+        "fence": str(identity.fence),
+    }
+    if identity.networks:
+        attributes["networks"] = _NETWORKS_APART.join(identity.networks)
+    return attributes
 
 
 def parse_identity(text: str) -> Identity | None:
@@ -75,9 +95,14 @@ def parse_identity(text: str) -> Identity | None:
             instance_id=element.attrib["id"],
             project_id=element.attrib["project"],
             fence=int(element.attrib["fence"]),
+            networks=_networks(element.get("networks")),
         )
     except (ET.ParseError, KeyError, ValueError):
         return None
+
+
+def _networks(text: str | None) -> tuple[str, ...]:
+    return () if text is None else tuple(text.split(_NETWORKS_APART))
 
 
 def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
@@ -107,11 +132,32 @@ def _add_disk(devices: ET.Element, path: Path, kind: str, device: str) -> ET.Ele
     return disk
 
 
-def _add_devices(domain: ET.Element, files: Files, *, real: bool, panic: bool) -> None:
+def _add_port(devices: ET.Element, port: Port, network: str) -> None:
+    """Connect a guest; without a boot ROM, which would look for a system to boot from the network first."""
+    if network:
+        card = _add(devices, "interface", type="network")
+        _add(card, "source", network=network)
+    elif port.kind is NetworkKind.BRIDGE:
+        card = _add(devices, "interface", type="bridge")
+        _add(card, "source", bridge=port.source)
+    else:
+        card = _add(devices, "interface", type="user")
+    _add(card, "mac", address=port.mac)
+    _add(card, "model", type="virtio")
+    _add(card, "rom", enabled="no")
+
+
+def _add_devices(
+    domain: ET.Element, spec: GuestSpec, files: Files, networks: Sequence[str], *, real: bool, panic: bool
+) -> None:
     devices = _add(domain, "devices")
     _add_disk(devices, files.disk, "qcow2", "vda")
     for device, path, kind in files.further:
         _add_disk(devices, path, kind, device)
+    if files.seed is not None:
+        _add(_add_disk(devices, files.seed, "raw", _SEED_DEVICE), "readonly")
+    for port, network in zip(spec.ports, networks, strict=True):
+        _add_port(devices, port, network)
     serial = _add(devices, "serial", type="file")
     # Without append each boot, and each restored memory, would begin a new log.
     _add(serial, "source", path=str(files.console), append="on")
@@ -126,8 +172,12 @@ def _add_devices(domain: ET.Element, files: Files, *, real: bool, panic: bool) -
             _add(devices, "panic", model="isa")
 
 
-def domain_xml(spec: GuestSpec, files: Files, host: Host, *, name: str, fence: int) -> str:
+def domain_xml(
+    spec: GuestSpec, files: Files, host: Host, *, name: str, fence: int, networks: Sequence[str] = ()
+) -> str:
     """Return the definition of an instance's guest.
+
+    ``networks`` has for each of its ports the network of libvirt's to connect it to, '' where that is another kind.
 
     A guest that powers itself off or crashes stays off, because restarting it is the arbiter's to decide; its
     own reboot is its own business. It cannot put itself to sleep: nobody could tell that from a pause.
@@ -140,7 +190,10 @@ def domain_xml(spec: GuestSpec, files: Files, host: Host, *, name: str, fence: i
     metadata = _add(domain, "metadata")
     # Bound here: ElementTree would bind the prefix on the root, and libvirt keeps the element only.
     ours = _add(metadata, f"{PREFIX}:instance", **{f"xmlns:{PREFIX}": NAMESPACE})
-    ours.attrib.update(id=spec.instance_id, project=spec.project_id, fence=str(fence))
+    identity = Identity(
+        instance_id=spec.instance_id, project_id=spec.project_id, fence=fence, networks=tuple(networks)
+    )
+    ours.attrib.update(_attributes(identity))
     _add(domain, "memory", str(spec.memory), unit="MiB")
     _add(domain, "vcpu", str(spec.vcpus))
     _add_boot(domain, spec, files)
@@ -157,7 +210,7 @@ def domain_xml(spec: GuestSpec, files: Files, host: Host, *, name: str, fence: i
         power = _add(domain, "pm")
         _add(power, "suspend-to-mem", enabled="no")
         _add(power, "suspend-to-disk", enabled="no")
-    _add_devices(domain, files, real=real, panic=host.panic)
+    _add_devices(domain, spec, files, networks, real=real, panic=host.panic)
     if host.run_as is not None:
         label = _add(domain, "seclabel", type="static", model="dac", relabel="yes")
         _add(label, "label", host.run_as)

@@ -25,6 +25,7 @@ from stateward.agent.simulated.behaviour import AGENT_SECONDS
 from stateward.agent.simulated.guests import SimulatedGuest
 from stateward.agent.simulated.hypervisor import Change, SimulatedHypervisor
 from stateward.domain.diagnostics import Diagnostics
+from stateward.domain.networks import PortAddress
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Observed
@@ -48,6 +49,10 @@ _CPU_INFO: Final = (
     '{"arch": "x86_64", "vendor": "Stateward", "model": "simulated", "features": [],'
     ' "topology": {"sockets": 1, "cores": 1, "threads": 1}}'
 )
+
+
+def _address(mac: str) -> str:
+    return ".".join(("10", *(str(int(part, 16)) for part in mac.split(":")[-3:])))
 
 
 class SimulatedDriver:
@@ -217,6 +222,10 @@ class SimulatedDriver:
         """Forget the guest and its disk."""
         await self._change("remove", instance_id, lambda guest, _: guests.remove(guest))
 
+    async def addresses(self) -> dict[str, tuple[PortAddress, ...]]:
+        """Return addresses that follow from the ports, as if a network had given them out."""
+        return await self._call("addresses", None, self._addresses)
+
     async def console(self, instance_id: str) -> bytes:
         """Return the console log; nothing when there is none."""
         return await self._call("console", instance_id, lambda: self._console(instance_id))
@@ -257,6 +266,15 @@ class SimulatedDriver:
         holder = self._holder(image_id)
         if holder is not None:
             self.hypervisor.change(holder, lambda guest, _: disks.discard_snapshot(guest, image_id))
+
+    def _addresses(self) -> dict[str, tuple[PortAddress, ...]]:
+        return {
+            guest.id: tuple(
+                PortAddress(mac=port.mac, address=_address(port.mac)) for port in guest.spec.ports
+            )
+            for guest in self.hypervisor.guests()
+            if guest.spec is not None and guest.spec.ports and guest.observed is Observed.RUNNING
+        }
 
     def _console(self, instance_id: str) -> bytes:
         return "".join(f"{line}\n" for line in self.hypervisor.guest(instance_id).console).encode()

@@ -10,6 +10,7 @@ import msgspec
 from stateward.api.identity import Identity
 from stateward.bus.port import Bus
 from stateward.clock import Clock
+from stateward.domain.networks import Network
 from stateward.operations.admission import Admission
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
@@ -32,6 +33,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     public_url: str | None = None
     #: Seconds after which a host that was not heard of counts as down.
     host_patience: float = 15.0
+    #: The networks that servers can be put on; ``auto`` is the first.
+    networks: tuple[Network, ...] = ()
     #: Servers of one page at most.
     max_limit: int = 1000
 

@@ -159,6 +159,8 @@ def upgrade() -> None:
         sa.Column("user_data", sa.Text(), nullable=True),
         sa.Column("metadata", sa.Text(), nullable=False),
         sa.Column("tags", sa.Text(), nullable=False),
+        sa.Column("seed", sa.Text(), nullable=False),
+        sa.Column("ports", sa.Text(), nullable=False),
         sa.Column("reservation_id", sa.String(length=64), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("updated_at", sa.Double(), nullable=False),
@@ -178,6 +180,8 @@ def upgrade() -> None:
         sa.Column("cause", sa.String(length=16), nullable=False),
         sa.Column("observed_seq", sa.BigInteger(), nullable=False),
         sa.Column("observed_at", sa.Double(), nullable=True),
+        sa.Column("addresses", sa.Text(), nullable=False),
+        sa.Column("addresses_seq", sa.BigInteger(), nullable=False),
         sa.CheckConstraint(
             "task_state IS NULL OR operation_id IS NOT NULL", name=op.f("ck_instances_task_has_operation")
         ),
