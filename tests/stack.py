@@ -133,9 +133,7 @@ class Stack:
 
     async def create(self, words: str = "", **properties: str) -> str:
         """Make a running instance and return its id."""
-        made = await create(
-            self.admission, new_instance(words, properties), actor(), patience=PATIENCE, reservation_id="r"
-        )
+        made = await create(self.admission, new_instance(words, properties), actor(), reservation_id="r")
         await self.idle(made.instance.id)
         return made.instance.id
 

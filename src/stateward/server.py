@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
@@ -31,6 +32,7 @@ from stateward.bus.memory import MemoryBus
 from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
 from stateward.domain.errors import Conflict, NotFound
+from stateward.domain.placement import Room, Rules
 from stateward.domain.shutdown import Layer, Limits
 from stateward.guest import agent as guest_agent, build as guest
 from stateward.guest.apt import GuestBuildError
@@ -145,7 +147,7 @@ class Server:
             dispatcher.wake()
             changes.changed()
 
-        admission = Admission(database, clock, self._shutdown(), wake)
+        admission = Admission(database, clock, self._shutdown(), wake, self._placement())
         arbiter = Arbiter(
             admission,
             CrashLoop(restores=self._settings.arbiter.restores, seconds=self._settings.arbiter.seconds),
@@ -197,6 +199,16 @@ class Server:
                 )
                 for host in self._hosts()
             },
+        )
+
+    def _placement(self) -> Rules:
+        said = self._settings.placement
+        return Rules(
+            patience=self._settings.agent.patience,
+            cpu_ratio=said.cpu_ratio,
+            memory_ratio=said.memory_ratio,
+            disk_ratio=said.disk_ratio,
+            reserved=Room(vcpus=said.reserved_vcpus, memory=said.reserved_memory, disk=said.reserved_disk),
         )
 
     def _hosts(self) -> tuple[HostSettings, ...]:
@@ -312,9 +324,13 @@ class Server:
 
     async def _driver(self, host: HostSettings, folder: Path, images: ImageFiles) -> Driver:
         if host.driver == "simulated":
-            from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor  # noqa: PLC0415 (only if used)
+            from stateward.agent.simulated import LARGE, SimulatedDriver, SimulatedHypervisor  # noqa: PLC0415 (only if used)
 
-            hypervisor = SimulatedHypervisor(folder=folder)
+            told = {"vcpus": host.vcpus, "memory": host.memory, "disk": host.disk}
+            size = msgspec.structs.replace(
+                LARGE, **{name: value for name, value in told.items() if value is not None}
+            )
+            hypervisor = SimulatedHypervisor(folder=folder, size=size)
             self._undo.callback(hypervisor.close)
             return SimulatedDriver(hypervisor, images=images)
         from stateward.agent.libvirt import daemons  # noqa: PLC0415 (only if used)

@@ -16,6 +16,7 @@ from stateward.domain.networks import Network, NetworkKind
 from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, DEFAULT_SECONDS, AtDeadline
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Amount = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class BadSettings(Exception):
@@ -54,6 +55,19 @@ class TokenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lifetime: Annotated[int, msgspec.Meta(ge=60)] = 24 * 3600
 
 
+class PlacementSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[placement]``: how full hosts may get; the defaults are those of Nova 34. Memory in MiB, disk in GiB."""
+
+    #: How often each may be given away.
+    cpu_ratio: Annotated[float, msgspec.Meta(gt=0)] = 4.0
+    memory_ratio: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    disk_ratio: Annotated[float, msgspec.Meta(gt=0)] = 1.0
+    #: Kept for each host itself, before the ratios.
+    reserved_vcpus: Amount = 0
+    reserved_memory: Amount = 512
+    reserved_disk: Amount = 0
+
+
 class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[[host]]``: one agent of this server. Names are unique; the default is one named after the machine."""
 
@@ -67,6 +81,10 @@ class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What its guests get to shut down, in seconds, and what is done then; None: as ``[shutdown]`` says.
     shutdown_timeout: Annotated[int, msgspec.Meta(ge=0)] | None = None
     shutdown_at_deadline: AtDeadline | None = None
+    #: What a simulated host says it has; None: plenty. Memory in MiB, disk in GiB.
+    vcpus: Amount | None = None
+    memory: Amount | None = None
+    disk: Amount | None = None
 
 
 class NetworkSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,6 +112,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent: AgentSettings = AgentSettings()
     arbiter: ArbiterSettings = ArbiterSettings()
     token: TokenSettings = TokenSettings()
+    placement: PlacementSettings = PlacementSettings()
     host: tuple[HostSettings, ...] = ()
     network: tuple[NetworkSettings, ...] = (NetworkSettings(name="default", kind="auto"),)
 
@@ -156,4 +175,14 @@ def _check_together(settings: Settings) -> None:
         if network.kind == "bridge" and network.source is None:
             raise BadSettings(
                 f"The settings cannot be used: the network {network.name} names no bridge; set its source."
+            )
+    _check_hosts(settings.host)
+
+
+def _check_hosts(hosts: tuple[HostSettings, ...]) -> None:
+    for host in hosts:
+        if host.driver != "simulated" and (host.vcpus, host.memory, host.disk) != (None, None, None):
+            raise BadSettings(
+                f"The settings cannot be used: host {host.name} has vcpus, memory or disk, which only simulated "
+                "hosts are told; others find out themselves."
             )

@@ -16,6 +16,7 @@ from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from stateward.bus.memory import MemoryBus
 from stateward.clock import Clock
 from stateward.domain.locks import ActorKind
+from stateward.domain.placement import Rules
 from stateward.domain.records import Actor, FlavorFacts, ImageFacts, Instance, Operation
 from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
 from stateward.operations.completion import Completion
@@ -72,7 +73,9 @@ class Plane:
         self.world = world
         self.bus = MemoryBus()
         self.dispatcher = Dispatcher(world.database, self.bus)
-        self.admission = Admission(world.database, world.clock, ShutdownDefaults(), self._wake)
+        self.admission = Admission(
+            world.database, world.clock, ShutdownDefaults(), self._wake, Rules(patience=1e9)
+        )
         self.immediate = Immediate(self.admission, lambda _instance_id: None)
         #: Whether what is admitted is dispatched.
         self.dispatching = True
@@ -102,7 +105,7 @@ class Plane:
         """Admit a new instance whose guest behaves as the words say."""
         image = ImageFacts(id="image", disk_format="raw", properties={"os_command_line": words})
         new = NewInstance(project_id="p", user_id="u", name="a", hostname="a", flavor=FLAVOR, image=image)
-        return await create(self.admission, new, actor(), patience=1e9, reservation_id="r")
+        return await create(self.admission, new, actor(), reservation_id="r")
 
     async def finished(self, operation_id: str) -> Instance:
         """Wait until an operation is finished and return its instance."""

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from stateward.domain.records import HostReport
 from stateward.store import hosts
-from tests.rows import NOW, insert
+from tests.rows import NOW
 
 
 def report(at: float, host: str = "h") -> HostReport:
@@ -90,16 +90,3 @@ def test_when_a_host_is_up(*, seen_at: float | None, forced_down: bool, up: bool
 def test_changing_nobody(connection: sa.Connection) -> None:
     """The API then says that there is no such host."""
     assert not hosts.change(connection, "nobody", {"enabled": False})
-
-
-def test_the_load_counts_the_living(connection: sa.Connection) -> None:
-    """Of each host that has any."""
-    for host, vm_state in (
-        ("a", "active"),
-        ("a", "error"),
-        ("a", "deleted"),
-        ("b", "deleted"),
-        ("c", "active"),
-    ):
-        insert(connection, host=host, vm_state=vm_state)
-    assert hosts.load(connection) == {"a": 2, "c": 1}

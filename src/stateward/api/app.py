@@ -25,6 +25,7 @@ from stateward.api.compute import (
     quotas,
     server_actions,
     server_diagnostics,
+    server_groups,
     server_metadata,
     servers,
     versions,
@@ -114,6 +115,7 @@ def _compute(services: Services, default: ASGIApp) -> Router:
         extensions,
         quotas,
         networks,
+        server_groups,
     )
     routes: list[BaseRoute] = []
     for prefix, legacy in (("/compute/v2.1", False), ("/compute/v2/{project_id}", True)):

@@ -30,6 +30,7 @@ _STATUS_OF_REFUSAL: Final = {
     Refusal.WRONG_TASK_STATE: 409,
     Refusal.LOCKED: 409,
     Refusal.NO_HOST: 409,
+    Refusal.NO_VALID_HOST: 409,
     Refusal.OVERTAKEN: 409,
 }
 _STATUS_OF_KIND: Final[dict[type[Exception], int]] = {

@@ -16,6 +16,7 @@ class Refusal(enum.StrEnum):
     WRONG_TASK_STATE = "Cannot '{action}' instance {instance_id} while it is in task_state {task_state}"
     LOCKED = "Instance {instance_id} is locked"
     NO_HOST = "Instance {instance_id} is not ready"
+    NO_VALID_HOST = "No valid host was found. There are not enough hosts available."
     OVERTAKEN = (
         "Cannot '{action}' instance {instance_id}: another request changed it at the same moment; try again"
     )

@@ -106,6 +106,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     #: What its ports were last seen to be reached by; of a guest that is off, what it had.
     addresses: tuple[PortAddress, ...]
     addresses_seq: int
+    # --- its placement
+    #: The server group it was made in; the group may be gone.
+    group_id: str | None = None
+    #: What its maker told the scheduler.
+    hints: dict[str, Any] | None = None
 
     @property
     def domain_name(self) -> str:

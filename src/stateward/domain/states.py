@@ -75,6 +75,9 @@ class Cause(enum.StrEnum):
     OTHER = "other"
 
 
+#: The vm states in which an instance takes up nothing on any host; its claims end where one of them begins.
+ON_NO_HOST: Final[frozenset[VmState]] = frozenset({VmState.DELETED})
+
 VM_STATE_SAYS: Final[dict[VmState, str]] = {
     VmState.BUILDING: "Accepted and being made for the first time.",
     VmState.ACTIVE: "Running.",

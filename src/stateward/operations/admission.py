@@ -20,6 +20,7 @@ from stateward.domain import admit
 from stateward.domain.actions import Action, key
 from stateward.domain.bodies import ShutdownOptions, ShutdownRequest
 from stateward.domain.errors import Refusal, Refused
+from stateward.domain.placement import NOVA_RULES, Rules
 from stateward.domain.records import (
     UNFINISHED,
     Actor,
@@ -60,11 +61,18 @@ class Admission:
     """The one way in. ``wake`` is called after a commit that left something in the outbox."""
 
     def __init__(
-        self, database: Database, clock: Clock, shutdown: ShutdownDefaults, wake: Callable[[], None]
+        self,
+        database: Database,
+        clock: Clock,
+        shutdown: ShutdownDefaults,
+        wake: Callable[[], None],
+        placement: Rules = NOVA_RULES,
     ) -> None:
-        """Keep the ports."""
+        """Keep the ports and what the operator says."""
         self.database = database
         self.clock = clock
+        #: By which hosts are chosen and filled.
+        self.placement = placement
         self._shutdown = shutdown
         self._wake = wake
 

@@ -14,7 +14,8 @@ from stateward.domain.admit import Condition, Test
 from stateward.domain.errors import Refusal
 from stateward.domain.records import Actor, OperationState, Outcome, Result
 from stateward.domain.settle import settle
-from stateward.store import instances, observations, operations
+from stateward.domain.states import ON_NO_HOST
+from stateward.store import claims, instances, observations, operations
 from stateward.store.engine import Database
 
 _STATE_OF = {
@@ -68,7 +69,9 @@ class Completion:
         checks = (
             Condition(column="fence", test=Test.EQUALS, value=operation.fence, refusal=Refusal.OVERTAKEN),
         )
-        instances.guarded_update(connection, instance.id, checks, changes)
+        changed = instances.guarded_update(connection, instance.id, checks, changes)
+        if changed is not None and changed.vm_state in ON_NO_HOST:
+            claims.release(connection, changed.id)
         operations.record(
             connection,
             at=now,

@@ -1,4 +1,4 @@
-"""Creating an instance: the one admission that inserts a row instead of guarding one."""
+"""Creating instances: the one admission that inserts rows instead of guarding one."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.domain.actions import CREATE
+from stateward.domain.errors import Refusal
 from stateward.domain.networks import Network, ports_of
 from stateward.domain.records import Actor, Fault, FlavorFacts, ImageFacts, OperationState
 from stateward.domain.seeds import SeedFacts
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.operations.admission import Admission, Admitted, operation_for, post_dispatch
-from stateward.store import hosts, instances, operations
+from stateward.operations.placing import NoRoom, Place, claim_new
+from stateward.store import instances, operations
+from stateward.store.hosts import Host
 
 
 class NewInstance(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,107 +38,120 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True):
     seed: SeedFacts = SeedFacts()
     #: The networks it gets a port on, one for each.
     networks: tuple[Network, ...] = ()
-    #: Only a host of this zone, and only this host, when given.
-    zone: str | None = None
-    host: str | None = None
+    place: Place = Place()
+    #: The scheduler hints as they were given, for the view.
+    hints: dict[str, Any] | None = None
 
 
-async def create(
-    admission: Admission, new: NewInstance, actor: Actor, *, patience: float, reservation_id: str
-) -> Admitted:
-    """Admit one new instance; see ``create_all``."""
-    (admitted,) = await create_all(admission, [new], actor, patience=patience, reservation_id=reservation_id)
+async def create(admission: Admission, new: NewInstance, actor: Actor, *, reservation_id: str) -> Admitted:
+    """Admit one new instance; see ``create_several``."""
+    (admitted,) = await create_several(admission, new, actor, least=1, most=1, reservation_id=reservation_id)
     return admitted
 
 
-async def create_all(
-    admission: Admission,
-    wanted: Sequence[NewInstance],
-    actor: Actor,
-    *,
-    patience: float,
-    reservation_id: str,
+async def create_several(
+    admission: Admission, new: NewInstance, actor: Actor, *, least: int, most: int, reservation_id: str
 ) -> list[Admitted]:
-    """Admit new instances, all or none, each on the usable host that has the fewest.
+    """Admit as many new instances as there is room for, in one transaction, and claim that room.
 
-    Without one the instance is kept in ERROR with Nova's "No valid host was found", as in Nova.
+    When there is not even room for ``least``, all ``most`` of them are kept in ERROR, on no host, with Nova's "No
+    valid host was found": that is how Nova 34 answers a request that was accepted before its hosts were looked at.
 
     Args:
-        admission: whose database, clock and outbox to use.
-        wanted: the instances wanted.
+        admission: whose database, clock, rules and outbox to use.
+        new: the instance wanted; with ``most`` above 1 its names are numbered.
         actor: who asks.
-        patience: seconds after which a host that was not heard of counts as down.
+        least: admit no fewer.
+        most: admit no more.
         reservation_id: common to the instances of one request.
 
     Raises:
+        Invalid: its server group is gone.
         StoreUnavailable: the database cannot be written.
     """
 
-    def one(connection: sa.Connection, new: NewInstance) -> Admitted:
+    def work(connection: sa.Connection) -> list[Admitted]:
         now = admission.clock.now()
-        host = _choose(connection, new, now, patience)
-        operation_id = str(uuid.uuid4())
-        values = _row(new, now, reservation_id)
-        if host is None:
-            fault = Fault(
-                code=500,
-                message="No valid host was found. There are not enough hosts available.",
-                created=now,
-            )
-            values |= {"host": "", "zone": new.zone or "", "vm_state": VmState.ERROR.value, "fault": fault}
-            values |= {"task_state": None, "operation_id": None}
-        else:
-            pending = CREATE.pending
-            values |= {"host": host.name, "zone": host.zone, "vm_state": VmState.BUILDING.value}
-            values |= {"task_state": pending and pending.value, "operation_id": operation_id}
-        instance = instances.insert(connection, values)
-        operation = operation_for(CREATE, instance, actor, now=now, operation_id=operation_id)
-        if host is None:
-            operation = msgspec.structs.replace(
-                operation,
-                state=OperationState.FAILED,
-                finished_at=now,
-                message=instance.fault.message if instance.fault else None,
-            )
-        operations.insert(connection, operation)
-        operations.record(
+        ids = [str(uuid.uuid4()) for _ in range(most)]
+        found = claim_new(
             connection,
-            at=now,
-            event="admitted",
-            actor=actor,
-            instance_id=instance.id,
-            operation_id=operation.id,
-            action=operation.action,
-            detail={"name": new.name, "host": instance.host},
+            ids,
+            flavor=new.flavor,
+            place=new.place,
+            project_id=new.project_id,
+            least=least,
+            rules=admission.placement,
+            now=now,
         )
-        if host is not None:
-            post_dispatch(connection, CREATE, operation, instance)
-        return Admitted(instance=instance, operation=operation)
+        places: Sequence[Host | NoRoom] = [found] * most if isinstance(found, NoRoom) else found
+        return [
+            _insert(
+                connection,
+                new if most == 1 else _numbered(new, number),
+                actor,
+                values={"id": instance_id, "reservation_id": reservation_id},
+                place=place,
+                now=now,
+            )
+            for number, (instance_id, place) in enumerate(zip(ids, places, strict=False), start=1)
+        ]
 
-    admitted = await admission.database.write(lambda connection: [one(connection, new) for new in wanted])
+    admitted = await admission.database.write(work)
     admission.wake()
     return admitted
 
 
-def _choose(connection: sa.Connection, new: NewInstance, now: float, patience: float) -> hosts.Host | None:
-    usable = [
-        host
-        for host in hosts.every(connection)
-        if host.enabled
-        and host.up(now, patience)
-        and host.report is not None
-        and host.report.reachable
-        and (new.zone is None or host.zone == new.zone)
-        and (new.host is None or host.name == new.host)
-    ]
-    load = hosts.load(connection) if len(usable) > 1 else {}
-    return min(usable, key=lambda host: (load.get(host.name, 0), host.name), default=None)
+def _insert(
+    connection: sa.Connection,
+    new: NewInstance,
+    actor: Actor,
+    *,
+    values: dict[str, Any],
+    place: Host | NoRoom,
+    now: float,
+) -> Admitted:
+    """Write a new instance with its operation, its audit record and, when it has a host, its dispatch."""
+    operation_id = str(uuid.uuid4())
+    values |= _row(values["id"], new, now)
+    detail: dict[str, Any] = {"name": new.name}
+    if isinstance(place, NoRoom):
+        fault = Fault(code=500, message=Refusal.NO_VALID_HOST.value, created=now)
+        values |= {"host": "", "zone": new.place.zone or "", "vm_state": VmState.ERROR.value, "fault": fault}
+        values |= {"task_state": None, "operation_id": None}
+        detail |= {"host": "", "why": place.why}
+    else:
+        pending = CREATE.pending
+        values |= {"host": place.name, "zone": place.zone, "vm_state": VmState.BUILDING.value}
+        values |= {"task_state": pending and pending.value, "operation_id": operation_id}
+        detail |= {"host": place.name}
+    instance = instances.insert(connection, values)
+    operation = operation_for(CREATE, instance, actor, now=now, operation_id=operation_id)
+    if instance.fault is not None:
+        operation = msgspec.structs.replace(
+            operation, state=OperationState.FAILED, finished_at=now, message=instance.fault.message
+        )
+    operations.insert(connection, operation)
+    operations.record(
+        connection,
+        at=now,
+        event="admitted",
+        actor=actor,
+        instance_id=instance.id,
+        operation_id=operation.id,
+        action=operation.action,
+        detail=detail,
+    )
+    if instance.fault is None:
+        post_dispatch(connection, CREATE, operation, instance)
+    return Admitted(instance=instance, operation=operation)
 
 
-def _row(new: NewInstance, now: float, reservation_id: str) -> dict[str, Any]:
-    instance_id = str(uuid.uuid4())
+def _numbered(new: NewInstance, number: int) -> NewInstance:
+    return msgspec.structs.replace(new, name=f"{new.name}-{number}", hostname=f"{new.hostname}-{number}")
+
+
+def _row(instance_id: str, new: NewInstance, now: float) -> dict[str, Any]:
     return {
-        "id": instance_id,
         "project_id": new.project_id,
         "user_id": new.user_id,
         "name": new.name,
@@ -149,10 +165,11 @@ def _row(new: NewInstance, now: float, reservation_id: str) -> dict[str, Any]:
         "tags": new.tags,
         "seed": new.seed,
         "ports": ports_of(instance_id, new.networks),
-        "reservation_id": reservation_id,
         "created_at": now,
         "updated_at": now,
         "fence": 1,
         "observed": Observed.UNKNOWN.value,
         "cause": Cause.OTHER.value,
+        "group_id": new.place.group_id,
+        "hints": new.hints,
     }

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from stateward.domain.placement import NOTHING, Room
 from stateward.domain.records import HostReport
-from stateward.domain.states import VmState
-from stateward.store.tables import HOSTS, INSTANCES
+from stateward.store.tables import HOSTS
 
 _COLUMNS = HOSTS.c
 _EVERY = sa.select(HOSTS).order_by(_COLUMNS.name)
@@ -32,6 +32,9 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     enabled: bool
     disabled_reason: str | None
     forced_down: bool
+    #: What instances hold there, and how many claims that is.
+    claimed: Room = NOTHING
+    claims: int = 0
 
     def up(self, now: float, patience: float) -> bool:
         """Whether it was heard of within ``patience`` seconds and nobody said it is down."""
@@ -49,6 +52,8 @@ def _host_of(row: sa.Row[Any]) -> Host:
         enabled=row.enabled,
         disabled_reason=row.disabled_reason,
         forced_down=row.forced_down,
+        claimed=Room(vcpus=row.claimed_vcpus, memory=row.claimed_memory, disk=row.claimed_disk),
+        claims=row.claims,
     )
 
 
@@ -83,13 +88,3 @@ def heard(connection: sa.Connection, report: HostReport) -> None:
 def change(connection: sa.Connection, host_id: str, changes: dict[str, Any]) -> bool:
     """Change what the operator says of a host; False when there is none of this id."""
     return connection.execute(sa.update(HOSTS).where(_COLUMNS.id == host_id).values(**changes)).rowcount == 1
-
-
-def load(connection: sa.Connection) -> dict[str, int]:
-    """Count the living instances of each host that has any."""
-    rows = connection.execute(
-        sa.select(INSTANCES.c.host, sa.func.count())
-        .where(INSTANCES.c.vm_state != VmState.DELETED.value)
-        .group_by(INSTANCES.c.host)
-    )
-    return {row[0]: row[1] for row in rows}

@@ -68,6 +68,8 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         observed_at,
         addresses,
         addresses_seq,
+        group_id,
+        hints,
     ) = cast("tuple[Any, ...]", row)
     return Instance(
         id=instance_id,
@@ -108,6 +110,8 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         observed_at=observed_at,
         addresses=addresses,
         addresses_seq=addresses_seq,
+        group_id=group_id,
+        hints=hints,
     )
 
 

@@ -102,11 +102,16 @@ INSTANCES: Final = sa.Table(
     sa.Column("observed_at", sa.Double),
     sa.Column("addresses", Packed(tuple[PortAddress, ...]), nullable=False, default=()),
     sa.Column("addresses_seq", sa.BigInteger, nullable=False, default=0),
+    #: The server group it was made in; the group may be gone.
+    sa.Column("group_id", sa.String(36)),
+    #: What its maker told the scheduler; null: nothing.
+    sa.Column("hints", Packed(dict[str, Any])),
     # B3 as a constraint: a task state belongs to an operation, and a deleted instance has neither.
     sa.CheckConstraint("task_state IS NULL OR operation_id IS NOT NULL", name="task_has_operation"),
     sa.Index(None, "project_id", "created_at"),
     sa.Index(None, "host", "vm_state"),
     sa.Index(None, "updated_at"),
+    sa.Index(None, "group_id"),
 )
 
 LOCKS: Final = sa.Table(
@@ -198,4 +203,9 @@ HOSTS: Final = sa.Table(
     sa.Column("enabled", sa.Boolean, nullable=False, default=True),
     sa.Column("disabled_reason", sa.String(255)),
     sa.Column("forced_down", sa.Boolean, nullable=False, default=False),
+    # The sums of the rows in ``claims``, and how many there are; memory in MiB, disk in GiB.
+    sa.Column("claimed_vcpus", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("claimed_memory", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("claimed_disk", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("claims", sa.Integer, nullable=False, server_default="0"),
 )

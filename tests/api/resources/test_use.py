@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
+from stateward.domain.placement import GroupPolicy
 from stateward.domain.records import FlavorFacts
 from stateward.domain.states import VmState
+from stateward.store import server_groups
 from tests import rows
 from tests.api.resources.conftest import Api
 
@@ -18,6 +20,13 @@ def some(connection: sa.Connection) -> None:
     rows.insert(connection, flavor=LARGE, vm_state=VmState.STOPPED.value)
     rows.insert(connection, flavor=LARGE, vm_state=VmState.DELETED.value)
     rows.insert(connection, flavor=LARGE, project_id="q")
+    for number, project in enumerate(("p", "q", "q")):
+        server_groups.create(
+            connection,
+            server_groups.NewServerGroup(
+                id=str(number), project_id=project, user_id="u", name="g", policy=GroupPolicy.AFFINITY
+            ),
+        )
 
 
 USED = {"totalInstancesUsed": 3, "totalCoresUsed": 6, "totalRAMUsed": 1280}
@@ -33,9 +42,9 @@ async def test_limits_show_what_living_instances_use(api: Api) -> None:
         "maxTotalRAMSize": -1,
         "maxTotalKeypairs": -1,
         "maxServerMeta": -1,
-        "maxServerGroups": 0,
-        "maxServerGroupMembers": 0,
-        "totalServerGroupsUsed": 0,
+        "maxServerGroups": -1,
+        "maxServerGroupMembers": -1,
+        "totalServerGroupsUsed": 1,
     }
     assert (latest.status, latest.body) == (200, {"limits": {"rate": [], "absolute": newest}})
     files = newest | {"maxPersonality": 0, "maxPersonalitySize": 0}
@@ -70,14 +79,14 @@ async def test_there_are_no_quotas(api: Api) -> None:
         "ram": -1,
         "key_pairs": -1,
         "metadata_items": -1,
-        "server_groups": 0,
-        "server_group_members": 0,
+        "server_groups": -1,
+        "server_group_members": -1,
     }
     assert (shown.status, shown.body) == (200, {"quota_set": {"id": "p", **quotas}})
     assert (await api("GET", "/os-quota-sets/p/defaults", v="latest")).body == shown.body
     assert (await api("GET", "/os-quota-sets/q/defaults", v="latest")).status == 200
     detail = await api("GET", "/os-quota-sets/p/detail", v="latest")
-    used = {"instances": 3, "cores": 6, "ram": 1280}
+    used = {"instances": 3, "cores": 6, "ram": 1280, "server_groups": 1}
     assert detail.body["quota_set"] == {
         "id": "p",
         **{

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from stateward.agent.simulated.driver import SimulatedDriver
 from stateward.agent.simulated.faults import Call, Hang
-from stateward.agent.simulated.hypervisor import HostSize, SimulatedHypervisor
+from stateward.agent.simulated.hypervisor import LARGE, HostSize, SimulatedHypervisor
 
-__all__ = ["Call", "Hang", "HostSize", "SimulatedDriver", "SimulatedHypervisor"]
+__all__ = ["LARGE", "Call", "Hang", "HostSize", "SimulatedDriver", "SimulatedHypervisor"]

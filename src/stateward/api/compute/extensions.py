@@ -56,6 +56,8 @@ _SERVED: Final = {
     "os-multiple-create": "MultipleCreate",
     "os-pause-server": "PauseServer",
     "os-quota-sets": "Quotas",
+    "os-scheduler-hints": "SchedulerHints",
+    "os-server-groups": "ServerGroups",
     "os-server-list-multi-status": "ServerListMultiStatus",
     "os-server-sort-keys": "ServerSortKeys",
     "os-server-start-stop": "ServerStartStop",

@@ -18,11 +18,11 @@ from stateward.api.compute.services import Services
 from stateward.api.faults import ApiFault
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid, NotFound
+from stateward.domain.placement import Room
 from stateward.domain.records import HostReport, Instance
-from stateward.store import hosts, instances, usage
+from stateward.store import hosts, instances
 from stateward.store.hosts import Host
 from stateward.store.instances import Query
-from stateward.store.usage import Usage
 
 _CPU_AS_OBJECT, _PAGES, _FEWER = 28, 33, 88
 #: What statistics add up.
@@ -46,26 +46,30 @@ class _Node(msgspec.Struct, frozen=True, kw_only=True):
 
     host: Host
     report: HostReport
-    used: Usage
     #: None: not asked for.
     servers: list[Instance] | None
 
 
-def _numbers(report: HostReport, used: Usage) -> dict[str, int]:
+def _numbers(report: HostReport, used: Room) -> dict[str, int]:
     """Return what can be added up over hosts; memory in MiB, disks in GiB."""
     return {
         "vcpus": report.vcpus,
         "memory_mb": report.memory,
         "local_gb": report.disk,
-        "vcpus_used": used.cores,
-        "memory_mb_used": used.ram,
-        "local_gb_used": report.disk_used,
-        "free_ram_mb": report.memory - used.ram,
-        "free_disk_gb": report.disk - report.disk_used,
+        "vcpus_used": used.vcpus,
+        "memory_mb_used": used.memory,
+        "local_gb_used": used.disk,
+        "free_ram_mb": report.memory - used.memory,
+        "free_disk_gb": report.disk - used.disk,
         "current_workload": 0,
         "running_vms": report.running,
         "disk_available_least": report.disk - report.disk_used,
     }
+
+
+def _used(call: Call, host: Host) -> Room:
+    """Return what instances have claimed and what is kept for the host itself, as Nova counts."""
+    return host.claimed + call.services.admission.placement.reserved
 
 
 def _cpu_info(call: Call, report: HostReport) -> Any:
@@ -97,7 +101,7 @@ def _view(call: Call, node: _Node, *, whole: bool) -> dict[str, Any]:
             },
         }
         if call.minor < _FEWER:
-            shown |= {**_numbers(report, node.used), "cpu_info": _cpu_info(call, report)}
+            shown |= {**_numbers(report, _used(call, host)), "cpu_info": _cpu_info(call, report)}
         else:
             # Agents do not report it; Nova shows the same for a driver that cannot.
             shown["uptime"] = None
@@ -108,12 +112,10 @@ def _view(call: Call, node: _Node, *, whole: bool) -> dict[str, Any]:
 
 async def _nodes(call: Call, wanted: Callable[[Host], bool], *, servers: bool = False) -> list[_Node]:
     def read(connection: sa.Connection) -> list[_Node]:
-        used = usage.by_host(connection)
         return [
             _Node(
                 host=host,
                 report=host.report,
-                used=used.get(host.name, Usage()),
                 servers=instances.page(connection, Query(host=host.name)) if servers else None,
             )
             for host in hosts.every(connection)
@@ -224,7 +226,7 @@ async def servers_of(call: Call) -> Response:
 async def statistics(call: Call) -> Response:
     """Add up what the enabled hosts report (to 2.87)."""
     nodes = await _nodes(call, lambda host: host.enabled)
-    numbers = [_numbers(node.report, node.used) for node in nodes]
+    numbers = [_numbers(node.report, _used(call, node.host)) for node in nodes]
     total = {name: sum(each[name] for each in numbers) for name in _COUNTED}
     return reply({"hypervisor_statistics": {"count": len(nodes), **total}})
 

@@ -36,12 +36,12 @@ async def index(call: Call) -> Response:
         "maxTotalRAMSize": _UNLIMITED,
         "maxTotalKeypairs": _UNLIMITED,
         "maxServerMeta": _UNLIMITED,
-        "maxServerGroups": 0,
-        "maxServerGroupMembers": 0,
+        "maxServerGroups": _UNLIMITED,
+        "maxServerGroupMembers": _UNLIMITED,
         "totalInstancesUsed": used.instances,
         "totalCoresUsed": used.cores,
         "totalRAMUsed": used.ram,
-        "totalServerGroupsUsed": 0,
+        "totalServerGroupsUsed": used.server_groups,
     }
     if call.minor < _NO_FILES:
         absolute |= {"maxPersonality": 0, "maxPersonalitySize": 0}

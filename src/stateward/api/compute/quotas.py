@@ -31,8 +31,8 @@ def _limits(call: Call) -> dict[str, int]:
         "ram": _UNLIMITED,
         "key_pairs": _UNLIMITED,
         "metadata_items": _UNLIMITED,
-        "server_groups": 0,
-        "server_group_members": 0,
+        "server_groups": _UNLIMITED,
+        "server_group_members": _UNLIMITED,
         **(_FILES if call.minor < _NO_FILES else {}),
         **(_NETWORKS if call.minor < _NO_NETWORKS else {}),
     }
@@ -57,7 +57,12 @@ async def detail(call: Call) -> Response:
     """Show a project's quotas with their use; key pairs are a user's and not counted, as in Nova."""
     _own(call, "detail")
     used = await call.services.database.read(lambda connection: usage.of_project(connection, call.path["id"]))
-    in_use = {"instances": used.instances, "cores": used.cores, "ram": used.ram}
+    in_use = {
+        "instances": used.instances,
+        "cores": used.cores,
+        "ram": used.ram,
+        "server_groups": used.server_groups,
+    }
     quotas = {
         name: {"limit": limit, "in_use": in_use.get(name, 0), "reserved": 0}
         for name, limit in _limits(call).items()

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from starlette.responses import Response
 
 from stateward.api.compute.call import Call, convert, reply
+from stateward.api.compute.hints import Hints, hints_of
 from stateward.api.compute.networks import NO_NETWORK
 from stateward.api.compute.server_actions import OPERATION_HEADER
 from stateward.api.compute.views import links
@@ -22,8 +23,9 @@ from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid
 from stateward.domain.records import FlavorFacts, ImageFacts
 from stateward.operations.admission import Admitted
-from stateward.operations.creation import NewInstance, create_all
-from stateward.store import flavors, hosts, images, keypairs
+from stateward.operations.creation import NewInstance, create_several
+from stateward.operations.placing import Place
+from stateward.store import flavors, hosts, images, keypairs, server_groups
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Text = Annotated[str, msgspec.Meta(max_length=255)]
@@ -86,8 +88,8 @@ async def create_server(call: Call) -> Response:
     if "server" not in body:
         raise Invalid("'server' is a required property")
     wanted = _checked(call, body["server"])
-    _low, high = _counts(wanted)
-    new = await _new_instance(call, wanted)
+    low, high = _counts(wanted)
+    new = await _new_instance(call, wanted, hints_of(body))
     reservation = f"r-{secrets.token_hex(4)}"
     password = wanted.adminPass or secrets.token_urlsafe(9)
 
@@ -106,12 +108,8 @@ async def create_server(call: Call) -> Response:
         return reply({"server": server}, 202, headers)
 
     return answer(
-        await create_all(
-            call.admission(answer),
-            [new] if high == 1 else [_numbered(new, number) for number in range(1, high + 1)],
-            call.actor,
-            patience=call.services.host_patience,
-            reservation_id=reservation,
+        await create_several(
+            call.admission(answer), new, call.actor, least=low, most=high, reservation_id=reservation
         )
     )
 
@@ -198,7 +196,7 @@ def _counts(wanted: ServerBody) -> tuple[int, int]:
     return low, high
 
 
-async def _new_instance(call: Call, wanted: ServerBody) -> NewInstance:
+async def _new_instance(call: Call, wanted: ServerBody, hints: Hints) -> NewInstance:
     zone, host = wanted.availability_zone, wanted.host or wanted.hypervisor_hostname
     if zone is not None and zone.count(":"):
         zone, host = zone.split(":")[:2]
@@ -208,6 +206,7 @@ async def _new_instance(call: Call, wanted: ServerBody) -> NewInstance:
 
     def look(connection: sa.Connection) -> tuple[FlavorFacts, ImageFacts]:
         _check_place(connection, zone, host)
+        _check_group(connection, call, hints.group)
         return _look_up(connection, call, wanted)
 
     flavor, image = await call.services.database.read(look)
@@ -223,8 +222,14 @@ async def _new_instance(call: Call, wanted: ServerBody) -> NewInstance:
         user_data=wanted.user_data,
         metadata=wanted.metadata,
         tags=tuple(sorted(set(wanted.tags))),
-        zone=zone or None,
-        host=host or None,
+        place=Place(
+            zone=zone or None,
+            host=host or None,
+            group_id=hints.group,
+            with_any=hints.same_host,
+            with_none=hints.different_host,
+        ),
+        hints=hints.given,
     )
 
 
@@ -270,6 +275,12 @@ def _check_place(connection: sa.Connection, zone: str | None, host: str | None) 
         raise Invalid("The requested availability zone is not available")
 
 
+def _check_group(connection: sa.Connection, call: Call, group_id: str | None) -> None:
+    """Refuse a server group that is not there, or is another project's (Nova 34 would take that one)."""
+    if group_id is not None and server_groups.get(connection, group_id, call.visible_project) is None:
+        raise Invalid(f"Instance group {group_id} could not be found.")
+
+
 def _look_up(connection: sa.Connection, call: Call, wanted: ServerBody) -> tuple[FlavorFacts, ImageFacts]:
     flavor = flavors.get(
         connection, str(wanted.flavorRef), project_id=None if call.token.is_admin else call.project_id
@@ -296,7 +307,3 @@ def _host_name(name: str) -> str:
     text = re.sub(r"[ _]", "-", name.strip().lower())
     text = re.sub(r"[^a-z0-9.-]", "", text).strip(".-")[:63]
     return text or "server"
-
-
-def _numbered(new: NewInstance, number: int) -> NewInstance:
-    return msgspec.structs.replace(new, name=f"{new.name}-{number}", hostname=f"{new.hostname}-{number}")

@@ -21,7 +21,7 @@ from stateward.domain.errors import Invalid, Refusal, Refused
 from stateward.domain.records import Instance
 from stateward.domain.states import TaskState
 from stateward.operations.admission import Admitted
-from stateward.store import hosts, instances
+from stateward.store import hosts, instances, server_groups
 
 _INDEX: Final = Policy("os_compute_api:servers:index", Role.READER)
 _DETAIL: Final = Policy("os_compute_api:servers:detail", Role.READER)
@@ -58,8 +58,7 @@ async def index_detail(call: Call) -> Response:
 
 async def show(call: Call) -> Response:
     """Show one server."""
-    instance = await find(call, call.path["id"])
-    return reply({"server": detail(call, instance, await host_status(call), single=True)})
+    return await _whole(call, await find(call, call.path["id"]))
 
 
 async def update(call: Call) -> Response:
@@ -84,7 +83,7 @@ async def update(call: Call) -> Response:
     done = await call.services.immediate.change(
         action, call.path["id"], call.actor, lambda _instance: changes, project_id=call.visible_project
     )
-    return reply({"server": detail(call, done.admitted.instance, await host_status(call), single=True)})
+    return await _whole(call, done.admitted.instance)
 
 
 async def delete(call: Call) -> Response:
@@ -107,6 +106,16 @@ async def delete(call: Call) -> Response:
             return empty(204)
         raise
     return answer(admitted)
+
+
+async def _whole(call: Call, instance: Instance) -> Response:
+    """Show a server alone; a group that was deleted since has no members."""
+    group_id = instance.group_id
+    if group_id is not None and not await call.services.database.read(
+        lambda connection: server_groups.get(connection, group_id)
+    ):
+        instance = msgspec.structs.replace(instance, group_id=None)
+    return reply({"server": detail(call, instance, await host_status(call), single=True)})
 
 
 async def host_status(call: Call) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """How a server looks in each microversion, for each kind of caller.
 
-Recorded from Nova 34; ``tests/compat`` compares. What is not there yet (volumes, networks, server groups) is shown
+Recorded from Nova 34; ``tests/compat`` compares. What is not there yet (volumes, networks) is shown
 as Nova shows a server that has none.
 """
 
@@ -25,11 +25,11 @@ _GROWN: Final[tuple[tuple[int, str, Callable[[Instance], Any]], ...]] = (
     (19, "description", lambda instance: instance.description),
     (26, "tags", lambda instance: instance.tags),
     (63, "trusted_image_certificates", lambda _instance: None),
-    (71, "server_groups", lambda _instance: []),
+    (71, "server_groups", lambda instance: [instance.group_id] if instance.group_id else []),
     (73, "locked_reason", lambda instance: instance.locked_reason),
     (90, "OS-EXT-SRV-ATTR:hostname", lambda instance: instance.hostname),
     (96, "pinned_availability_zone", lambda _instance: None),
-    (100, "scheduler_hints", lambda _instance: {}),
+    (100, "scheduler_hints", lambda instance: instance.hints or {}),
 )
 
 

@@ -13,6 +13,7 @@ depends_on = None
 
 def upgrade() -> None:
 
+    _make_placement()
     op.create_table(
         "audit",
         sa.Column(
@@ -59,6 +60,10 @@ def upgrade() -> None:
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.Column("disabled_reason", sa.String(length=255), nullable=True),
         sa.Column("forced_down", sa.Boolean(), nullable=False),
+        sa.Column("claimed_vcpus", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("claimed_memory", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("claimed_disk", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("claims", sa.Integer(), server_default="0", nullable=False),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_hosts")),
         sa.UniqueConstraint("id", name=op.f("uq_hosts_id")),
         sa.UniqueConstraint("name", name=op.f("uq_hosts_name")),
@@ -182,6 +187,8 @@ def upgrade() -> None:
         sa.Column("observed_at", sa.Double(), nullable=True),
         sa.Column("addresses", sa.Text(), nullable=False),
         sa.Column("addresses_seq", sa.BigInteger(), nullable=False),
+        sa.Column("group_id", sa.String(length=36), nullable=True),
+        sa.Column("hints", sa.Text(), nullable=True),
         sa.CheckConstraint(
             "task_state IS NULL OR operation_id IS NOT NULL", name=op.f("ck_instances_task_has_operation")
         ),
@@ -198,6 +205,7 @@ def upgrade() -> None:
             unique=False,
         )
         batch_op.create_index(batch_op.f("ix_instances_updated_at"), ["updated_at"], unique=False)
+        batch_op.create_index(batch_op.f("ix_instances_group_id"), ["group_id"], unique=False)
 
     op.create_table(
         "keypairs",
@@ -411,6 +419,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    _drop_placement()
 
     with op.batch_alter_table("identity_grants", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_identity_grants_role_id"))
@@ -447,6 +456,7 @@ def downgrade() -> None:
     op.drop_table("outbox")
     op.drop_table("keypairs")
     with op.batch_alter_table("instances", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_instances_group_id"))
         batch_op.drop_index(batch_op.f("ix_instances_updated_at"))
         batch_op.drop_index(batch_op.f("ix_instances_project_id_instances_created_at"))
         batch_op.drop_index(batch_op.f("ix_instances_host_instances_vm_state"))
@@ -471,3 +481,38 @@ def downgrade() -> None:
     op.drop_table("hosts")
     op.drop_table("flavors")
     op.drop_table("audit")
+
+
+def _make_placement() -> None:
+    op.create_table(
+        "claims",
+        sa.Column("instance_id", sa.String(length=36), nullable=False),
+        sa.Column("purpose", sa.String(length=8), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("vcpus", sa.Integer(), nullable=False),
+        sa.Column("memory", sa.BigInteger(), nullable=False),
+        sa.Column("disk", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("instance_id", "purpose", name=op.f("pk_claims")),
+    )
+    op.create_table(
+        "server_groups",
+        sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("policy", sa.String(length=32), nullable=False),
+        sa.Column("most_per_host", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_server_groups")),
+        sa.UniqueConstraint("id", name=op.f("uq_server_groups_id")),
+    )
+    with op.batch_alter_table("server_groups", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_server_groups_project_id"), ["project_id"], unique=False)
+
+
+def _drop_placement() -> None:
+    with op.batch_alter_table("server_groups", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_server_groups_project_id"))
+
+    op.drop_table("server_groups")
+    op.drop_table("claims")
