@@ -123,6 +123,25 @@ async def test_a_body_that_is_no_action(shared_cloud: Cloud, body: bytes, messag
             {"os-stop": {"timeout": "30"}},
             f"{INVALID} timeout. Value: 30. '30' is not of type 'integer', 'null'",
         ),
+        (
+            {"os-stop": {"at_deadline": "reboot"}},
+            f"{INVALID} at_deadline. Value: reboot. 'reboot' is not one of ['force', 'fail', 'save']",
+        ),
+        (
+            {"os-stop": {"at_deadline": 5}},
+            f"{INVALID} at_deadline. Value: 5. 5 is not of type 'string', 'null'",
+        ),
+        (
+            {"os-stop": {"force": True, "at_deadline": "fail"}},
+            f"{INVALID} at_deadline. Value: fail. 'force' takes the power; with it only 'force' can be chosen",
+        ),
+        (
+            {"reboot": {"type": "SOFT", "at_deadline": "save"}},
+            (
+                f"{INVALID} at_deadline. Value: save. "
+                "'reboot' cannot end with a saved memory; choose 'force' or 'fail'"
+            ),
+        ),
         ({"os-stop": {"force": 1}}, f"{INVALID} force. Value: 1. 1 is not of type 'boolean'"),
         (
             {"os-stop": {"timeout": 10**30}},

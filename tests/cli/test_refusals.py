@@ -89,6 +89,14 @@ def test_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
             "The settings cannot be used: Expected `int` >= 0 - at `$.shutdown.default`",
         ),
         (
+            '[shutdown]\nat_deadline = "sleep"',
+            "The settings cannot be used: Invalid enum value 'sleep' - at `$.shutdown.at_deadline`",
+        ),
+        (
+            '[shutdown]\nat_deadline = "save"\nchoices = ["fail"]',
+            "The settings cannot be used: shutdown.at_deadline is save, which shutdown.choices does not name.",
+        ),
+        (
             '[[host]]\nname = "a"\n[[host]]\nname = "a"',
             "The settings cannot be used: two hosts have one name: a, a",
         ),

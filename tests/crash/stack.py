@@ -74,7 +74,7 @@ class Plane:
         self.bus = MemoryBus()
         self.dispatcher = Dispatcher(world.database, self.bus)
         self.admission = Admission(
-            world.database, world.clock, ShutdownDefaults(), self._wake, Rules(patience=1e9)
+            world.database, world.clock, ShutdownDefaults(), self.wake, Rules(patience=1e9)
         )
         self.immediate = Immediate(self.admission, lambda _instance_id: None)
         #: Whether what is admitted is dispatched.
@@ -97,7 +97,8 @@ class Plane:
         await self.dispatcher.stop()
         await self.bus.close()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Have what was written dispatched, unless it is not to be."""
         if self.dispatching:
             self.dispatcher.wake()
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from stateward.domain.bodies import RebootOptions, ShutdownOptions
-from stateward.domain.errors import Refusal, Refused
+from stateward.domain.errors import Invalid, Refusal, Refused
 from stateward.domain.locks import ALL_CLASSES, ActorKind
 from stateward.domain.records import ImageFacts, OperationState
-from stateward.domain.shutdown import AtDeadline, ShutdownPlan
+from stateward.domain.shutdown import AtDeadline, Layer, ShutdownPlan
 from stateward.domain.states import TaskState, VmState
 from stateward.domain.steps import Step
-from stateward.operations.admission import Admitted
+from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
 from stateward.operations.immediate import Done
 from stateward.store import operations
 from tests.operations.desk import Desk
-from tests.rows import NOW, actor
+from tests.rows import FLAVOR, NOW, actor
 
 
 async def refusal(awaitable: Any) -> Refusal:
@@ -140,6 +141,57 @@ async def test_the_time_a_guest_gets(
     assert dispatch.shutdown == ShutdownPlan(
         seconds=seconds, origin=origin, at_deadline=AtDeadline.FORCE, at_deadline_origin=by
     )
+
+
+@pytest.mark.parametrize(
+    ("layers", "seconds", "by"),
+    [
+        (("metadata", "image", "flavor", "host"), 1, "metadata"),
+        (("image", "flavor", "host"), 2, "image"),
+        (("flavor", "host"), 3, "flavor"),
+        (("host",), 4, "host"),
+        ((), 5, "default"),
+    ],
+)
+async def test_each_layer_is_read_where_it_is_kept(
+    desk: Desk, *, layers: tuple[str, ...], seconds: int, by: str
+) -> None:
+    """Time and choice, from the instance down to the settings; the operation shows whose counted (R9)."""
+
+    def said(layer: str, number: int) -> dict[str, str]:
+        if layer not in layers:
+            return {}
+        return {"os_shutdown_timeout": str(number), "os_shutdown_at_deadline": "fail"}
+
+    host = Layer(origin="host", seconds=4, at_deadline=AtDeadline.FAIL) if "host" in layers else None
+    desk.admission = Admission(
+        desk.database,
+        desk.clock,
+        ShutdownDefaults(
+            default=Layer(origin="default", seconds=5, at_deadline=AtDeadline.FAIL),
+            hosts={"other": Layer(origin="host", seconds=9)} | ({"h": host} if host else {}),
+        ),
+        desk.wake,
+    )
+    instance_id = await desk.add(
+        metadata=said("metadata", 1),
+        image=ImageFacts(id="i", disk_format="raw", properties=said("image", 2)),
+        flavor=msgspec.structs.replace(FLAVOR, extra_specs=said("flavor", 3)),
+    )
+    stop = (await desk.admit("stop", instance_id)).operation
+    plan = ShutdownPlan(seconds=seconds, origin=by, at_deadline=AtDeadline.FAIL, at_deadline_origin=by)
+    ((_, _, dispatch),) = await desk.outbox()
+    assert dispatch.shutdown == plan
+    assert stop.params["shutdown"] == msgspec.to_builtins(plan)
+
+
+async def test_a_refused_choice_leaves_no_trace(desk: Desk) -> None:
+    """The instance is as it was, and nothing is sent."""
+    instance_id = await desk.add()
+    before = await desk.row(instance_id)
+    with pytest.raises(Invalid, match="'reboot' cannot end with a saved memory"):
+        await desk.admit("reboot_soft", instance_id, body=RebootOptions(type="SOFT", at_deadline="save"))
+    assert (await desk.row(instance_id), await desk.outbox()) == (before, [])
 
 
 async def test_what_asks_no_guest_has_no_plan(desk: Desk) -> None:
