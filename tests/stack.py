@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from stateward.agent.agent import Agent
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from stateward.arbiter.reconcile import Arbiter
+from stateward.bus.console import LocalConsoles
 from stateward.bus.memory import Disorder, MemoryBus
 from stateward.domain.actions import BY_KEY
 from stateward.domain.locks import ActorKind
@@ -91,6 +92,7 @@ class Stack:
         self.clock = LoopClock()
         self.bus = MemoryBus(disorder)
         self.hypervisor = SimulatedHypervisor()
+        self.consoles = LocalConsoles()
         self.dispatcher = Dispatcher(self.database, self.bus)
         self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self.dispatcher.wake)
         self.arbiter = Arbiter(self.admission)
@@ -102,6 +104,7 @@ class Stack:
             bus=self.bus,
             clock=self.clock,
             journal=folder / "journal.db",
+            consoles=self.consoles,
         )
 
     async def start(self) -> None:

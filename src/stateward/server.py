@@ -24,10 +24,12 @@ from stateward.agent.agent import Agent
 from stateward.agent.driver import Driver, DriverError, ImageFiles
 from stateward.api.app import build
 from stateward.api.compute.services import Services
+from stateward.api.console import ConsoleAccess, ConsoleTokens
 from stateward.api.faults import ApiFault
 from stateward.api.identity import Identity
 from stateward.api.images import Images
 from stateward.arbiter.reconcile import Arbiter, CrashLoop
+from stateward.bus.console import Consoles, LocalConsoles
 from stateward.bus.memory import MemoryBus
 from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
@@ -140,6 +142,7 @@ class Server:
         self._undo.callback(identity.close)
         bus = MemoryBus()
         self._undo.push_async_callback(bus.close)
+        consoles = LocalConsoles()
         dispatcher = Dispatcher(database, bus)
         changes = self.changes
 
@@ -166,6 +169,12 @@ class Server:
             changes=changes,
             bus=bus,
             clock=clock,
+            consoles=ConsoleAccess(
+                tokens=ConsoleTokens(secret, clock, seconds=self._settings.console.token_seconds),
+                ports=consoles,
+                database=database,
+                allowed_origins=frozenset(self._settings.console.allowed_origins),
+            ),
             public_url=self._settings.public_url,
             host_patience=self._settings.agent.patience,
             networks=tuple(network.made() for network in self._settings.network),
@@ -184,7 +193,7 @@ class Server:
         await old_keys.start()
         self._undo.push_async_callback(old_keys.stop)
         for host in self._hosts():
-            await self._start_agent(host, database, bus, LocalImages(images))
+            await self._start_agent(host, database, bus, consoles, LocalImages(images))
         self.images = images
         self.app = build(services, images, self._ready(database, clock))
 
@@ -302,7 +311,7 @@ class Server:
         return self._settings.public_url or f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def _start_agent(
-        self, host: HostSettings, database: Database, bus: MemoryBus, images: ImageFiles
+        self, host: HostSettings, database: Database, bus: MemoryBus, consoles: Consoles, images: ImageFiles
     ) -> None:
         folder = self._data / "hosts" / host.name
         folder.mkdir(parents=True, exist_ok=True)
@@ -313,6 +322,7 @@ class Server:
             host=host.name,
             driver=driver,
             bus=bus,
+            consoles=consoles,
             clock=SystemClock(),
             journal=folder / "journal.db",
             relist_seconds=self._settings.agent.relist,

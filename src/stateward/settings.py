@@ -68,6 +68,15 @@ class PlacementSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     reserved_disk: Amount = 0
 
 
+class ConsoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[console]``: interactive serial consoles in browsers and programs."""
+
+    #: Seconds within which the address of a console must be used.
+    token_seconds: Annotated[int, msgspec.Meta(ge=1)] = 600
+    #: Names of web servers, besides this one, whose pages may connect to consoles.
+    allowed_origins: tuple[str, ...] = ()
+
+
 class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[[host]]``: one agent of this server. Names are unique; the default is one named after the machine."""
 
@@ -113,6 +122,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arbiter: ArbiterSettings = ArbiterSettings()
     token: TokenSettings = TokenSettings()
     placement: PlacementSettings = PlacementSettings()
+    console: ConsoleSettings = ConsoleSettings()
     host: tuple[HostSettings, ...] = ()
     network: tuple[NetworkSettings, ...] = (NetworkSettings(name="default", kind="auto"),)
 

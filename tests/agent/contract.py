@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from stateward.agent.driver import Driver, DriverError, Guest, GuestMissing, NoAgent
+from stateward.bus.console import ConsoleEnded, ConsoleStream
 from stateward.domain.networks import Network, NetworkKind, ports_of
 from stateward.domain.records import GuestSpec
 from stateward.domain.seeds import Seed
@@ -30,6 +31,7 @@ NETWORK = Network(name="net", kind=NetworkKind.NAT, source="default")
 UP = "stateward-guest: up"
 PRESSED = "stateward-guest: power button pressed"
 NMI = b"Uhhuh. NMI received"
+HEARD = "stateward-guest: console: hello there"
 
 
 @dataclass
@@ -126,6 +128,12 @@ class Rig:
         """Return how many times a guest's console has said a line."""
         lines = (await self.driver.console(instance_id)).decode(errors="replace").splitlines()
         return sum(each.strip() == line for each in lines)
+
+
+async def _to_the_end(console: ConsoleStream) -> None:
+    """Read until a console's connection is over, which raises."""
+    while True:
+        await console.read()
 
 
 Call = Callable[[Driver, str], Awaitable[object]]
@@ -460,6 +468,55 @@ class DriverContract:
         await rig.driver.power_off(instance_id)
         await rig.driver.power_on(instance_id)
         await rig.console_says(instance_id, UP, times=2)
+
+    async def test_a_console_is_connected_to(self, rig: Rig) -> None:
+        """What is typed reaches the guest, and what it says comes back and is logged; off, it ends."""
+        instance_id = await rig.ready()
+        if not rig.driver.capabilities.console_stream:
+            with pytest.raises(DriverError):
+                await rig.driver.open_console(instance_id)
+            return
+        console = await rig.driver.open_console(instance_id)
+        async with asyncio.timeout(rig.patience):
+            await console.write(b"hello there\n")
+            seen = b""
+            while HEARD.encode() not in seen:
+                seen += await console.read()
+        await rig.console_says(instance_id, HEARD)
+        await rig.driver.power_off(instance_id)
+        async with asyncio.timeout(rig.patience):
+            with pytest.raises(ConsoleEnded, match=r"^The guest is off\.$"):
+                await _to_the_end(console)
+        with pytest.raises(ConsoleEnded):
+            await console.write(b"hello?\n")
+        await console.close()
+
+    async def test_the_newest_connection_has_the_console(self, rig: Rig) -> None:
+        """A connection that hangs somewhere keeps nobody out, and is told."""
+        if not rig.driver.capabilities.console_stream:
+            return
+        instance_id = await rig.ready()
+        first = await rig.driver.open_console(instance_id)
+        second = await rig.driver.open_console(instance_id)
+        async with asyncio.timeout(rig.patience):
+            with pytest.raises(ConsoleEnded, match=r"^Another connection has taken the console over\.$"):
+                await _to_the_end(first)
+            await first.close()
+            await second.write(b"hello there\n")
+            seen = b""
+            while HEARD.encode() not in seen:
+                seen += await second.read()
+        await second.close()
+        with pytest.raises(ConsoleEnded, match=r"^It was closed\.$"):
+            await second.read()
+        assert await rig.state(instance_id) == RUNNING
+
+    async def test_a_guest_that_is_off_has_no_console(self, rig: Rig) -> None:
+        """Nor has one that nobody made."""
+        with pytest.raises(DriverError):
+            await rig.driver.open_console(await rig.defined())
+        with pytest.raises(DriverError):
+            await rig.driver.open_console(rig.spec().instance_id)
 
     async def test_no_password_is_set_where_no_agent_answers(self, rig: Rig) -> None:
         """Refused, with a sentence that does not tell the password, and nothing is changed."""

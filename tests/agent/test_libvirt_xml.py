@@ -134,9 +134,9 @@ def test_a_guest_cannot_put_itself_to_sleep() -> None:
 def test_a_guest_has_a_button_a_console_and_a_channel_and_no_network() -> None:
     domain = define()
     assert domain.find("features/acpi") is not None
-    console = domain.find("devices/serial/source")
+    console = domain.find("devices/serial[@type='pty']/log")
     assert console is not None
-    assert console.attrib == {"path": "/data/console.log", "append": "on"}
+    assert console.attrib == {"file": "/data/console.log", "append": "on"}
     channel = domain.find("devices/channel/target")
     assert channel is not None
     assert channel.get("name") == "org.qemu.guest_agent.0"

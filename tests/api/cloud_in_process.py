@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import MutableMapping
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 import httpx2
 import msgspec
 from starlette.routing import Mount, Router
 
-from stateward.api.compute import server_actions, server_diagnostics
+from stateward.api.compute import remote_consoles, server_actions, server_diagnostics
 from stateward.api.compute.services import Services
+from stateward.api.console import ConsoleAccess, ConsoleTokens, console_routes
 from stateward.api.identity.service import Identity
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from tests.api.resources.conftest import Answer, Tokens
 from tests.stack import Stack
 
-_MODULES: Final = (server_actions, server_diagnostics)
+_MODULES: Final = (server_actions, server_diagnostics, remote_consoles)
 
 
 class Cloud:
@@ -24,7 +28,14 @@ class Cloud:
 
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
+        self.access = ConsoleAccess(
+            tokens=ConsoleTokens(b"a secret", stack.clock, seconds=600),
+            ports=stack.consoles,
+            database=stack.database,
+            allowed_origins=frozenset({"dashboard.example.org"}),
+        )
         self.services = Services(
+            consoles=self.access,
             database=stack.database,
             identity=cast("Identity", Tokens()),
             admission=stack.admission,
@@ -35,7 +46,12 @@ class Cloud:
             clock=stack.clock,
         )
         routes = [route for module in _MODULES for route in module.routes(self.services)]
-        self.app = Router([Mount("/compute/v2.1", app=Router(routes, redirect_slashes=False))])
+        self.app = Router(
+            [
+                Mount("/compute/v2.1", app=Router(routes, redirect_slashes=False)),
+                *console_routes(self.access),
+            ]
+        )
 
     async def __call__(
         self, method: str, path: str, body: object = None, *, by: str = "member", v: int = 1
@@ -54,3 +70,61 @@ class Cloud:
     ) -> Answer:
         """Ask for an action."""
         return await self("POST", f"/servers/{instance_id}/action", {name: options}, by=by, v=v)
+
+
+class Socket:
+    """A websocket's client end, spoken to the application directly."""
+
+    def __init__(self, cloud: Cloud, url: str, *, subprotocols: tuple[str, ...] = (), **headers: str) -> None:
+        self._cloud = cloud
+        parts = urlsplit(url)
+        self._scope: Any = {
+            "type": "websocket",
+            "asgi": {"version": "3.0"},
+            "scheme": parts.scheme,
+            "path": parts.path,
+            "root_path": "",
+            "query_string": parts.query.encode(),
+            "headers": [(b"host", parts.netloc.encode())]
+            + [(name.encode(), value.encode()) for name, value in headers.items()],
+            "subprotocols": list(subprotocols),
+            "extensions": {"websocket.http.response": {}},
+        }
+        self._to: asyncio.Queue[Any] = asyncio.Queue()
+        self._from: asyncio.Queue[MutableMapping[str, Any]] = asyncio.Queue()
+        self._task: asyncio.Task[None] | None = None
+
+    async def connect(self) -> MutableMapping[str, Any]:
+        """Shake hands; return the first answer."""
+        self._to.put_nowait({"type": "websocket.connect"})
+        self._task = asyncio.create_task(self._cloud.app(self._scope, self._to.get, self._from.put))
+        return await self._from.get()
+
+    async def refused(self) -> tuple[int, str]:
+        """Shake hands in vain; return the status and the sentence."""
+        start = await self.connect()
+        body = await self._from.get()
+        (said,) = msgspec.json.decode(body["body"]).values()
+        await self.ended()
+        assert start["type"] == "websocket.http.response.start"
+        assert said["code"] == start["status"]
+        return int(start["status"]), str(said["message"])
+
+    def type(self, text: str | bytes) -> None:
+        """Send a message."""
+        kind = "text" if isinstance(text, str) else "bytes"
+        self._to.put_nowait({"type": "websocket.receive", kind: text})
+
+    async def next(self) -> MutableMapping[str, Any]:
+        """Return what the server sends next."""
+        return await self._from.get()
+
+    async def leave(self) -> None:
+        """Go away."""
+        self._to.put_nowait({"type": "websocket.disconnect", "code": 1001})
+        await self.ended()
+
+    async def ended(self) -> None:
+        """Wait until the server has let go."""
+        assert self._task is not None
+        await self._task

@@ -247,7 +247,7 @@ async def test_a_question_lost_with_its_process_is_ended_by_the_next(cloud: Clou
 async def test_an_interrupt_reaches_the_guest(cloud: Cloud) -> None:
     """From 2.17 on; the record stays as it is, also in ERROR with its fault."""
     instance_id = await cloud.stack.create()
-    assert (await cloud.act(instance_id, "trigger_crash_dump", v=16)).status == 400
+    assert (await cloud.act(instance_id, "trigger_crash_dump", v=16)).status == 404
     assert (await cloud.act(instance_id, "trigger_crash_dump", {}, v=17)).status == 400
     answer = await cloud.act(instance_id, "trigger_crash_dump", v=17)
     assert answer.status == 202

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,9 @@ import pytest
 from openstack import exceptions
 from openstack.config import OpenStackConfig
 from openstack.connection import Connection
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from tests.compat.clients import OpenStack, openstack
 from tests.process import PROGRAMS, Served, serving
@@ -244,6 +248,41 @@ def test_people(served: Served, admin: OpenStack) -> None:
     )
     assert list(ann.compute.servers()) == []
     ann.close()
+
+
+def test_a_console_is_typed_at(member: OpenStack, web: str) -> None:
+    """By the address that the client is given, with any program that speaks websockets."""
+    shown = member.json("console url show --serial", web)
+    assert (shown["protocol"], shown["type"]) == ("serial", "serial")
+    with connect(shown["url"], subprotocols=[Subprotocol("binary")]) as socket:
+        assert socket.subprotocol == "binary"
+        socket.send(b"hello\n")
+        assert socket.recv(timeout=10) == b"stateward-guest: console: hello\r\n"
+        member("server pause", web)
+        member("server unpause", web)
+        member("server stop", web)
+        assert b"shutting down" in b"".join(map(as_bytes, socket))
+        assert (socket.close_code, socket.close_reason) == (1001, "The guest is off.")
+    with pytest.raises(InvalidStatus) as refused:
+        connect(f"{shown['url']}x")
+    assert refused.value.response.status_code == 403
+    assert refusal_of(refused.value.response.body) == "The token is not one of a console of this cloud."
+    until(member, web, "SHUTOFF")
+    ran = member.run("console", "url", "show", "--novnc", web)
+    assert ran.status != 0
+    assert "Unavailable console type novnc." in ran.err
+
+
+def as_bytes(message: str | bytes) -> bytes:
+    """Return a message that must be of bytes."""
+    assert isinstance(message, bytes)
+    return message
+
+
+def refusal_of(body: bytes | bytearray | None) -> str:
+    """Return the sentence of a fault."""
+    (fault,) = json.loads(body or b"").values()
+    return str(fault["message"])
 
 
 @pytest.fixture

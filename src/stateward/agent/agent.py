@@ -18,6 +18,7 @@ from stateward.agent.observer import Observer
 from stateward.agent.questions import Questions
 from stateward.agent.watch import Watch
 from stateward.agent.worker import Worker
+from stateward.bus.console import Consoles, ConsoleStream, ConsoleUnavailable
 from stateward.bus.port import (
     Bus,
     console_subject,
@@ -40,6 +41,7 @@ class Agent:
         bus: Bus,
         clock: Clock,
         journal: Path | None,
+        consoles: Consoles | None = None,
         relist_seconds: float = 10.0,
         heartbeat_seconds: float = 5.0,
     ) -> None:
@@ -47,6 +49,7 @@ class Agent:
         self.host = host
         self.driver = driver
         self._bus = bus
+        self._consoles = consoles
         self._journal = Journal(journal, clock.now())
         self._watch = Watch()
         self.worker = Worker(driver, bus, self._journal, clock, self._watch)
@@ -72,11 +75,19 @@ class Agent:
         await self._bus.subscribe(control_subject(self.host), self.worker.handle_order)
         await self._bus.subscribe(operations_subject(self.host), self.worker.handle)
         await self._bus.answer(console_subject(self.host), self._console)
+        if self._consoles is not None:
+            await self._consoles.offer(self.host, self._open_console)
         await self._bus.answer(questions_subject(self.host), Questions(self.driver).answer)
         self._tasks = [
             asyncio.create_task(self.observer.run(), name=f"observer {self.host}"),
             asyncio.create_task(self.addresses.run(), name=f"addresses {self.host}"),
         ]
+
+    async def _open_console(self, instance_id: str) -> ConsoleStream:
+        try:
+            return await self.driver.open_console(instance_id)
+        except DriverError as error:
+            raise ConsoleUnavailable(str(error)) from None
 
     async def stop(self) -> None:
         """Stop at once; guests run on, and the journal knows what is unfinished."""

@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from stateward.bus.console import ConsoleStream
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.networks import PortAddress
 from stateward.domain.records import GuestSpec
@@ -62,6 +63,8 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
     pause: bool
     suspend: bool
     console_log: bool
+    #: Connect to a guest's serial console.
+    console_stream: bool
     #: Have an agent inside a guest set a password; raise a non-maskable interrupt.
     set_password: bool
     inject_nmi: bool
@@ -325,4 +328,14 @@ class Driver(Protocol):
 
     async def diagnostics(self, instance_id: str) -> Diagnostics:
         """Measure a guest; what the hypervisor does not count is left out. Raises ``GuestMissing``."""
+        ...
+
+    async def open_console(self, instance_id: str) -> ConsoleStream:
+        """Connect to the serial console of a guest that is on, in the stead of whoever is connected to it.
+
+        The console log goes on as well.
+
+        Raises:
+            GuestMissing, DriverError: it is off, or the hypervisor has no such connection.
+        """
         ...

@@ -23,6 +23,7 @@ from stateward.api.compute import (
     limits,
     networks,
     quotas,
+    remote_consoles,
     server_actions,
     server_diagnostics,
     server_groups,
@@ -32,6 +33,7 @@ from stateward.api.compute import (
     zones,
 )
 from stateward.api.compute.services import Services
+from stateward.api.console import console_routes
 from stateward.api.faults import fault
 from stateward.api.identity import identity_routes
 from stateward.api.images import Images, image_routes
@@ -89,6 +91,7 @@ def build(services: Services, images: Images, ready: Ready) -> Application:
             Mount("/identity", routes=identity_routes(services.identity, public_url=services.public_url)),
             Mount("/image", routes=image_routes(images, services.identity, public_url=services.public_url)),
             Mount("/v1", app=native_app(services)),
+            *console_routes(services.consoles),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/", _root),
@@ -103,6 +106,7 @@ def _compute(services: Services, default: ASGIApp) -> Router:
     modules = (
         servers,
         server_actions,
+        remote_consoles,
         server_metadata,
         server_diagnostics,
         instance_actions,

@@ -148,6 +148,9 @@ async def _serve(
         config = uvicorn.Config(
             server.app,
             http="httptools",
+            ws="websockets-sansio",
+            # Of what is typed at a console at once.
+            ws_max_size=64 * 1024,
             loop="none",
             lifespan="off",
             log_config=None,

@@ -65,6 +65,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     variant: tuple[str, Any] | None = None
     #: The first microversion that has it, as its minor number.
     since: int = 1
+    #: The last microversion that has it; None when all later ones do.
+    until: int | None = None
     #: The type a body must have, by the minor microversion from which it holds, in rising order.
     body: tuple[tuple[int, Any], ...] = ((1, Any),)
     #: The vm states it is admitted in.
@@ -317,6 +319,36 @@ ACTIONS: Final[tuple[Action, ...]] = (
         guard=Exempt("reading has no side effect (R8)"),
         policy=_member("os-console-output"),
         says="Read the end of the guest's console log.",
+    ),
+    *(
+        Action(
+            name=name,
+            wire=wire,
+            until=5,
+            body=((1, body),),
+            when=_LIVING,
+            over=_ANY_TASK - {TaskState.DELETING},
+            guard=Exempt(
+                "reading and typing change no state of the instance's (R8); Nova 34 does not guard it"
+            ),
+            policy=_member("os-remote-consoles"),
+            says=says,
+        )
+        for name, wire, body, says in (
+            (
+                "get_serial_console",
+                "os-getSerialConsole",
+                bodies.SerialConsole,
+                "Give an address with a token for the guest's serial console.",
+            ),
+            ("get_vnc_console", "os-getVNCConsole", bodies.VncConsole, "Refused: no guest has a screen."),
+            (
+                "get_spice_console",
+                "os-getSPICEConsole",
+                bodies.SpiceConsole,
+                "Refused: no guest has a screen.",
+            ),
+        )
     ),
     Action(
         name="changePassword",

@@ -61,6 +61,24 @@ class ConsoleOutput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     length: Annotated[int, msgspec.Meta(ge=-1)] | str | None = None
 
 
+class SerialConsole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``os-getSerialConsole``."""
+
+    type: Literal["serial"]
+
+
+class VncConsole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``os-getVNCConsole``."""
+
+    type: Literal["novnc", "xvpvnc"]
+
+
+class SpiceConsole(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``os-getSPICEConsole``."""
+
+    type: Literal["spice-html5"]
+
+
 class ChangePassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``changePassword``.
 

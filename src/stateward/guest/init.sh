@@ -12,6 +12,8 @@
 #   stateward-guest: agent asked to shut down
 #   stateward-guest: password of root set, SHA-256 2bb8…
 #   stateward-guest: file systems: freeze
+#   stateward-guest: console: nproc
+# A line typed at its console is said like that and then run by its shell.
 #   stateward-guest: shutting down
 #   stateward-guest: powered off
 # Arguments of the kernel change what it does:
@@ -219,6 +221,11 @@ after=$(argument poweroff_after)
 [ -z "$after" ] || { sleep "$after" && shut_down; } &
 after=$(argument panic_after)
 [ -z "$after" ] || { sleep "$after" && echo c >/proc/sysrq-trigger; } &
+
+while read -r line; do
+	say "console: $line"
+	sh -c "$line" </dev/null 2>&1
+done </dev/console >/dev/console &
 
 while :; do
 	wait

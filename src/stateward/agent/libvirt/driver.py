@@ -23,6 +23,7 @@ from stateward.agent.driver import (
 )
 from stateward.agent.libvirt import figures, guests, inside, networks, xml
 from stateward.agent.libvirt.connection import Change, Connection, Lane
+from stateward.agent.libvirt.console import LibvirtConsole, LibvirtConsoles
 from stateward.agent.libvirt.disks import Disks
 from stateward.agent.libvirt.host import Accelerator, describe
 from stateward.agent.libvirt.snapshots import Snapshots
@@ -72,6 +73,7 @@ class LibvirtDriver:
             pause=True,
             suspend=True,
             console_log=real,
+            console_stream=real,
             set_password=real,
             inject_nmi=True,
             live_snapshot=False,
@@ -92,6 +94,7 @@ class LibvirtDriver:
         self._definitions = 0
         #: Requests to agents inside guests that were not answered yet.
         self._asked: dict[str, asyncio.Task[None]] = {}
+        self._consoles = LibvirtConsoles(self._connection)
 
     async def open(self, changed: Changed) -> None:
         """Connect; see the contract."""
@@ -101,6 +104,7 @@ class LibvirtDriver:
     async def close(self) -> None:
         """Disconnect; guests run on."""
         self._changed = None
+        await self._consoles.close()
         await self._connection.close()
 
     async def facts(self) -> HostFacts:
@@ -251,6 +255,12 @@ class LibvirtDriver:
     async def console(self, instance_id: str) -> bytes:
         """Return the console log's end."""
         return await asyncio.to_thread(self._disks.console, instance_id)
+
+    async def open_console(self, instance_id: str) -> LibvirtConsole:
+        """Connect to the serial console."""
+        if not self.capabilities.console_stream:
+            raise DriverError("libvirt's test driver has no consoles to connect to.")
+        return await self._consoles.open(instance_id)
 
     async def set_password(self, instance_id: str, user: str, password: str) -> None:
         """Have the agent inside set a password; an agent still busy with an older question counts as silent."""

@@ -158,9 +158,10 @@ def _add_devices(
         _add(_add_disk(devices, files.seed, "raw", _SEED_DEVICE), "readonly")
     for port, network in zip(spec.ports, networks, strict=True):
         _add_port(devices, port, network)
-    serial = _add(devices, "serial", type="file")
+    # A terminal that can be connected to (``console.py``), whose output is logged whether anybody is or not.
+    serial = _add(devices, "serial", type="pty")
     # Without append each boot, and each restored memory, would begin a new log.
-    _add(serial, "source", path=str(files.console), append="on")
+    _add(serial, "log", file=str(files.console), append="on")
     if real:
         channel = _add(devices, "channel", type="unix")
         _add(channel, "target", type="virtio", name=AGENT_CHANNEL)

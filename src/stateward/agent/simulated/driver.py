@@ -22,6 +22,7 @@ from stateward.agent.driver import (
 )
 from stateward.agent.simulated import disks, guests
 from stateward.agent.simulated.behaviour import AGENT_SECONDS
+from stateward.agent.simulated.console import SimulatedConsole
 from stateward.agent.simulated.guests import SimulatedGuest
 from stateward.agent.simulated.hypervisor import Change, SimulatedHypervisor
 from stateward.domain.diagnostics import Diagnostics
@@ -38,6 +39,7 @@ EVERYTHING: Final = Capabilities(
     pause=True,
     suspend=True,
     console_log=True,
+    console_stream=True,
     set_password=True,
     inject_nmi=True,
     live_snapshot=True,
@@ -229,6 +231,10 @@ class SimulatedDriver:
     async def console(self, instance_id: str) -> bytes:
         """Return the console log; nothing when there is none."""
         return await self._call("console", instance_id, lambda: self._console(instance_id))
+
+    async def open_console(self, instance_id: str) -> SimulatedConsole:
+        """Connect to the console; lines typed at it are said to have been heard."""
+        return await self._call("open_console", instance_id, lambda: self.hypervisor.attach(instance_id))
 
     async def set_password(self, instance_id: str, user: str, password: str) -> None:
         """Have the agent inside set a password; a mute one is waited for as long as with libvirt."""

@@ -263,6 +263,21 @@ def inject_nmi(guest: SimulatedGuest) -> SimulatedGuest:
     return replace(guest, console=(*guest.console, line)[-CONSOLE_LINES:])
 
 
+def check_console(guest: SimulatedGuest) -> SimulatedGuest:
+    """Return it, if it has a console that can be connected to now.
+
+    Raises:
+        GuestMissing, DriverError: it is off.
+    """
+    _check(guest, _POWERED, "it has a console while it is on")
+    return guest
+
+
+def typed(guest: SimulatedGuest, line: str) -> SimulatedGuest:
+    """Have it hear a line typed at its console; one that does not run hears nothing."""
+    return says(guest, f"console: {line}") if guest.observed is Observed.RUNNING else guest
+
+
 def diagnostics(guest: SimulatedGuest) -> Diagnostics:
     """Measure it: it reads nothing, writes nothing and does no work.
 

@@ -18,6 +18,7 @@ import msgspec
 
 from stateward.agent.driver import Changed
 from stateward.agent.simulated import guests
+from stateward.agent.simulated.console import SimulatedConsole
 from stateward.agent.simulated.faults import Faults
 from stateward.agent.simulated.file import GuestFile
 from stateward.agent.simulated.guests import SimulatedGuest
@@ -70,6 +71,7 @@ class SimulatedHypervisor(Faults):
         self.size = size
         self._clock = clock if clock is not None or folder is None else SystemClock()
         self._guests: dict[str, SimulatedGuest] = {}
+        self._consoles: dict[str, SimulatedConsole] = {}
         self._away = False
         self._listeners: dict[object, Changed] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -161,6 +163,25 @@ class SimulatedHypervisor(Faults):
                 self._file.write(after)
         self._keep(after)
 
+    def attach(self, instance_id: str) -> SimulatedConsole:
+        """Connect to a guest's console, in the stead of whoever is connected.
+
+        Raises:
+            GuestMissing, DriverError: it is off.
+        """
+        guest = guests.check_console(self.guest(instance_id))
+        before = self._consoles.pop(instance_id, None)
+        if before is not None:
+            before.end("Another connection has taken the console over.")
+
+        def closed() -> None:
+            if self._consoles.get(instance_id) is console:
+                del self._consoles[instance_id]
+
+        console = SimulatedConsole(guest, lambda change: self.change(instance_id, change), closed)
+        self._consoles[instance_id] = console
+        return console
+
     def listen(self, key: object, changed: Changed) -> None:
         """Call ``changed`` on the running event loop for every change from now on, until ``unlisten``."""
         self._loop = asyncio.get_running_loop()
@@ -223,6 +244,9 @@ class SimulatedHypervisor(Faults):
         else:
             self._guests[guest.id] = guest
         self._set_timer(guest)
+        console = self._consoles.get(guest.id)
+        if console is not None:
+            console.saw(guest)
         if told or _looks(before) != _looks(guest):
             self._tell(guest.id)
 

@@ -9,23 +9,24 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from stateward.api.compute import questions
+from stateward.api.compute import questions, remote_consoles
 from stateward.api.compute.call import Call, Endpoint, convert, empty, reply
 from stateward.api.compute.server_queries import NUMBER
+from stateward.api.compute.servers_seen import find
 from stateward.api.compute.services import Services
+from stateward.api.faults import ApiFault
 from stateward.api.wording import short
 from stateward.bus.port import NobodyAnswered, console_subject
 from stateward.domain import actions
 from stateward.domain.actions import Action
 from stateward.domain.bodies import ChangePassword, ConsoleOutput, LockOptions, ResetState
-from stateward.domain.errors import Conflict, Forbidden, HostUnavailable, Invalid, Refusal, Refused
+from stateward.domain.errors import Conflict, Forbidden, HostUnavailable, Invalid
 from stateward.domain.questions import SetPassword
 from stateward.domain.records import ConsoleReply, ConsoleRequest, Instance
 from stateward.domain.states import VmState
 from stateward.operations.admission import Admitted
 from stateward.operations.asking import ask
 from stateward.operations.immediate import Done
-from stateward.store import instances
 
 #: Tells the operation that was admitted before a lock and is still finishing (B1).
 IN_FLIGHT_HEADER = "x-stateward-operation-in-flight"
@@ -35,22 +36,6 @@ OPERATION_HEADER = "x-stateward-operation"
 _CONSOLE_SECONDS = 10.0
 #: More lines than any console log has.
 _MOST_LINES = 2**31
-
-
-async def find(call: Call, instance_id: str) -> Instance:
-    """Return an instance the caller may see.
-
-    Raises:
-        Refused: there is none, or it is deleted.
-    """
-    found = await call.services.database.read(lambda connection: instances.get(connection, instance_id))
-    if (
-        found is None
-        or found.vm_state is VmState.DELETED
-        or call.visible_project not in {None, found.project_id}
-    ):
-        raise Refused(Refusal.NOT_FOUND, instance_id=instance_id)
-    return found
 
 
 async def check(call: Call, action: Action, instance_id: str) -> None:
@@ -73,9 +58,15 @@ async def act(call: Call) -> Response:
     if len(body) != 1:
         raise Invalid("Malformed request body")
     (wire, content), *_ = body.items()
-    rows = [row for row in actions.of_wire(wire) if row.since <= call.minor]
-    if not rows:
+    known = actions.of_wire(wire)
+    if not known:
         raise Invalid(f"There is no such action: {wire}")
+    rows = [
+        row for row in known if row.since <= call.minor and (row.until is None or call.minor <= row.until)
+    ]
+    if not rows:
+        # Nova's answer to an action of other microversions.
+        raise ApiFault(404, "The resource could not be found.")
     options = convert(content, actions.body_type(rows[0], call.minor), wire)
     action = actions.pick(tuple(rows), options)
     instance_id = call.path["id"]
@@ -194,6 +185,9 @@ _IMMEDIATE: Final[dict[str, Callable[[Call, str, Any], Awaitable[Response]]]] = 
     "reset_state": _reset_state,
     "getConsoleOutput": _console_output,
     "changePassword": _change_password,
+    "get_serial_console": remote_consoles.serial,
+    "get_vnc_console": remote_consoles.unavailable,
+    "get_spice_console": remote_consoles.unavailable,
 }
 
 

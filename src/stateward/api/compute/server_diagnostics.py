@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute.call import Call, Endpoint, reply
 from stateward.api.compute.questions import ask
-from stateward.api.compute.server_actions import find
+from stateward.api.compute.servers_seen import find
 from stateward.api.compute.services import Services
 from stateward.domain.actions import Policy, Role
 from stateward.domain.diagnostics import Diagnostics

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute.call import Call, Endpoint, Handler, convert, empty, reply
-from stateward.api.compute.server_actions import check, find
+from stateward.api.compute.server_actions import check
 from stateward.api.compute.server_create import Metadata, Tag
+from stateward.api.compute.servers_seen import find
 from stateward.api.compute.services import Services
 from stateward.domain.actions import BY_KEY, Action, Policy, Role
 from stateward.domain.errors import Invalid, NotFound

@@ -11,9 +11,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute.call import Call, Endpoint, empty, reply
-from stateward.api.compute.server_actions import OPERATION_HEADER, check, find
+from stateward.api.compute.server_actions import OPERATION_HEADER, check
 from stateward.api.compute.server_create import Name, Text, check_hostname, create_server, display_name
 from stateward.api.compute.server_queries import bad_pattern, query_of
+from stateward.api.compute.servers_seen import find
 from stateward.api.compute.services import Services
 from stateward.api.compute.views import brief, detail
 from stateward.domain.actions import BY_KEY, CREATE, Policy, Role

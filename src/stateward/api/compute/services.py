@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import msgspec
 
+from stateward.api.console import ConsoleAccess
 from stateward.api.identity import Identity
 from stateward.bus.port import Bus
 from stateward.clock import Clock
@@ -29,6 +30,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     changes: Changes
     bus: Bus
     clock: Clock
+    #: None: no serial consoles are offered.
+    consoles: ConsoleAccess | None = None
     #: Where clients reach the server, without a slash at the end; None: as each request's Host header says.
     public_url: str | None = None
     #: Seconds after which a host that was not heard of counts as down.
