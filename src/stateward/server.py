@@ -327,6 +327,7 @@ class Server:
             journal=folder / "journal.db",
             relist_seconds=self._settings.agent.relist,
             heartbeat_seconds=self._settings.agent.heartbeat,
+            limit_scale=self._settings.agent.limits,
         )
         await agent.start()
         self._agents.append(agent)

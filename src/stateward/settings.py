@@ -34,12 +34,14 @@ class ShutdownSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``[agent]``: how often agents look at everything and say that they live, in seconds."""
+    """``[agent]``: how often agents look at everything and say that they live, in seconds; and their patience."""
 
     relist: Seconds = 10.0
     heartbeat: Seconds = 5.0
     #: After so long without a heartbeat a host counts as down.
     patience: Seconds = 15.0
+    #: What the limits on a hypervisor's calls are multiplied by, for hosts whose disks are slow.
+    limits: Annotated[float, msgspec.Meta(gt=0)] = 1.0
 
 
 class ArbiterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -154,7 +154,7 @@ async def test_a_hypervisor_that_is_away_is_not_a_host_without_guests(bench: Wor
     bench.hypervisor.destroy("a")
     await asyncio.sleep(30)
     assert len(bench.reports) == 1
-    assert [heartbeat.reachable for heartbeat in bench.heartbeats[:4]] == [True, True, False, False]
+    assert [heartbeat.reachable for heartbeat in bench.heartbeats[:5]] == [True, True, True, False, False]
     assert bench.heartbeats[-1].detail == "The simulated hypervisor does not answer."
 
 

@@ -35,7 +35,7 @@ from tests.agent.simulated_bench import LoopClock, spec_of
 BUS: Final = 0.05
 
 #: Virtual seconds after which a test has waited in vain.
-WAIT: Final = 1000.0
+WAIT: Final = 10_000.0
 
 
 class Workbench:

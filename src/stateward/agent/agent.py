@@ -14,6 +14,7 @@ import msgspec
 from stateward.agent.addresses import AddressWatch
 from stateward.agent.driver import Driver, DriverError
 from stateward.agent.journal import Journal
+from stateward.agent.limits import Limits
 from stateward.agent.observer import Observer
 from stateward.agent.questions import Questions
 from stateward.agent.watch import Watch
@@ -44,18 +45,31 @@ class Agent:
         consoles: Consoles | None = None,
         relist_seconds: float = 10.0,
         heartbeat_seconds: float = 5.0,
+        limit_scale: float = 1.0,
     ) -> None:
-        """Prepare it; ``journal`` is its file, None for one in memory."""
+        """Prepare it.
+
+        Args:
+            host: its name.
+            driver: its hypervisor.
+            bus: the way to the control plane.
+            clock: tells the time.
+            journal: its file, None for one in memory.
+            relist_seconds: between two looks at everything.
+            heartbeat_seconds: between two words that it lives.
+            limit_scale: what the limits on the driver's calls are multiplied by.
+        """
         self.host = host
-        self.driver = driver
+        #: Whatever is asked of it has a limit.
+        self.driver = Limits(limit_scale).on(driver)
         self._bus = bus
         self._consoles = consoles
         self._journal = Journal(journal, clock.now())
         self._watch = Watch()
-        self.worker = Worker(driver, bus, self._journal, clock, self._watch)
+        self.worker = Worker(self.driver, bus, self._journal, clock, self._watch)
         self.observer = Observer(
             host=host,
-            driver=driver,
+            driver=self.driver,
             worker=self.worker,
             bus=bus,
             clock=clock,
@@ -63,7 +77,7 @@ class Agent:
             heartbeat_seconds=heartbeat_seconds,
         )
         self.addresses = AddressWatch(
-            host=host, driver=driver, journal=self._journal, bus=bus, period=relist_seconds
+            host=host, driver=self.driver, journal=self._journal, bus=bus, period=relist_seconds
         )
         self._tasks: list[asyncio.Task[None]] = []
 

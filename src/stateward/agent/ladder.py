@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Final
 
 from stateward.agent.driver import DriverError, Guest, HypervisorUnavailable
+from stateward.agent.limits import CallHung
 from stateward.agent.work import LeftOn, Work, look
 from stateward.domain.records import Command
 from stateward.domain.shutdown import RESEND_SECONDS, AtDeadline, Ending, Rung, ShutdownPlan
@@ -118,7 +119,7 @@ async def _save(work: Work, why: str) -> None:
         raise LeftOn(f"{_sentence(why)}; its hypervisor cannot save its memory, so it was left on.")
     try:
         await work.driver.save_memory(work.dispatch.instance_id)
-    except HypervisorUnavailable:
+    except (HypervisorUnavailable, CallHung):
         raise
     except DriverError as error:
         guest = await look(work)

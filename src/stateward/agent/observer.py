@@ -24,6 +24,9 @@ log = structlog.get_logger()
 #: Seconds until observing begins again after a fault.
 _PAUSE_SECONDS = 1.0
 
+#: Seconds that one guest's look may take until the others are reported without it.
+_SLOW_SECONDS = 0.5
+
 
 class Observer:
     """One host's observer. ``relist_seconds`` is the safety net's period, ``heartbeat_seconds`` the host's."""
@@ -50,6 +53,9 @@ class Observer:
         self._dirty: set[str] = set()
         self._relist_wanted = True
         self._wake = asyncio.Event()
+        #: Looks that take their time, each a guest's own.
+        self._looks: set[asyncio.Task[Observation | None]] = set()
+        self._beat = asyncio.Event()
         self._facts: HostFacts | None = None
         self._running = 0
         self._reachable: bool | None = None
@@ -65,18 +71,28 @@ class Observer:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        while True:
-            try:
-                await self._watch()
-            except Exception:
-                # A fault of ours in one report must not end the watching of the whole host.
-                log.exception("observing failed; it begins again with a relist", host=self._host)
-                self._relist_wanted = True
-                await asyncio.sleep(_PAUSE_SECONDS)
+        # Heartbeats go on while the hypervisor takes its time to answer: this host is not down for that.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch_on(), name=f"watch {self._host}")
+            group.create_task(self._beat_on(), name=f"heartbeat {self._host}")
+
+    async def _watch_on(self) -> None:
+        try:
+            while True:
+                try:
+                    await self._watch()
+                except Exception:
+                    # A fault of ours in one report must not end the watching of the whole host.
+                    log.exception("observing failed; it begins again with a relist", host=self._host)
+                    self._relist_wanted = True
+                    await asyncio.sleep(_PAUSE_SECONDS)
+        finally:
+            for look in self._looks:
+                look.cancel()
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        next_relist = next_heartbeat = loop.time()
+        next_relist = loop.time()
         while True:
             self._wake.clear()
             if self._relist_wanted or loop.time() >= next_relist:
@@ -85,19 +101,20 @@ class Observer:
                 await self.relist()
                 next_relist = loop.time() + self._relist_seconds
                 if was != self._reachable:
-                    next_heartbeat = loop.time()
-            if self._dirty:
-                dirty, self._dirty = self._dirty, set()
-                await self._look_at(dirty)
-            if loop.time() >= next_heartbeat:
+                    self._beat.set()
+            await self._look_at_dirty()
+            await _pause(self._wake, next_relist - loop.time())
+
+    async def _beat_on(self) -> None:
+        # The first one comes with what the first look has found.
+        await self._beat.wait()
+        while True:
+            self._beat.clear()
+            try:
                 await self.heartbeat()
-                next_heartbeat = loop.time() + self._heartbeat_seconds
-            pause = min(next_relist, next_heartbeat) - loop.time()
-            if pause > 0:
-                # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause):
-                        await self._wake.wait()
+            except Exception:
+                log.exception("a heartbeat could not be sent", host=self._host)
+            await _pause(self._beat, self._heartbeat_seconds)
 
     async def relist(self) -> None:
         """Report every guest of the host, from one bulk call."""
@@ -131,9 +148,22 @@ class Observer:
             seq=seq,
         )
 
-    async def _look_at(self, dirty: set[str]) -> None:
-        looks = [self._worker.observe(instance_id) for instance_id in sorted(dirty)]
-        seen = [observation for observation in await asyncio.gather(*looks) if observation is not None]
+    async def _look_at_dirty(self) -> None:
+        """Report the guests that changed; one that cannot be looked at now holds up none of the others."""
+        dirty, self._dirty = self._dirty, set()
+        looks = {
+            asyncio.create_task(self._worker.observe(instance_id), name=f"look {instance_id}")
+            for instance_id in sorted(dirty)
+        }
+        self._looks |= looks
+        if looks:
+            _, slow = await asyncio.wait(looks, timeout=_SLOW_SECONDS)
+            for look in slow:
+                look.add_done_callback(lambda _look: self._wake.set())
+        done = {look for look in self._looks if look.done()}
+        self._looks -= done
+        results = [look.result() for look in done]
+        seen = [observation for observation in results if observation is not None]
         if seen:
             await self._report(
                 complete=False, observations=tuple(seen), seq=max(observation.seq for observation in seen)
@@ -167,3 +197,12 @@ class Observer:
             at=at,
         )
         await self._bus.publish(HOSTS, msgspec.json.encode(report), message_id=f"{self._host}.{at}")
+
+
+async def _pause(event: asyncio.Event, seconds: float) -> None:
+    """Wait until an event is set, or for some seconds."""
+    if seconds > 0:
+        # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()

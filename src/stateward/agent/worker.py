@@ -17,6 +17,7 @@ import structlog
 
 from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
 from stateward.agent.journal import Journal
+from stateward.agent.limits import CallHung
 from stateward.agent.steps import STEPS
 from stateward.agent.telling import Telling
 from stateward.agent.watch import Watch
@@ -32,6 +33,9 @@ log = structlog.get_logger()
 
 #: Seconds until a hypervisor that was away is tried again without a signal that it is back.
 _RETRY_SECONDS = 1.0
+
+#: Times that a step is tried whose driver calls hang; the guest can be such that none will ever come back.
+_TRIES = 2
 
 _decoder = msgspec.json.Decoder(Dispatch)
 _order_decoder = msgspec.json.Decoder(Order)
@@ -90,7 +94,7 @@ class Worker:
         self.journal.sent(result.operation_id)
 
     async def observe(self, instance_id: str) -> Observation | None:
-        """Look at a guest now; None when the hypervisor cannot be asked."""
+        """Look at a guest now; None when the hypervisor cannot be asked, or does not answer."""
         # The number is taken before the question, so that the answer is at least as new as its number.
         seq = self.journal.next_seq()
         try:
@@ -200,11 +204,14 @@ class _Lane:
                 result = result_of(dispatch, Outcome.FAILED, f"Internal fault of the agent: {error!r}")
             else:
                 result = result_of(dispatch, Outcome.SUCCEEDED, run.done())
+            try:
+                observation = await self._worker.observe(dispatch.instance_id)
+            except Exception:
+                # Raised further it would have the operation carried out again, for as long as the fault lasts.
+                log.exception("a guest could not be looked at after its operation")
+                observation = None
             result = msgspec.structs.replace(
-                result,
-                observation=await self._worker.observe(dispatch.instance_id),
-                shutdown=run.note,
-                ending=run.ending,
+                result, observation=observation, shutdown=run.note, ending=run.ending
             )
             self._worker.journal.finished(result)
             await self._worker.send(result)
@@ -276,12 +283,16 @@ class _Run:
             await self.driver.mark_fence(self.dispatch.instance_id, self.dispatch.fence)
 
     async def _persist(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Run a step; while the hypervisor is away, wait for it and run the step again."""
-        waited = False
+        """Run a step; while the hypervisor is away, wait for it and run the step again.
+
+        After a call that hung the step is run once more. Both begin with a look at the guest: if a newer fence
+        is there, this operation is the one that is late.
+        """
+        again, hung = False, False
         while True:
             self._check()
             try:
-                if waited:
+                if again:
                     await look(self)
                     self._tell()
                 await call()
@@ -289,9 +300,14 @@ class _Run:
                 log.warning("the hypervisor is away; the operation waits for it", error=str(error))
                 self._tell(WaitsFor.HYPERVISOR)
                 await self.wait_for_change(_RETRY_SECONDS)
-                waited = True
+            except CallHung as error:
+                if hung:
+                    raise CallHung(error.method, error.seconds, times=_TRIES) from error
+                log.warning("a call hung; the step is done once more", error=str(error))
+                hung = True
             else:
                 return
+            again = True
 
     def _check(self) -> None:
         if self._superseded:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from stateward.agent.driver import DriverError, ImageFiles
+from stateward.agent.libvirt.threads import on_thread
 from stateward.agent.libvirt.tools import part_of, qemu_img
 
 #: Folders that QEMU, run as another user, must get through.
@@ -112,18 +113,18 @@ class Bases:
         """
         base = self._folder / image_id
         async with self._alone:
-            if await asyncio.to_thread(_link_existing, base, target):
+            if await on_thread(_link_existing, base, target):
                 return
             source = await self._images.path(image_id)
             part = part_of(base)
             try:
-                await asyncio.to_thread(_link_or_copy, source, part)
+                await on_thread(_link_or_copy, source, part)
                 if disk_format is not None:
                     await _inspect(part, disk_format)
                 part.rename(base)
             finally:
                 part.unlink(missing_ok=True)
-            await asyncio.to_thread(_link_existing, base, target)
+            await on_thread(_link_existing, base, target)
 
     async def unlink(self, folder: Path) -> None:
         """Delete an instance's folder with links in it, and the bases that nobody has any more.
@@ -132,7 +133,7 @@ class Bases:
             OSError: they cannot be deleted.
         """
         async with self._alone:
-            await asyncio.to_thread(self._unlink, folder)
+            await on_thread(self._unlink, folder)
 
     def _unlink(self, folder: Path) -> None:
         if folder.is_dir():
@@ -145,7 +146,7 @@ class Bases:
 
 async def _inspect(path: Path, disk_format: str) -> None:
     """Refuse what no disk can be made over: by its header first, because the program that tells the rest opens it."""
-    await asyncio.to_thread(usable_image, path, disk_format)
+    await on_thread(usable_image, path, disk_format)
     if disk_format == "qcow2":
         doing = "The image is broken, and no disk can be made from it. Upload it again; qemu-img check says"
         await qemu_img(doing, "check", "-q", "-f", "qcow2", str(path), fine=_SOUND)

@@ -1,9 +1,13 @@
 """Connections to one libvirtd, kept up, and the threads that its blocking calls run on.
 
 Lanes, because a call must not wait for another guest's: looking takes milliseconds, acting takes up to a second,
-writing memory to disk takes as long as the disk does. Each lane has threads and connections of its own;
-a libvirtd reads no more than five unanswered requests from one connection (``max_client_requests``), so that
-four saves and a list on one connection would make the list wait for the saves.
+writing memory to disk takes as long as the disk does. Each lane has connections of its own; a libvirtd reads no
+more than five unanswered requests from one connection (``max_client_requests``), so that four saves and a list on
+one connection would make the list wait for the saves.
+
+A call can hang for ever, as on a guest whose QEMU is stopped. Whoever called it gives it up; its thread and its
+connection are given up with it, and the lane gets a new connection in the place of that one, so that however many
+guests hang, the others are served. Libvirtd itself is what they can use up: it works on twenty calls at a time.
 
 Away is noticed at once by the connection's close callback, after at most 20 s by keepalive where libvirtd hangs
 without closing. From then on every call is refused with ``HypervisorUnavailable`` until a connection stands again.
@@ -14,16 +18,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import threading
+import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from typing import Any, Final, TypeVar
 
 import libvirt
 
 from stateward.agent.driver import DriverError, GuestMissing, HypervisorUnavailable
 from stateward.agent.libvirt.loop import EVENTS
+from stateward.agent.libvirt.threads import apart, tell
 
 T = TypeVar("T")
 
@@ -35,7 +38,15 @@ _LAST_RETRY: Final = 1.0
 _KEEPALIVE_SECONDS: Final = 5
 _KEEPALIVE_COUNT: Final = 3
 
-_THREADS_EACH: Final = 4
+#: Calls at a time on one connection.
+_CALLS_EACH: Final = 4
+
+#: Calls that may hang at a time; then libvirtd's own threads are used up (``max_workers``), and it counts as away.
+_HANGING: Final = 20
+
+#: Seconds that connecting may take, and that closing waits for calls in progress.
+_CONNECT_SECONDS: Final = 30.0
+_CLOSE_SECONDS: Final = 5.0
 
 
 class Lane(enum.Enum):
@@ -54,7 +65,7 @@ class Lane(enum.Enum):
 
     @property
     def connections(self) -> int:
-        """How many connections its threads share, four threads each."""
+        """How many connections its calls share, four calls at a time on each."""
         return self.value[1]
 
 
@@ -69,22 +80,29 @@ class Change(enum.Enum):
 OnChange = Callable[[str | None, Change], None]
 
 
+class _Line:
+    """One connection of a lane, and the calls on it."""
+
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        self.connection = connection
+        #: Calls on it that have not come back, hanging ones too.
+        self.calls = 0
+
+
 class _Links:
     """The connections of one time that libvirtd was there."""
 
-    def __init__(self) -> None:
-        self.lanes: dict[Lane, tuple[libvirt.virConnect, ...]] = {}
+    def __init__(self, first: libvirt.virConnect) -> None:
+        #: The one that events come by.
+        self.first = first
+        self.lanes: dict[Lane, list[_Line]] = {}
         #: The callbacks registered on the first connection.
         self.callbacks: list[int] = []
 
-    @property
-    def first(self) -> libvirt.virConnect:
-        """The one that events come by."""
-        return self.lanes[Lane.LOOK][0]
-
     def all(self) -> list[libvirt.virConnect]:
-        """Return each connection once."""
-        return list({id(each): each for lane in self.lanes.values() for each in lane}.values())
+        """Return each connection once, the first one first."""
+        lines = [line.connection for lane in self.lanes.values() for line in lane]
+        return list({id(each): each for each in (self.first, *lines)}.values())
 
     def close(self) -> None:
         """Close what can be closed; one whose other end is gone says so, and is closed all the same.
@@ -119,42 +137,46 @@ class Connection:
         self._why = "it was not asked yet"
         self._lost = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
-        self._threads: dict[Lane, ThreadPoolExecutor] = {}
-        #: Connecting has a thread of its own: it can hang, and then it must hold nobody up but itself.
-        self._connecting: ThreadPoolExecutor | None = None
-        self._slot = threading.local()
+        self._free = {lane: asyncio.Semaphore(_CALLS_EACH * lane.connections) for lane in Lane}
+        #: Calls that have not come back.
+        self._calls = 0
+        #: Those of them that nobody waits for any more.
+        self._hanging = 0
+        self._quiet = asyncio.Event()
+        #: Connections being made in the place of those with a hanging call.
+        self._renewals: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Try to connect once, then keep trying in the background; never raises for a libvirtd that is away."""
         libvirt.registerErrorHandler(_quiet, None)
         EVENTS.acquire()
-        for lane in Lane:
-            numbers = count()
-            self._threads[lane] = ThreadPoolExecutor(
-                max_workers=_THREADS_EACH * lane.connections,
-                thread_name_prefix=f"libvirt-{lane.label}",
-                initializer=self._take_slot,
-                initargs=(numbers,),
-            )
-        self._connecting = ThreadPoolExecutor(max_workers=1, thread_name_prefix="libvirt-connect")
         tried = asyncio.Event()
         self._keeper = asyncio.create_task(self._keep(tried), name="libvirt-connection")
         await tried.wait()
 
     async def close(self) -> None:
-        """Disconnect and end the threads; calls in progress are waited for. Guests run on."""
-        if self._keeper is None or self._connecting is None:
+        """Disconnect; calls in progress are waited for, but not for long. Guests run on."""
+        if self._keeper is None:
             return
-        self._keeper.cancel()
+        tasks = [self._keeper, *self._renewals]
+        for task in tasks:
+            task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await self._keeper
+            await asyncio.gather(*tasks, return_exceptions=True)
         self._keeper = None
         self._why = "the driver was closed"
         await self._drop()
-        pools = [*self._threads.values(), self._connecting]
-        for pool in pools:
-            await asyncio.to_thread(pool.shutdown)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                while self._calls:
+                    self._quiet.clear()
+                    await self._quiet.wait()
         await asyncio.to_thread(EVENTS.release)
+
+    @property
+    def renewing(self) -> bool:
+        """Whether a connection is being made in the place of one that a call hangs on."""
+        return bool(self._renewals)
 
     async def run(self, lane: Lane, call: Callable[[libvirt.virConnect], T]) -> T:
         """Run a blocking call on one of the lane's threads.
@@ -164,34 +186,73 @@ class Connection:
             GuestMissing: libvirt says that there is no such domain.
             DriverError: libvirt refused; the message is libvirt's own.
         """
-        links = self._links
-        if links is None:
-            raise HypervisorUnavailable(self._unavailable())
+        async with self._free[lane]:
+            links = self._links
+            if links is None:
+                raise HypervisorUnavailable(self._unavailable())
+            if self._hanging >= _HANGING:
+                why = f"{self._hanging} calls hang; restart libvirtd"
+                raise HypervisorUnavailable(self._unavailable(why))
+            line = min(links.lanes[lane], key=lambda line: line.calls)
+            return await self._on(line, links, lane, call)
+
+    async def _on(self, line: _Line, links: _Links, lane: Lane, call: Callable[[libvirt.virConnect], T]) -> T:
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads[lane], self._call, links, lane, call, loop)
+        given_up = False
+
+        def ended() -> None:
+            line.calls -= 1
+            self._calls -= 1
+            self._hanging -= given_up
+            self._quiet.set()
+
+        line.calls += 1
+        self._calls += 1
+        try:
+            return await apart(
+                f"libvirt-{lane.label}",
+                functools.partial(self._call, line.connection, links, call, loop),
+                ended=ended,
+            )
+        except asyncio.CancelledError:
+            given_up = True
+            self._hanging += 1
+            if self._keeper is not None and not self._in_memory:
+                task = asyncio.create_task(self._renew(line, links, lane), name="libvirt-renewal")
+                self._renewals.add(task)
+                task.add_done_callback(self._renewals.discard)
+            raise
+
+    async def _renew(self, line: _Line, links: _Links, lane: Lane) -> None:
+        """Put a new connection in the place of one that a call hangs on; the old one ends with its calls."""
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                connection = await apart("libvirt-connect", self._open, late=_close)
+        except (TimeoutError, libvirt.libvirtError):
+            # As long as libvirtd takes no connection, the old one is what there is.
+            return
+        lines = links.lanes[lane]
+        if links is not self._links or line not in lines:
+            await apart("libvirt-close", functools.partial(_close, connection))
+            return
+        lines[lines.index(line)] = _Line(connection)
 
     def _call(
         self,
+        connection: libvirt.virConnect,
         links: _Links,
-        lane: Lane,
         call: Callable[[libvirt.virConnect], T],
         loop: asyncio.AbstractEventLoop,
     ) -> T:
-        connections = links.lanes[lane]
-        slot: int = self._slot.number
-        connection = connections[slot % len(connections)]
         try:
             return call(connection)
         except libvirt.libvirtError as error:
             if not _alive(connection):
-                _tell(loop, self._lose, links, error.get_error_message())
+                tell(loop, self._lose, links, error.get_error_message())
                 raise HypervisorUnavailable(self._unavailable(error.get_error_message())) from error
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 raise GuestMissing(f"libvirt: {error.get_error_message()}") from error
             raise DriverError(f"libvirt: {error.get_error_message()}") from error
-
-    def _take_slot(self, numbers: count[int]) -> None:
-        self._slot.number = next(numbers)
 
     def _unavailable(self, why: str | None = None) -> str:
         return f"libvirt at {self._uri} cannot be asked: {why or self._why}. It is tried again by itself."
@@ -203,9 +264,11 @@ class Connection:
         while True:
             self._lost = asyncio.Event()
             try:
-                links = await loop.run_in_executor(self._connecting, self._connect, loop)
-            except libvirt.libvirtError as error:
-                self._why = error.get_error_message()
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    connect = functools.partial(self._connect, loop)
+                    links = await apart("libvirt-connect", connect, late=_Links.close)
+            except (TimeoutError, libvirt.libvirtError) as error:
+                self._why = _sentence(error)
                 tried.set()
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, _LAST_RETRY)
@@ -225,8 +288,10 @@ class Connection:
     async def _drop(self) -> None:
         links, self._links = self._links, None
         if links is not None:
-            loop = asyncio.get_running_loop()
-            await loop.run_in_executor(self._connecting, links.close)
+            # A libvirtd that hangs can hold up the closing too; it is done beside whatever comes next.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await apart("libvirt-close", links.close)
 
     def _lose(self, links: _Links, why: str) -> None:
         # A late word about connections that were replaced already says nothing of the present ones.
@@ -234,25 +299,30 @@ class Connection:
             self._why = why
             self._lost.set()
 
+    def _open(self) -> libvirt.virConnect:
+        connection = libvirt.open(self._uri)
+        if not self._in_memory:
+            connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
+        return connection
+
     def _connect(self, loop: asyncio.AbstractEventLoop) -> _Links:
-        links = _Links()
+        links = _Links(self._open())
         try:
-            first = libvirt.open(self._uri)
             for lane in Lane:
-                links.lanes[lane] = tuple(
-                    first
-                    if self._in_memory or (lane is Lane.LOOK and number == 0)
-                    else libvirt.open(self._uri)
+                links.lanes[lane] = [
+                    _Line(
+                        links.first
+                        if self._in_memory or (lane is Lane.LOOK and number == 0)
+                        else self._open()
+                    )
                     for number in range(lane.connections)
-                )
+                ]
             if not self._in_memory:
-                for connection in links.all():
-                    connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
 
                 def closed(*_: object) -> None:
-                    _tell(loop, self._lose, links, "it closed the connection")
+                    tell(loop, self._lose, links, "it closed the connection")
 
-                first.registerCloseCallback(closed, None)
+                links.first.registerCloseCallback(closed, None)
             self._listen(links, loop)
         except libvirt.libvirtError:
             links.close()
@@ -264,10 +334,10 @@ class Connection:
 
         def lifecycle(_: object, domain: libvirt.virDomain, event: int, *__: object) -> None:
             change = Change.DEFINITION if event in definitions else Change.STATE
-            _tell(loop, self._on_change, domain.UUIDString(), change)
+            tell(loop, self._on_change, domain.UUIDString(), change)
 
         def io_error(_: object, domain: libvirt.virDomain, *__: object) -> None:
-            _tell(loop, self._on_change, domain.UUIDString(), Change.STATE)
+            tell(loop, self._on_change, domain.UUIDString(), Change.STATE)
 
         for event, callback in (
             (libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle),
@@ -276,10 +346,13 @@ class Connection:
             links.callbacks.append(links.first.domainEventRegisterAny(None, event, callback, None))
 
 
-def _tell(loop: asyncio.AbstractEventLoop, what: Callable[..., None], *args: object) -> None:
-    # The event loop can be gone when libvirt's thread delivers the last event of a closed driver.
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(what, *args)
+def _close(connection: libvirt.virConnect) -> None:
+    with contextlib.suppress(libvirt.libvirtError):
+        connection.close()
+
+
+def _sentence(error: TimeoutError | libvirt.libvirtError) -> str:
+    return error.get_error_message() if isinstance(error, libvirt.libvirtError) else "it takes no connection"
 
 
 def _alive(connection: libvirt.virConnect) -> bool:

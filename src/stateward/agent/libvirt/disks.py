@@ -6,7 +6,6 @@ killed agent left is completed or made anew.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from stateward.agent import seeds
 from stateward.agent.driver import DriverError, ImageFiles
 from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, read_image, usable_image
 from stateward.agent.libvirt.extra_disks import extra_disks, write
+from stateward.agent.libvirt.threads import on_thread
 from stateward.agent.libvirt.tools import failure, qemu_img, run, sync, whole
 from stateward.agent.libvirt.xml import Files
 from stateward.domain.records import GuestSpec, ImageFacts
@@ -101,7 +101,7 @@ class Disks:
                 doing = f"The instance's further disks cannot be made in {home.folder}"
                 await _do(doing, functools.partial(self._make_folder, home))
                 async with whole(extra.path, doing) as part:
-                    await asyncio.to_thread(write, extra, part)
+                    await on_thread(write, extra, part)
         await self._make(home, home.disk, home.images, spec.image, spec.disk * _GIB)
 
     async def write_seed(self, spec: GuestSpec) -> None:
@@ -118,10 +118,10 @@ class Disks:
             return
         files = seeds.documents(spec.instance_id, spec.seed, spec.ports)
         doing = "What the guest is told of itself cannot be written"
-        if not await asyncio.to_thread(seeds.is_of, home.seed, files):
+        if not await on_thread(seeds.is_of, home.seed, files):
             async with whole(home.seed, doing) as part:
-                content = await asyncio.to_thread(seeds.image, files)
-                await asyncio.to_thread(part.write_bytes, content)
+                content = await on_thread(seeds.image, files)
+                await on_thread(part.write_bytes, content)
 
     async def prepare_rescue(self, spec: GuestSpec) -> None:
         """Make the rescue disk, unless it is there; it has its image's own size.
@@ -237,7 +237,7 @@ class Disks:
             for other in _boot_images(image):
                 if other is not None:
                     await self._bases.link(other, links / other, None)
-            virtual_size = (await asyncio.to_thread(usable_image, base, image.disk_format)).virtual_size
+            virtual_size = (await on_thread(usable_image, base, image.disk_format)).virtual_size
         except OSError as error:
             raise failure(doing, error.strerror or str(error)) from error
         if 0 < size < virtual_size:
@@ -286,7 +286,7 @@ def _boot_images(image: ImageFacts) -> tuple[str | None, str | None]:
 async def _do(doing: str, act: Callable[[], None]) -> None:
     """Do something that blocks, on a thread; an ``OSError`` becomes a ``DriverError``."""
     try:
-        await asyncio.to_thread(act)
+        await on_thread(act)
     except OSError as error:
         raise failure(doing, error.strerror or str(error)) from error
 

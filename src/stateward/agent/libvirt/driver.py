@@ -28,6 +28,7 @@ from stateward.agent.libvirt.disks import Disks
 from stateward.agent.libvirt.host import Accelerator, describe
 from stateward.agent.libvirt.snapshots import Snapshots
 from stateward.agent.libvirt.states import observed
+from stateward.agent.libvirt.threads import on_thread
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.networks import PortAddress, mac_of
 from stateward.domain.records import GuestSpec
@@ -110,7 +111,7 @@ class LibvirtDriver:
     async def facts(self) -> HostFacts:
         """Describe the host; the disk is the file system that the data folder is on."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        disk = await asyncio.to_thread(shutil.disk_usage, self._folder)
+        disk = await on_thread(shutil.disk_usage, self._folder)
         return await self._look(lambda connection: _facts(connection, disk.total, disk.used))
 
     async def list(self) -> builtins.list[Guest]:
@@ -254,7 +255,7 @@ class LibvirtDriver:
 
     async def console(self, instance_id: str) -> bytes:
         """Return the console log's end."""
-        return await asyncio.to_thread(self._disks.console, instance_id)
+        return await on_thread(self._disks.console, instance_id)
 
     async def open_console(self, instance_id: str) -> LibvirtConsole:
         """Connect to the serial console."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from stateward.agent.driver import ImageFiles
 from stateward.agent.libvirt.bases import FOLDER_MODE
-from stateward.agent.libvirt.tools import failure, part_of, qemu_img, sync, whole
+from stateward.agent.libvirt.threads import on_thread
+from stateward.agent.libvirt.tools import failure, parts_of, qemu_img, sync, whole
 
 DOING = "The instance's disk cannot be copied"
 
@@ -55,12 +55,12 @@ class Snapshots:
         file = self.file(image_id)
 
         def unlink() -> None:
-            for path in (part_of(file), file):
+            for path in (*parts_of(file), file):
                 if path.exists():
                     path.unlink()
                     sync(self._folder)
 
         try:
-            await asyncio.to_thread(unlink)
+            await on_thread(unlink)
         except OSError as error:
             raise failure(f"{file} cannot be deleted", error.strerror or str(error)) from error

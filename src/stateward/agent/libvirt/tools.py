@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import glob
 import os
 import shutil
+import uuid
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
 from stateward.agent.driver import DriverError
+from stateward.agent.libvirt.threads import on_thread
 
 _PART: Final = ".part"
 
@@ -33,8 +36,16 @@ def failure(doing: str, detail: str) -> DriverError:
 
 
 def part_of(target: Path) -> Path:
-    """Return the name that a file has until it is whole."""
-    return target.with_name(f"{target.name}{_PART}")
+    """Return the name that a file has until it is whole.
+
+    Each time another: a call that was given up can still be at work on the one before, and would rename this one.
+    """
+    return target.with_name(f"{target.name}.{uuid.uuid4().hex}{_PART}")
+
+
+def parts_of(target: Path) -> list[Path]:
+    """Return what was begun of a file and left by a killed agent."""
+    return list(target.parent.glob(f"{glob.escape(target.name)}.*{_PART}"))
 
 
 @contextlib.asynccontextmanager
@@ -50,9 +61,10 @@ async def whole(target: Path, doing: str) -> AsyncGenerator[Path]:
     """
     part = part_of(target)
     try:
-        part.unlink(missing_ok=True)
+        for left in parts_of(target):
+            left.unlink(missing_ok=True)
         yield part
-        await asyncio.to_thread(_settle, part, target)
+        await on_thread(_settle, part, target)
     except OSError as error:
         raise failure(doing, error.strerror or str(error)) from error
     finally:

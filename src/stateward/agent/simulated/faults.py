@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Final, TypeVar
 
 import msgspec
+
+from stateward.agent.driver import DriverError
 
 T = TypeVar("T")
 
@@ -31,8 +34,9 @@ class Call(msgspec.Struct, kw_only=True):
 class Hang:
     """The next call of one method does not go on before ``release``; nothing has come of it until then."""
 
-    def __init__(self) -> None:
-        """Begin unreached and unreleased."""
+    def __init__(self, *, outlives: bool) -> None:
+        """Begin unreached and unreleased; see ``Faults.hang_next``."""
+        self.outlives = outlives
         self.reached = asyncio.Event()
         self._released = asyncio.Event()
 
@@ -57,6 +61,8 @@ class Faults:
         self._hangs: defaultdict[str, deque[Hang]] = defaultdict(deque)
         #: The error, and whether it comes after the effect.
         self._failures: defaultdict[str, deque[tuple[Exception, bool]]] = defaultdict(deque)
+        #: Calls that nobody waits for any more; the event loop itself keeps tasks by weak references only.
+        self._late: list[asyncio.Task[None]] = []
 
     def set_latency(self, seconds: float, method: str | None = None) -> None:
         """Make calls of one method, or of every one that was not named by itself, take so many seconds."""
@@ -72,9 +78,15 @@ class Faults:
         """
         self._failures[method].append((error, after))
 
-    def hang_next(self, method: str) -> Hang:
-        """Make the next call of a method wait until what this returns is released."""
-        hang = Hang()
+    def hang_next(self, method: str, *, outlives: bool = False) -> Hang:
+        """Make the next call of a method wait until what this returns is released.
+
+        Args:
+            method: of the driver.
+            outlives: it takes effect then though it was cancelled before, as a call does that is under way in a
+                real hypervisor; otherwise a cancelled one has no effect.
+        """
+        hang = Hang(outlives=outlives)
         self._hangs[method].append(hang)
         return hang
 
@@ -99,10 +111,22 @@ class Faults:
         # Even without latency another task gets a turn, as it does with every real hypervisor.
         await asyncio.sleep(self._latencies.get(name, self._latency))
         if hang is not None:
-            await hang.hold()
+            try:
+                await hang.hold()
+            except asyncio.CancelledError:
+                if hang.outlives:
+                    self._late.append(asyncio.create_task(_late(hang, act)))
+                raise
         if error is not None and not after:
             raise error
         answer = act()
         if error is not None:
             raise error
         return answer
+
+
+async def _late(hang: Hang, act: Callable[[], object]) -> None:
+    await hang.hold()
+    # Whoever would hear of its failure has gone.
+    with contextlib.suppress(DriverError):
+        act()
