@@ -48,6 +48,8 @@ class FailingDatabase:
         self._database = database
         self.dialect = database.dialect
         self.failures = 0
+        #: Counts them.
+        self.writes = 0
         self._pass = 0
 
     def fails(self, count: int, *, after: int = 0) -> None:
@@ -60,6 +62,7 @@ class FailingDatabase:
 
     async def write(self, work: Work[T]) -> T:
         """Write, or fail and keep nothing."""
+        self.writes += 1
         if self.failures and self._pass:
             self._pass -= 1
         elif self.failures:

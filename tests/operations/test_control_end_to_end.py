@@ -156,3 +156,18 @@ async def test_save_leaves_a_suspended_instance_that_can_be_resumed(stack: Contr
     assert (await stack.do("resume", row.id)).vm_state is VmState.ACTIVE
     assert await stack.history(row.id) == ["create succeeded", "stop succeeded", "resume succeeded"]
     assert await stack.verdicts(row.id) == []
+
+
+async def test_fifty_guests_shut_down_side_by_side(stack: Controlled) -> None:
+    """Each takes 30 s, and so do they all; of each the wait is written once, and its end."""
+    guests = await asyncio.gather(*(stack.create("stateward.shutdown=30") for _ in range(50)))
+    writes = stack.database.writes
+    for instance_id in guests:
+        await stack.act("stop", instance_id)
+    await asyncio.sleep(31)
+    rows = [await stack.instance(instance_id) for instance_id in guests]
+    assert {(row.vm_state, row.task_state) for row in rows} == {(VmState.STOPPED, None)}
+    told = [operation.progress for each in guests for operation in (await stack.operations(each))[1:]]
+    assert {None if each is None else each.waits_for for each in told} == {WaitsFor.GUEST}
+    # Admission, outbox, progress, result and what the host reports meanwhile.
+    assert stack.database.writes - writes <= 6 * len(guests)

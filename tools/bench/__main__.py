@@ -25,6 +25,7 @@ from typing import Any
 from tools.bench.guests import measure_guests
 from tools.bench.load import load, request
 from tools.bench.served import Served, serve
+from tools.bench.shutdowns import GUESTS, TAKES, measure_shutdowns
 
 CLIENTS = 8
 INSTANCES = 1000
@@ -92,6 +93,10 @@ def measure_api(report: Report, home: Path, seconds: float) -> None:
         report.add("one GET, one client, median", one * 1000, "ms")
         report.add("list of 100 details, one client, median", many * 1000, "ms")
         report.add("list of 100 details / one GET", many / one, "x", most=12)
+        slow = make_image(server, os_command_line=f"stateward.shutdown={TAKES:g}")
+        create(server, slow, GUESTS)
+        newest = server.call("GET", f"/servers?limit={GUESTS}&sort_key=created_at&sort_dir=desc")["servers"]
+        asyncio.run(measure_shutdowns(report.add, server, [each["id"] for each in newest], ids[0]))
         report.add("resident memory, 1,000 instances, after the load", server.resident(), "MB", most=150)
 
 
@@ -149,9 +154,9 @@ def ratio(
     )
 
 
-def make_image(server: Served) -> str:
-    """Upload a small image and return its id."""
-    body = {"name": "bench", "disk_format": "raw", "container_format": "bare"}
+def make_image(server: Served, **properties: str) -> str:
+    """Upload a small image with these properties and return its id."""
+    body = {"name": "bench", "disk_format": "raw", "container_format": "bare", **properties}
     image = server.ask("POST", "/image/v2/images", body)
     server.upload(f"/image/v2/images/{image['id']}/file", b"\0" * 1024)
     return str(image["id"])
