@@ -181,3 +181,28 @@ async def test_pages_of_others_may_not_connect(cloud: Cloud, origin: str, *, may
             403,
             "Pages of this origin may not connect to consoles ([console] allowed_origins).",
         )
+
+
+@pytest.mark.parametrize(
+    ("length", "output"),
+    [
+        (None, "stateward-guest: up\nstateward-guest: console: a\t[1mb\nstateward-guest: console: c\n"),
+        (-1, "stateward-guest: up\nstateward-guest: console: a\t[1mb\nstateward-guest: console: c\n"),
+        ("2", "stateward-guest: console: a\t[1mb\nstateward-guest: console: c\n"),
+        (1, "stateward-guest: console: c\n"),
+        (0, ""),
+    ],
+)
+async def test_the_log_is_read_without_terminals_codes(
+    cloud: Cloud, length: int | str | None, output: str
+) -> None:
+    """The last lines that are asked for; control characters are left out, as in Nova."""
+    instance_id = await cloud.stack.create()
+    socket = Socket(cloud, await address(cloud, instance_id))
+    await socket.connect()
+    socket.type(b"a\t\x1b[1mb\x00\nc\n")
+    await socket.next()
+    await socket.next()
+    await socket.leave()
+    answer = await cloud.act(instance_id, "os-getConsoleOutput", {"length": length})
+    assert (answer.status, answer.body) == (200, {"output": output})

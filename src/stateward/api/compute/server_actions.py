@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ IN_FLIGHT_HEADER = "x-stateward-operation-in-flight"
 OPERATION_HEADER = "x-stateward-operation"
 #: Seconds a host has to answer for a console log.
 _CONSOLE_SECONDS = 10.0
+#: What Nova leaves out of a console's output: control characters, but for tabs and ends of lines.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 #: More lines than any console log has.
 _MOST_LINES = 2**31
 
@@ -129,7 +132,7 @@ async def _console_output(call: Call, instance_id: str, options: ConsoleOutput |
     answer = msgspec.json.decode(raw, type=ConsoleReply)
     if answer.error is not None:
         raise Conflict(answer.error)
-    return reply({"output": answer.output})
+    return reply({"output": _CONTROL.sub("", answer.output)})
 
 
 async def _change_password(call: Call, instance_id: str, options: ChangePassword) -> Response:
