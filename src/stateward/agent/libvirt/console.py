@@ -57,6 +57,11 @@ class LibvirtConsole:
         self._why: str | None = None
         self._over = False
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was connected and has let go since."""
+        return self._why is not None and self._stream is None
+
     async def open(self) -> None:
         """Connect, in the stead of whoever is connected.
 
@@ -184,6 +189,8 @@ class LibvirtConsoles:
             GuestMissing, DriverError: the guest is off.
         """
         console = LibvirtConsole(self._connection, instance_id)
+        # Here rather than when each is closed: nobody else has an interest in the list.
+        self._newest = {name: each for name, each in self._newest.items() if not each.closed}
         before = self._newest.pop(instance_id, None)
         if before is not None:
             await before.close(TAKEN)
