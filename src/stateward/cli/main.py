@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Mapping
+from typing import Final
+
 import click
 
 from stateward import __version__
-from stateward.cli.serve import serve
+
+#: Loaded when they are asked for: a look at an operation need not wait for a whole server's libraries.
+_COMMANDS: Final[Mapping[str, str]] = {
+    "operation": "stateward.cli.operation",
+    "serve": "stateward.cli.serve",
+}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    """The commands, each named as in its module."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name)
+        return command
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(__version__, prog_name="stateward")
 def main() -> None:
     """Keep every VM instance in the state it is supposed to be in."""
-
-
-main.add_command(serve)

@@ -1,0 +1,227 @@
+"""A small client of this server's APIs, on the standard library: asking, and following a stream of events."""
+
+from __future__ import annotations
+
+import contextlib
+import http
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Iterator
+from http.client import HTTPException, HTTPResponse
+from typing import Any, Final, cast
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from stateward.cli.credentials import Cloud, login_of
+
+#: Seconds an answer may take.
+_TIMEOUT: Final = 60.0
+#: Seconds a stream may be silent: several heartbeats of the server's.
+_SILENCE: Final = 60.0
+_ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+Operation = dict[str, Any]
+
+
+class Failed(Exception):
+    """What was asked cannot be done; ``str()`` is for people."""
+
+
+class Unreachable(Failed):
+    """The server does not answer."""
+
+
+class Client:
+    """Speaks to one cloud; logs in when it must."""
+
+    def __init__(self, cloud: Cloud) -> None:
+        """Enter this cloud."""
+        self._cloud = cloud
+        self._tls: ssl.SSLContext | None = None
+        self._token: str | None = None
+        self._endpoints: dict[str, str] = {}
+
+    def operations(self, **filters: str | tuple[str, ...] | None) -> list[Operation]:
+        """Return the newest operations that the filters let through."""
+        given = {name: value for name, value in filters.items() if value not in {None, ()}}
+        page: dict[str, Any] = self._ask("GET", "stateward", f"/operations?{urlencode(given, doseq=True)}")
+        found: list[Operation] = page["operations"]
+        return found
+
+    def operation(self, name: str) -> Operation:
+        """Return the operation of an id, or a server's running, else newest, operation.
+
+        Raises:
+            Failed: there is none.
+        """
+        server = name
+        if _ID.fullmatch(name):
+            with contextlib.suppress(_NotFound):
+                return self._one("GET", f"/operations/{name}")
+        else:
+            server = self.server(name)
+        found = self.operations(instance=server, limit="50")
+        running = [each for each in found if not each["final"]]
+        if not found:
+            raise Failed(f"There is no operation, and no server with one, that is named {name!r}.")
+        return (running or found)[0]
+
+    def server(self, name: str) -> str:
+        """Return the id of the server with a name; an id is returned as it is.
+
+        Raises:
+            Failed: there is none, or there are several.
+        """
+        if _ID.fullmatch(name):
+            return name
+        query = urlencode({"name": f"^{re.escape(name)}$"})
+        found: list[dict[str, str]] = self._ask("GET", "compute", f"/servers?{query}")["servers"]
+        if not found:
+            raise Failed(f"There is no operation and no server that is named {name!r}.")
+        if len(found) > 1:
+            ids = ", ".join(each["id"] for each in found)
+            raise Failed(f"Several servers are named {name!r}; use an id: {ids}.")
+        return found[0]["id"]
+
+    def order(self, operation_id: str, command: str, **options: int) -> Operation:
+        """Give an order to an operation, and return it as it is then.
+
+        Raises:
+            Failed: with what the server says.
+        """
+        return self._one("POST", f"/operations/{operation_id}/{command}", options)
+
+    def follow(self, operation_id: str) -> Iterator[Operation]:
+        """Return an operation as it is and then after each change, until its end or the stream's.
+
+        Raises:
+            Failed: it cannot be followed.
+            Unreachable: the stream broke.
+        """
+        with self._open("GET", "stateward", f"/operations/{operation_id}/events", timeout=_SILENCE) as stream:
+            while True:
+                try:
+                    line = stream.readline()
+                except (OSError, HTTPException) as error:
+                    raise Unreachable(f"The server stopped answering: {error}") from None
+                if not line:
+                    return
+                if line.startswith(b"data: "):
+                    yield from _decoded(line[6:])["operations"]
+
+    def _one(self, method: str, path: str, body: object = None) -> Operation:
+        found: Operation = self._ask(method, "stateward", path, body)
+        return found
+
+    def _ask(self, method: str, service: str, path: str, body: object = None) -> Any:
+        with self._open(method, service, path, body) as response:
+            return _decoded(_read(response))
+
+    @contextlib.contextmanager
+    def _open(
+        self, method: str, service: str, path: str, body: object = None, *, timeout: float = _TIMEOUT
+    ) -> Generator[HTTPResponse]:
+        """Ask, once more with a new token when the old one has ended."""
+        fresh = self._token is None
+        while True:
+            if self._token is None:
+                self._log_in()
+            address = self._endpoints.get(service)
+            if address is None:
+                raise Failed(f"This cloud's catalog has no service of type {service!r}: it is no Stateward.")
+            headers = {"x-auth-token": self._token or ""}
+            try:
+                with self._send(method, address + path, headers, body, timeout) as response:
+                    yield response
+            except _NotAllowedIn:
+                if fresh:
+                    raise
+                self._token, fresh = None, True
+            else:
+                return
+
+    def _log_in(self) -> None:
+        auth = self._cloud.auth
+        address = (auth.auth_url or "").rstrip("/")
+        if not address.endswith("/v3"):
+            address += "/v3"
+        with self._send("POST", f"{address}/auth/tokens", {}, login_of(auth), _TIMEOUT) as response:
+            token = response.headers["x-subject-token"]
+            said = _decoded(_read(response))["token"]
+        self._endpoints = {
+            service["type"]: endpoint["url"]
+            for service in said.get("catalog", [])
+            for endpoint in service["endpoints"]
+            if endpoint["interface"] == "public"
+        }
+        self._token = token
+
+    @contextlib.contextmanager
+    def _send(
+        self, method: str, url: str, headers: dict[str, str], body: object, timeout: float
+    ) -> Generator[HTTPResponse]:
+        data = None if body is None else msgspec.json.encode(body)
+        if data is not None:
+            headers = headers | {"content-type": "application/json"}
+        address = quote(url, safe="/:?&=%[]@!$'()*+,;~#")
+        # The credentials were checked to name an http address.
+        request = urllib.request.Request(address, data, headers, method=method)  # noqa: S310
+        try:
+            response = urllib.request.urlopen(request, timeout=timeout, context=self._context(url))  # noqa: S310
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _refused(error.code, error.read()) from None
+        except (OSError, HTTPException) as error:
+            why = getattr(error, "reason", error)
+            raise Unreachable(f"The server cannot be reached at {url.partition('?')[0]}: {why}") from None
+        with response:
+            yield cast("HTTPResponse", response)
+
+    def _context(self, url: str) -> ssl.SSLContext | None:
+        if not url.startswith("https:"):
+            return None
+        if self._tls is None:
+            try:
+                self._tls = ssl.create_default_context(cafile=self._cloud.cacert)
+            except OSError as error:
+                raise Failed(f"The file {self._cloud.cacert} cannot be used as cacert: {error}") from None
+            if not self._cloud.verify:
+                self._tls.check_hostname = False
+                self._tls.verify_mode = ssl.CERT_NONE
+        return self._tls
+
+
+class _NotFound(Failed):
+    """There is no such thing."""
+
+
+class _NotAllowedIn(Failed):
+    """The token or the credentials are not good."""
+
+
+def _read(response: HTTPResponse) -> bytes:
+    try:
+        return response.read()
+    except (OSError, HTTPException) as error:
+        raise Unreachable(f"The server stopped answering: {error}") from None
+
+
+def _decoded(raw: bytes) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise Failed("The server's answer is not JSON; is it a Stateward?") from None
+
+
+def _refused(status: int, raw: bytes) -> Failed:
+    """Make the error of a refusal, in whichever of the APIs' formats it is."""
+    sentence = f"The server answered {status} {http.HTTPStatus(status).phrase}."
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, AttributeError, StopIteration):
+        body: Any = msgspec.json.decode(raw)
+        fault: Any = body if "detail" in body else next(iter(body.values()))
+        sentence = str(fault.get("detail") or fault.get("message") or sentence)
+    kinds: dict[int, type[Failed]] = {401: _NotAllowedIn, 404: _NotFound}
+    return kinds.get(status, Failed)(sentence)
