@@ -215,6 +215,30 @@ def test_key_pairs(member: OpenStack) -> None:
     assert member.json("keypair list") == []
 
 
+def test_server_groups(member: OpenStack, admin: OpenStack) -> None:
+    """A group is made, listed, shown with its server, and deleted; the second server finds no other host."""
+    made = member.json("server group create --policy anti-affinity --rule max_server_per_host=1 apart")
+    assert (made["name"], made["policy"], made["members"]) == ("apart", "anti-affinity", [])
+    assert member.json("server group list") == [
+        {"ID": made["id"], "Name": "apart", "Policy": "anti-affinity"}
+    ]
+    create = f"server create --image guest --flavor tiny --network none --hint group={made['id']}"
+    first = member.json(f"{create} first")["id"]
+    until(member, first, "ACTIVE")
+    second = member.json(f"{create} second")["id"]
+    until(member, second, "ERROR")
+    shown = member.json("server show", second)
+    assert shown["fault"]["message"] == "No valid host was found. There are not enough hosts available."
+    assert (shown["server_groups"], shown["scheduler_hints"]) == ([made["id"]], {"group": made["id"]})
+    assert member.json("server group show apart")["members"] == [first, second]
+    member("server delete --wait", first, second)
+    assert [each["ID"] for each in admin.json("server group list --all-projects")] == [made["id"]]
+    member("server group delete apart")
+    assert member.json("server group list") == []
+    missing = made["id"]
+    assert f"Instance group {missing} could not be found." in member.refused(f"{create} third")
+
+
 def test_what_operators_look_at(admin: OpenStack, member: OpenStack) -> None:
     """Zones are for everybody; hosts are for the provider's staff."""
     assert member.json("availability zone list") == [{"Zone Name": "nova", "Zone Status": "available"}]

@@ -1,7 +1,7 @@
 """Placement: which host gets an instance. Pure: candidates and a wish in, a host or the reasons against each out.
 
 ``FILTERS`` and ``WEIGHERS`` are the whole policy, one named function a rule. What is decided here is a proposal: the
-write that claims the room tests it again in its WHERE clause (ADR 0009).
+write that claims the room tests it again in its WHERE clause (ADR 0012).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A claim is a row, by instance and purpose, and part of the sums in its host's row. The room is tested in the WHERE
 clause of the UPDATE that takes it, so no race overcommits; it is given back by the rows that a DELETE returns, each
-of which is returned once, so giving back twice, or what was never taken, changes nothing (ADR 0009).
+of which is returned once, so giving back twice, or what was never taken, changes nothing (ADR 0012).
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from stateward.api.compute import (
     keypairs,
     limits,
     quotas,
+    server_groups,
     versions,
     zones,
 )
@@ -38,7 +39,7 @@ _ROLES = {
     "stranger": frozenset({"reader", "member"}),
     "admin": frozenset({"reader", "member", "admin"}),
 }
-_MODULES = (flavors, keypairs, limits, zones, host_services, hypervisors, extensions, quotas)
+_MODULES = (flavors, keypairs, limits, zones, host_services, hypervisors, extensions, quotas, server_groups)
 
 
 class Tokens:
