@@ -297,7 +297,7 @@ async def test_a_cancel_leaves_everything_as_it_is(bench: Workbench) -> None:
     assert result.message.startswith(
         "Cancelled. The guest was already asked to shut down by its power button, 7.0"
     )
-    assert result.message.endswith("s before: it was left on, and may still go off by itself.")
+    assert result.message.endswith("s before: nothing more is done to it, and it may still go off by itself.")
     await asyncio.sleep(100)
     assert len(bench.calls("request_shutdown")) == 2
     assert bench.observed() is Observed.RUNNING
