@@ -347,6 +347,20 @@ async def test_a_cancel_that_comes_too_late_says_so(bench: Workbench) -> None:
     )
 
 
+async def test_a_cancel_that_comes_too_late_leaves_nothing_half_done(bench: Workbench) -> None:
+    """What comes after the power was taken is still done: a reboot comes back."""
+    await bench.do("create", 1, words=IGNORES)
+    hang = bench.hypervisor.hang_next("power_off")
+    reboot = await bench.send(bench.dispatch("reboot_soft", 2, seconds=5))
+    await hang.reached.wait()
+    await bench.order(reboot, 1, CANCEL)
+    await bench.settle()
+    hang.release()
+    assert (await bench.result(reboot)).outcome is Outcome.SUCCEEDED
+    assert bench.observed() is Observed.RUNNING
+    assert len(bench.calls("power_on")) == 2
+
+
 async def test_an_order_may_come_before_its_operation(bench: Workbench) -> None:
     """Messages have no order of their own: it counts from the operation's first moment."""
     await bench.do("create", 1, words=IGNORES)
