@@ -17,7 +17,7 @@ from stateward.agent.driver import Driver, ImageFiles
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from stateward.api.identity.tokens import Claims, Seal
 from stateward.server import Server
-from stateward.settings import AgentSettings, HostSettings, Settings
+from stateward.settings import AgentSettings, HostSettings, NetworkSettings, Settings
 
 #: Who there is: the role, and the project it is in. ``admin`` and ``admin-in-demo`` are one user.
 PEOPLE = {
@@ -198,12 +198,15 @@ class Cloud:
 
 
 @asynccontextmanager
-async def running_cloud(data: Path, *, database: str | None = None) -> AsyncGenerator[Cloud]:
+async def running_cloud(
+    data: Path, *, database: str | None = None, networks: tuple[NetworkSettings, ...] | None = None
+) -> AsyncGenerator[Cloud]:
     """Run a server on an empty folder, with its people, until the block ends."""
     settings = Settings(
         database=database,
         agent=AgentSettings(relist=60.0, heartbeat=60.0, patience=600.0),
         host=(HostSettings(name="h", driver="simulated"),),
+        network=Settings().network if networks is None else networks,
     )
     server = _OneSimulatedHost(
         data=data, listen=("127.0.0.1", 0), settings=settings, progress=lambda _text: None

@@ -67,6 +67,7 @@ async def test_a_token_says_who_has_it_and_for_what(world: Embedded) -> None:
         "compute",
         "compute_legacy",
         "image",
+        "network",
         "stateward",
         "identity",
     ]

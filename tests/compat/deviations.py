@@ -17,10 +17,10 @@ class Deviation(msgspec.Struct, frozen=True, kw_only=True):
     instead: dict[str, Any] | None = None
 
 
-#: Members of a server that has ports. Nova leaves them out of one without, and here there are no networks.
+#: Members of a server that has ports. Nova leaves them out of one without, and here there are no such groups.
 WITH_PORTS: Final = frozenset({"security_groups"})
 
-_NO_NETWORKS = "There are no networks yet: a server is created with none, and an id of one names nothing."
+_OWN_NETWORKS = "Networks are this installation's own, and the recorded id names none of them."
 _CELLS = (
     "There are no cells: an instance that is not there is not found, in the words of every other request."
 )
@@ -81,13 +81,13 @@ _ACTIONS: Final = [
 
 DEVIATIONS: Final = {
     "basic_003_create-v2.1": Deviation(
-        reason=_NO_NETWORKS,
+        reason=_OWN_NETWORKS,
         instead={
             "status": 400,
             "version": "2.1",
             "fault": "badRequest",
             "code": 400,
-            "message": 'Network {network} could not be found. Ask for none: "networks": "none".',
+            "message": "Network {network} could not be found.",
         },
     ),
     "basic_048_os-stop-404": Deviation(

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from stateward.domain.networks import PortAddress
 from stateward.domain.records import FlavorFacts, ImageFacts, Instance
 from stateward.domain.states import TaskState, VmState
 from stateward.store.instances import Query, page
@@ -28,6 +29,9 @@ def pair(connection: sa.Connection, yes: dict[str, Any], no: dict[str, Any]) -> 
 
 
 IMAGE_A = ImageFacts(id="a", disk_format="raw")
+
+
+GIVEN = (PortAddress(mac="52:00:00:00:00:01", address="10.0.0.17"),)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +81,8 @@ IMAGE_A = ImageFacts(id="a", disk_format="raw")
         (Query(tags_any=frozenset({"a", "b"})), {"tags": ("b",)}, {"tags": ("c",)}),
         (Query(not_tags_all=frozenset({"a", "b"})), {"tags": ("a",)}, {"tags": ("a", "b")}),
         (Query(not_tags_any=frozenset({"a", "b"})), {"tags": ("c",)}, {"tags": ("a",)}),
+        (Query(address="10.0.0.1"), {"addresses": GIVEN}, {"addresses": ()}),
+        (Query(address="10.0.0.17"), {"addresses": GIVEN}, {"addresses": ()}),
         # A tag is a whole word, in its own letters.
         (Query(tags_all=frozenset({"a"})), {"tags": ("a",)}, {"tags": ("aa", "ab")}),
         (Query(tags_all=frozenset({"Prod"})), {"tags": ("Prod",)}, {"tags": ("prod", "PROD")}),

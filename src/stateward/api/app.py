@@ -28,6 +28,7 @@ from stateward.api.compute import (
     server_diagnostics,
     server_groups,
     server_metadata,
+    server_ports,
     servers,
     versions,
     zones,
@@ -38,6 +39,7 @@ from stateward.api.faults import fault
 from stateward.api.identity import identity_routes
 from stateward.api.images import Images, image_routes
 from stateward.api.native import native_app
+from stateward.api.networks import network_routes
 
 #: Says whether the server can do its work now, and what is missing.
 Ready = Callable[[], Awaitable[tuple[bool, dict[str, object]]]]
@@ -89,6 +91,12 @@ def build(services: Services, images: Images, ready: Ready) -> Application:
             Mount("/compute/v2/{project_id}", routes=versions.document_routes(services, legacy=True)),
             Mount("/compute", routes=versions.routes(services)),
             Mount("/identity", routes=identity_routes(services.identity, public_url=services.public_url)),
+            Mount(
+                "/network",
+                routes=network_routes(
+                    services.networks, services.database, services.identity, public_url=services.public_url
+                ),
+            ),
             Mount("/image", routes=image_routes(images, services.identity, public_url=services.public_url)),
             Mount("/v1", app=native_app(services)),
             *console_routes(services.consoles),
@@ -108,6 +116,7 @@ def _compute(services: Services, default: ASGIApp) -> Router:
         server_actions,
         remote_consoles,
         server_metadata,
+        server_ports,
         server_diagnostics,
         instance_actions,
         flavors,

@@ -54,6 +54,11 @@ class Network(msgspec.Struct, frozen=True, kw_only=True):
         return str(uuid.uuid5(_NAMESPACE, self.name))
 
 
+def subnet_id(network_id: str) -> str:
+    """Return the id of a network's one subnet."""
+    return str(uuid.uuid5(_NAMESPACE, f"{network_id}/subnet"))
+
+
 class Port(msgspec.Struct, frozen=True, kw_only=True):
     """An instance's connection to a network, with what an agent must know of that."""
 

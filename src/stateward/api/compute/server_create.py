@@ -15,13 +15,14 @@ from starlette.responses import Response
 
 from stateward.api.compute.call import Call, convert, reply
 from stateward.api.compute.hints import Hints, hints_of
-from stateward.api.compute.networks import NO_NETWORK
 from stateward.api.compute.server_actions import OPERATION_HEADER
+from stateward.api.compute.server_networks import check_security_groups, choose
 from stateward.api.compute.views import links
 from stateward.api.wording import short
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid
 from stateward.domain.records import FlavorFacts, ImageFacts
+from stateward.domain.seeds import SeedFacts
 from stateward.operations.admission import Admitted
 from stateward.operations.creation import NewInstance, create_several
 from stateward.operations.placing import Place
@@ -145,7 +146,7 @@ def _checked(call: Call, raw: object) -> ServerBody:
     _check_members(call, raw)
     wanted: ServerBody = convert(raw, ServerBody, "server")
     _check_disks(wanted)
-    _check_networks(wanted)
+    check_security_groups(wanted.security_groups)
     if wanted.hostname is not None:
         check_hostname(call, wanted.hostname)
     if wanted.user_data is not None:
@@ -166,13 +167,6 @@ def _check_disks(wanted: ServerBody) -> None:
         raise Invalid("Volumes are not supported: boot from an image by imageRef.")
     if not wanted.imageRef:
         raise Invalid("Invalid imageRef provided: name the image to boot from.")
-
-
-def _check_networks(wanted: ServerBody) -> None:
-    for network in wanted.networks if isinstance(wanted.networks, list) else []:
-        identifier = network.get("uuid") or network.get("port")
-        if identifier != NO_NETWORK:
-            raise Invalid(f'Network {identifier} could not be found. Ask for none: "networks": "none".')
 
 
 def _check_user_data(text: str) -> None:
@@ -204,12 +198,12 @@ async def _new_instance(call: Call, wanted: ServerBody, hints: Hints) -> NewInst
         call.allow(_FORCED_HOST)
     name = display_name(call, wanted.name)
 
-    def look(connection: sa.Connection) -> tuple[FlavorFacts, ImageFacts]:
+    def look(connection: sa.Connection) -> tuple[FlavorFacts, ImageFacts, str | None]:
         _check_place(connection, zone, host)
         _check_group(connection, call, hints.group)
-        return _look_up(connection, call, wanted)
+        return *_look_up(connection, call, wanted), _public_key(connection, call, wanted)
 
-    flavor, image = await call.services.database.read(look)
+    flavor, image, public_key = await call.services.database.read(look)
     return NewInstance(
         project_id=call.project_id,
         user_id=call.token.user_id,
@@ -218,6 +212,14 @@ async def _new_instance(call: Call, wanted: ServerBody, hints: Hints) -> NewInst
         description=wanted.description if call.minor >= _DESCRIPTION else name,
         flavor=flavor,
         image=image,
+        networks=choose(call, wanted.networks),
+        seed=SeedFacts(
+            public_key=public_key,
+            password=await call.services.identity.passwords.hash_for_guest(wanted.adminPass)
+            if wanted.adminPass
+            else None,
+            config_drive=wanted.config_drive in {True, *get_args(_YES)},
+        ),
         key_name=wanted.key_name,
         user_data=wanted.user_data,
         metadata=wanted.metadata,
@@ -292,14 +294,22 @@ def _look_up(connection: sa.Connection, call: Call, wanted: ServerBody) -> tuple
         raise Invalid("Can not find requested image")
     if image.status != "active":
         raise Invalid(f"Image {image.id} is not active.")
-    if wanted.key_name is not None and keypairs.get(connection, call.token.user_id, wanted.key_name) is None:
-        raise Invalid("Invalid key_name provided.")
     if flavor.ram < image.min_ram:
         raise Invalid("Flavor's memory is too small for requested image.")
     if flavor.disk and flavor.disk < image.min_disk:
         raise Invalid("Flavor's disk is too small for requested image.")
     facts = ImageFacts(id=image.id, disk_format=image.disk_format or "raw", properties=image.properties)
     return flavor, facts
+
+
+def _public_key(connection: sa.Connection, call: Call, wanted: ServerBody) -> str | None:
+    """Return the text of the key that the server is to let in, as it is now; None without one for ssh."""
+    if wanted.key_name is None:
+        return None
+    pair = keypairs.get(connection, call.token.user_id, wanted.key_name)
+    if pair is None:
+        raise Invalid("Invalid key_name provided.")
+    return pair.public_key.strip() if pair.type == "ssh" else None
 
 
 def _host_name(name: str) -> str:

@@ -73,7 +73,7 @@ _PASSED_OVER: Final = (
     ),
     *("soft_deleted", "terminated_at", "updated_at"),
 )
-#: What no server has, because there are no networks: asking for one finds none.
+#: What an address of a server begins with.
 _ADDRESSES: Final = ("ip", "ip6")
 
 
@@ -148,8 +148,10 @@ def query_of(call: Call) -> Query:
         found["hostname"] = params["hostname"]
     if "uuid" in params:
         found["ids"] = frozenset(params.getlist("uuid"))
-    if any(params.get(name) for name in _ADDRESSES):
-        found["ids"] = frozenset()
+    asked = [params[name] for name in _ADDRESSES if params.get(name)]
+    if asked:
+        # Nova's is a pattern, found at the beginning; of patterns, those that people write for an address are known.
+        found["address"] = asked[0].removeprefix("^").replace("\\.", ".")
     if isinstance(found.get("name"), str):
         _check_pattern(str(found["name"]))
     found |= _states(call)

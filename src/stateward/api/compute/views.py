@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from stateward.api.compute.call import Call
+from stateward.api.compute.server_networks import addresses
 from stateward.api.compute.services import host_id
 from stateward.domain.records import Instance
 from stateward.domain.states import POWER_OF_OBSERVED, PowerState, VmState, status
@@ -82,7 +83,7 @@ def detail(call: Call, instance: Instance, host_up: Mapping[str, str], *, single
     server: dict[str, Any] = {
         "accessIPv4": "",
         "accessIPv6": "",
-        "addresses": {},
+        "addresses": addresses(instance, whole=True),
         "created": when(instance.created_at),
         "flavor": _flavor(call, instance),
         "hostId": host_id(instance.project_id, instance.host),
@@ -107,7 +108,7 @@ def detail(call: Call, instance: Instance, host_up: Mapping[str, str], *, single
         }
     server |= {
         "OS-EXT-AZ:availability_zone": instance.zone,
-        "config_drive": "",
+        "config_drive": "True" if instance.seed.config_drive else "",
         "key_name": instance.key_name,
         "OS-SRV-USG:launched_at": _optional_time(instance.launched_at),
         "OS-SRV-USG:terminated_at": _optional_time(instance.terminated_at),

@@ -43,6 +43,7 @@ SERVICES: Final = (
     Service("compute", "nova", "Compute", "/compute/v2.1"),
     Service("compute_legacy", "nova_legacy", "Compute, legacy v2", "/compute/v2/{project_id}"),
     Service("image", "glance", "Image", "/image"),
+    Service("network", "neutron", "Network", "/network"),
     Service("stateward", "stateward", "Operations", "/v1"),
     Service("identity", "keystone", "Identity", "/identity"),
 )

@@ -10,11 +10,17 @@ from typing import Final
 
 import bcrypt
 
+from stateward.domain.errors import Invalid
+
 #: bcrypt's cost: 2 ** 10 rounds.
 _ROUNDS: Final = 10
 #: Checked when there is no user of the name, so that the time of an answer does not tell which names exist.
 #: Nobody knows a password for it.
 _NOBODY: Final = "$2b$10$cnUhNLw0U9IoouwUwFa3TekPJQ8whEIrXCc/CXuxuz69d4iUsHQFq"
+
+
+#: Bytes of a password that bcrypt reads.
+_LONGEST: Final = 72
 
 
 class Passwords:
@@ -34,6 +40,17 @@ class Passwords:
         """Return the hash to keep of a password."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._hash, password)
 
+    async def hash_for_guest(self, password: str) -> str:
+        """Return the hash of a password as guests know it: bcrypt's first form, which all of them read.
+
+        Raises:
+            Invalid: it is longer than the 72 bytes that bcrypt reads, or has a NUL character.
+        """
+        raw = password.encode("utf-8", "surrogatepass")
+        if len(raw) > _LONGEST or b"\0" in raw:
+            raise Invalid(f"adminPass has at most {_LONGEST} bytes, and no NUL character.")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._hash_for_guest, raw)
+
     async def matches(self, password: str, hashed: str | None) -> bool:
         """Tell whether a password is the one of a hash; it takes as long when there is no hash."""
         check = asyncio.get_running_loop().run_in_executor(
@@ -44,6 +61,9 @@ class Passwords:
     def close(self) -> None:
         """Let the threads end."""
         self._threads.shutdown(wait=False)
+
+    def _hash_for_guest(self, raw: bytes) -> str:
+        return bcrypt.hashpw(raw, bcrypt.gensalt(self._rounds, prefix=b"2a")).decode()
 
     def _hash(self, password: str) -> str:
         return bcrypt.hashpw(_condensed(password), bcrypt.gensalt(self._rounds)).decode()
