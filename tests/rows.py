@@ -78,6 +78,10 @@ def instance(**changes: Any) -> Instance:
     record: dict[str, Any] = {
         "number": 1,
         "launched_at": None,
+        "old_flavor": None,
+        "was": None,
+        "rescue": None,
+        "shelved_image": None,
         "terminated_at": None,
         "fault": None,
         "owner_blocks": OperationClass(0),

@@ -100,7 +100,7 @@ class Stack:
         self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self.dispatcher.wake)
         self.arbiter = Arbiter(self.admission)
         self.immediate = Immediate(self.admission, self.arbiter.wake)
-        self.completion = Completion(self.database, self.clock, self.arbiter.wake)
+        self.completion = Completion(self.admission, self.arbiter.wake)
         self.agent = Agent(
             host="h",
             driver=SimulatedDriver(self.hypervisor),

@@ -20,6 +20,8 @@ from stateward.domain.verdicts import VERDICTS, Verdict
 FOLDER: Final = Path(__file__).parent.parent / "docs"
 
 _LIVING: Final = frozenset(VmState) - {VmState.DELETED}
+#: What is admitted in these at least is drawn from the frame around them.
+_ALL_BUT_KEPT: Final = _LIVING - {VmState.SOFT_DELETED}
 
 
 def files() -> dict[Path, str]:
@@ -81,6 +83,8 @@ def _code(values: Iterable[str]) -> str:
 def _states(states: frozenset[VmState]) -> str:
     if states == _LIVING:
         return "any but `deleted`"
+    if states == _ALL_BUT_KEPT:
+        return "any but `deleted` and `soft-delete`"
     return _code(state for state in VmState if state in states)
 
 
@@ -153,9 +157,9 @@ class Edge(NamedTuple):
     style: str
 
 
-_SIZE: Final = Point(1330, 760)
-_BOX: Final = Point(136, 52)
-_FRAME: Final = (Point(20, 20), Point(1060, 650))
+_SIZE: Final = Point(1400, 1080)
+_BOX: Final = Point(150, 52)
+_FRAME: Final = (Point(20, 20), Point(1100, 960))
 _LANE: Final = 92.0
 #: How far along its arrow a label stands: not in the middle, where arrows cross.
 _LABEL_AT: Final = 0.3
@@ -168,7 +172,12 @@ _AT: Final = {
     VmState.SUSPENDED: Point(950, 90),
     VmState.STOPPED: Point(950, 330),
     VmState.ERROR: Point(715, 560),
-    VmState.DELETED: Point(1230, 330),
+    VmState.RESCUED: Point(130, 330),
+    VmState.RESIZED: Point(715, 700),
+    VmState.SHELVED: Point(950, 900),
+    VmState.SHELVED_OFFLOADED: Point(330, 900),
+    VmState.SOFT_DELETED: Point(1300, 800),
+    VmState.DELETED: Point(1300, 330),
 }
 
 _STYLE: Final = """
@@ -191,23 +200,32 @@ def edges() -> dict[Edge, list[str]]:
     """Return the arrows between single states with their labels, from the two tables."""
     found: defaultdict[Edge, list[str]] = defaultdict(list)
     for row in ACTIONS:
-        if row.becomes is None or row.policy.role is Role.SYSTEM or row.when == _LIVING:
+        if row.becomes is None or row.policy.role is Role.SYSTEM or _is_general(row):
             continue
         begins = {VmState.BUILDING} if row is CREATE else row.when
         for begin in VmState:
             if begin in begins:
-                found[Edge(begin, row.becomes, "does")].append(key(row))
-                if row.on_failure is OnFailure.ERROR:
-                    found[Edge(begin, VmState.ERROR, "fails")].append(f"{key(row)} fails")
+                _label(found[Edge(begin, row.becomes, "does")], row.name if row.label else key(row))
+                if row.on_failure is OnFailure.ERROR and begin is not VmState.ERROR:
+                    _label(found[Edge(begin, VmState.ERROR, "fails")], f"{row.name} fails")
     for verdict in VERDICTS:
         if verdict.becomes is not None:
             labels = found[Edge(verdict.expected, verdict.becomes, "adopts")]
             label = f"seen {verdict.observed}"
             if verdict.causes is not None:
                 label += f" ({', '.join(sorted(verdict.causes))})"
-            if label not in labels:
-                labels.append(label)
+            _label(labels, label)
     return dict(found)
+
+
+def _is_general(row: Action) -> bool:
+    """Whether a row is drawn once, from the frame: deletion, in whatever state."""
+    return row.when >= _ALL_BUT_KEPT or row.becomes is VmState.SOFT_DELETED
+
+
+def _label(labels: list[str], label: str) -> None:
+    if label not in labels:
+        labels.append(label)
 
 
 def states_svg() -> str:
@@ -323,30 +341,30 @@ def _loop(edge: Edge, lines: list[str], _bend: float) -> tuple[str, str]:
 
 def _everywhere() -> list[tuple[str, str]]:
     """Draw what is admitted in every living state, from the frame around them."""
-    rows = [row for row in ACTIONS if row.when == _LIVING and row.becomes is not None]
-    ends = {row.becomes for row in rows}
-    if ends != {VmState.DELETED}:
-        raise ValueError(f"actions of every state lead to {ends}; the picture knows only of 'deleted'")
-    names = [key(row) for row in rows]
-    at = _AT[VmState.DELETED]
-    begin, end = _FRAME[1].x, at.x - _BOX.x / 2 - 3
-    found = [
-        (
-            _arrow("does", f"M{begin:g} {at.y:g}L{end:g} {at.y:g}"),
-            _text(names, Point((begin + end) / 2 - 6, at.y - 24)),
+    rows = [row for row in ACTIONS if _is_general(row) and row.becomes is not None]
+    begin = _FRAME[1].x
+    found: list[tuple[str, str]] = []
+    for state in dict.fromkeys(row.becomes for row in rows if row.becomes is not None):
+        names = list(dict.fromkeys(row.name for row in rows if row.becomes is state))
+        at = _AT[state]
+        end = at.x - _BOX.x / 2 - 3
+        found.append(
+            (
+                _arrow("does", f"M{begin:g} {at.y:g}L{end:g} {at.y:g}"),
+                _text(names, Point((begin + end) / 2 - 6, at.y - 24)),
+            )
         )
-    ]
-    failing = [f"{key(row)} fails" for row in rows if row.on_failure is OnFailure.ERROR]
+    failing = list(dict.fromkeys(f"{row.name} fails" for row in rows if row.on_failure is OnFailure.ERROR))
     if failing:
         error = _AT[VmState.ERROR]
         x = error.x + _BOX.x / 2 + 3
-        path = f"M{_FRAME[1].x:g} {error.y:g}L{x:g} {error.y:g}"
-        found.append((_arrow("fails", path), _text(failing, Point((_FRAME[1].x + x) / 2, error.y))))
+        path = f"M{begin:g} {error.y:g}L{x:g} {error.y:g}"
+        found.append((_arrow("fails", path), _text(failing, Point((begin + x) / 2, error.y))))
     return found
 
 
 def _legend() -> list[str]:
-    y = 690
+    y = 1000
     parts: list[str] = []
     says = (
         ("does", "an operation that somebody asked for succeeds; from the frame: whatever the state"),

@@ -49,6 +49,7 @@ from stateward.operations.heartbeats import keep_heartbeats
 from stateward.operations.idempotency import OldKeys
 from stateward.operations.immediate import Immediate
 from stateward.operations.progress import keep_progress
+from stateward.operations.reclaim import Reclaimer
 from stateward.private import make_private, write_private
 from stateward.settings import HostSettings, Settings
 from stateward.store import flavors, hosts
@@ -150,7 +151,14 @@ class Server:
             dispatcher.wake()
             changes.changed()
 
-        admission = Admission(database, clock, self._shutdown(), wake, self._placement())
+        admission = Admission(
+            database,
+            clock,
+            self._shutdown(),
+            wake,
+            self._placement(),
+            offload=self._settings.shelve.offload,
+        )
         arbiter = Arbiter(
             admission,
             CrashLoop(restores=self._settings.arbiter.restores, seconds=self._settings.arbiter.seconds),
@@ -178,9 +186,10 @@ class Server:
             public_url=self._settings.public_url,
             host_patience=self._settings.agent.patience,
             networks=tuple(network.made() for network in self._settings.network),
+            reclaims=self._settings.reclaim.interval > 0,
         )
         await self._first_start(identity, database)
-        await Completion(database, clock, settled).start(bus)
+        await Completion(admission, settled, images.forget).start(bus)
         await keep_heartbeats(bus, database)
         await keep_progress(bus, database, lambda _operation_id: changes.changed())
         await keep_addresses(bus, database)
@@ -192,6 +201,9 @@ class Server:
         old_keys = OldKeys(database, clock)
         await old_keys.start()
         self._undo.push_async_callback(old_keys.stop)
+        reclaimer = Reclaimer(admission, self._settings.reclaim.interval)
+        await reclaimer.start()
+        self._undo.push_async_callback(reclaimer.stop)
         for host in self._hosts():
             await self._start_agent(host, database, bus, consoles, LocalImages(images))
         self.images = images

@@ -51,6 +51,18 @@ class ArbiterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: Seconds = 600.0
 
 
+class ReclaimSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[reclaim]``: how long a deleted instance can be restored, in seconds; 0, as in Nova: not at all."""
+
+    interval: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class ShelveSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[shelve]``: whether what is shelved leaves its host at once, as in Nova, or when an admin says so."""
+
+    offload: bool = True
+
+
 class TokenSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[token]``: how long a login lasts, in seconds."""
 
@@ -122,6 +134,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown: ShutdownSettings = ShutdownSettings()
     agent: AgentSettings = AgentSettings()
     arbiter: ArbiterSettings = ArbiterSettings()
+    reclaim: ReclaimSettings = ReclaimSettings()
+    shelve: ShelveSettings = ShelveSettings()
     token: TokenSettings = TokenSettings()
     placement: PlacementSettings = PlacementSettings()
     console: ConsoleSettings = ConsoleSettings()

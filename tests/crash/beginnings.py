@@ -16,6 +16,9 @@ from tests.crash.stack import Plane, actor
 
 #: What brings an active instance into a state; ERROR is a word only, and DELETED is the end.
 _WAY: Final = {
+    VmState.RESCUED: ("rescue", Observed.RUNNING),
+    VmState.SHELVED: ("shelve", Observed.SHUTOFF),
+    VmState.SOFT_DELETED: ("delete_soft", Observed.SHUTOFF),
     VmState.STOPPED: ("stop", Observed.SHUTOFF),
     VmState.PAUSED: ("pause", Observed.PAUSED),
     VmState.SUSPENDED: ("suspend", Observed.SUSPENDED),
@@ -51,7 +54,7 @@ def beginnings() -> list[Beginning]:
             found.extend(
                 Beginning(row, verdict.expected, verdict.observed)
                 for verdict in VERDICTS
-                if verdict.action == key(row)
+                if verdict.action == key(row) and verdict.expected in _WAY.keys() | {VmState.ACTIVE}
             )
         else:
             natural = {state: observed for state, (_key, observed) in _WAY.items()} | {

@@ -73,8 +73,9 @@ class Plane:
         self.world = world
         self.bus = MemoryBus()
         self.dispatcher = Dispatcher(world.database, self.bus)
+        # One operation at a time: what would follow a shelving is a row of its own here.
         self.admission = Admission(
-            world.database, world.clock, ShutdownDefaults(), self.wake, Rules(patience=1e9)
+            world.database, world.clock, ShutdownDefaults(), self.wake, Rules(patience=1e9), offload=False
         )
         self.immediate = Immediate(self.admission, lambda _instance_id: None)
         #: Whether what is admitted is dispatched.
@@ -85,7 +86,7 @@ class Plane:
         """Begin as a server does."""
         database = self.world.database
         await database.write(lambda connection: hosts.register(connection, HOST, "nova"))
-        await Completion(database, self.world.clock, lambda _instance_id: self._settled.set()).start(self.bus)
+        await Completion(self.admission, lambda _instance_id: self._settled.set()).start(self.bus)
         await keep_heartbeats(self.bus, database)
         await keep_progress(self.bus, database, lambda _operation_id: None)
         # Reports are for the arbiter, and there is none; observations come with the results.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
@@ -15,11 +16,13 @@ from stateward.domain.actions import (
     Exempt,
     OnFailure,
     Role,
+    alternatives,
     body_type,
     key,
     of_wire,
     pending_owners,
     pick,
+    restores,
 )
 from stateward.domain.locks import ALL_CLASSES, OperationClass
 from stateward.domain.states import Cause, TaskState, VmState
@@ -44,9 +47,14 @@ def test_keys_are_what_is_stored() -> None:
     assert sorted(BY_KEY) == [
         "adopt",
         "changePassword",
+        "confirmResize",
+        "confirmResize_stopped",
         "create",
+        "createBackup",
+        "createImage",
         "delete",
         "delete_metadata",
+        "delete_soft",
         "forceDelete",
         "getConsoleOutput",
         "get_serial_console",
@@ -57,15 +65,28 @@ def test_keys_are_what_is_stored() -> None:
         "reap",
         "reboot_hard",
         "reboot_soft",
+        "rebuild",
+        "rebuild_stopped",
+        "reclaim",
+        "rescue",
         "reset_state",
+        "resize",
+        "resize_stopped",
+        "restore",
         "restore_off",
+        "restore_offloaded",
         "restore_pause",
+        "restore_rescue",
         "restore_resume",
         "restore_start",
         "restore_stop",
         "restore_suspend",
         "restore_unpause",
         "resume",
+        "revertResize",
+        "revertResize_stopped",
+        "shelve",
+        "shelveOffload",
         "start",
         "stop",
         "stop_force",
@@ -73,6 +94,9 @@ def test_keys_are_what_is_stored() -> None:
         "trigger_crash_dump",
         "unlock",
         "unpause",
+        "unrescue",
+        "unshelve",
+        "unshelve_offloaded",
         "update",
         "update_metadata",
         "update_tags",
@@ -82,7 +106,7 @@ def test_keys_are_what_is_stored() -> None:
 @pytest.mark.parametrize("wire", WIRES)
 def test_variants_are_complete(wire: str) -> None:
     """Rows of one wire name differ in one field and cover each of its values, in capitals, exactly once."""
-    rows = of_wire(wire)
+    rows = [row for row in of_wire(wire) if row.label is None]
     fields = {None if row.variant is None else row.variant[0] for row in rows}
     assert len(fields) == 1
     (field,) = fields
@@ -117,7 +141,13 @@ def test_variants_are_complete(wire: str) -> None:
 )
 def test_a_body_picks_its_row(wire: str, body: object, chosen: str) -> None:
     """What the request says decides between the rows of one wire name."""
-    assert key(pick(of_wire(wire), body)) == chosen
+    assert [key(row) for row in pick(of_wire(wire), body)] == [chosen]
+
+
+def test_the_state_decides_where_the_body_does_not() -> None:
+    """Both rows are tried; their states tell them apart."""
+    rows = pick(of_wire("resize"), bodies.Resize(flavorRef="2"))
+    assert [key(row) for row in rows] == ["resize", "resize_stopped"]
 
 
 def test_no_row_matches_a_body_of_another_action() -> None:
@@ -153,7 +183,9 @@ def test_what_an_agent_works_on_has_a_goal(row: Action) -> None:
     if not row.is_operation:
         assert (row.pending, row.becomes, row.wants) == (None, None, None)
         return
-    assert (row.becomes is None) is (row.wants is None)
+    assert row.becomes is None or row.wants is not None
+    # Only what brings several states' guests back to what they all want has a goal and no state of its own.
+    assert row.becomes is not None or row.wants is None or key(row) in restores()
     assert row.pending is not None or row.becomes is None or row.name == "reap"
     # The arbiter tries again, until it is a crash loop.
     assert row.on_failure is OnFailure.KEEP or row.policy.role is not Role.SYSTEM
@@ -187,9 +219,22 @@ def test_guard_has_no_default() -> None:
 
 @pytest.mark.parametrize("row", [row for row in ACTIONS if row.is_operation], ids=by_key)
 def test_what_changes_a_guest_is_guarded(row: Action) -> None:
-    """Except what makes it, and what brings it back to the record."""
+    """Except what makes it, what brings it back to the record, and what only reads its disk."""
     exempt = isinstance(row.guard, Exempt)
-    assert exempt == (row is CREATE or row.policy.role is Role.SYSTEM)
+    reads = row.becomes is None and row.wants is None and Step.SNAPSHOT in row.steps
+    assert exempt == (row is CREATE or reads or key(row) in restores() | {"reap"})
+
+
+@pytest.mark.parametrize("name", sorted({row.name for row in ACTIONS if row.label is not None}))
+def test_rows_that_differ_by_state_do_not_overlap(name: str) -> None:
+    """So at most one of them is admitted, and to a client they are one action."""
+    rows = alternatives(name)
+    assert len(rows) > 1
+    for one, other in itertools.combinations(rows, 2):
+        apart = not one.when & other.when or (one.was is not None and other.was not in {None, one.was})
+        assert apart or "soft" in {one.label, other.label}, "only the operator's choice tells these apart"
+        assert (one.wire, one.since, one.body) == (other.wire, other.since, other.body)
+        assert (one.policy, one.guard) == (other.policy, other.guard)
 
 
 def test_every_task_state_is_set_by_an_operation() -> None:

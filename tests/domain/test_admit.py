@@ -34,7 +34,7 @@ def test_a_lock_blocks_the_classes_of_the_row(row: Action, actor: ActorKind) -> 
     if state is None:
         return
     for kind, blocked in itertools.product(LockKind, OperationClass):
-        found = refusal_of(row, actor, vm_state=state, **{COLUMN[kind]: blocked})
+        found = refusal_of(row, actor, vm_state=state, was=row.was, **{COLUMN[kind]: blocked})
         binds = actor in BINDS[kind] and bool(row.guarded & blocked)
         assert found == (Refusal.LOCKED if binds else None)
 
@@ -43,7 +43,7 @@ def test_a_lock_blocks_the_classes_of_the_row(row: Action, actor: ActorKind) -> 
 def test_states_and_tasks_of_the_row(row: Action) -> None:
     """Admitted in its vm states, over no task or the tasks it may overtake, and nowhere else; deleted is gone."""
     for vm_state, task_state in itertools.product(VmState, (None, *TaskState)):
-        found = refusal_of(row, ActorKind.MEMBER, vm_state=vm_state, task_state=task_state)
+        found = refusal_of(row, ActorKind.MEMBER, vm_state=vm_state, task_state=task_state, was=row.was)
         if vm_state not in row.when:
             gone = vm_state is VmState.DELETED
             assert found is (Refusal.NOT_FOUND if gone else Refusal.WRONG_VM_STATE)

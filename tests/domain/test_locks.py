@@ -117,13 +117,13 @@ def test_releasing_one_never_frees_another(stack: list[Lock], data: st.DataObjec
 @pytest.mark.parametrize(
     ("kind", "bound"),
     [
-        (LockKind.OWNER, {ActorKind.MEMBER}),
-        (LockKind.ADMIN, {ActorKind.MEMBER}),
+        (LockKind.OWNER, {ActorKind.MEMBER, ActorKind.SYSTEM}),
+        (LockKind.ADMIN, {ActorKind.MEMBER, ActorKind.SYSTEM}),
         (LockKind.HOLD, {ActorKind.MEMBER, ActorKind.ADMIN, ActorKind.SYSTEM}),
     ],
 )
 def test_whom_a_lock_binds(kind: LockKind, bound: set[ActorKind]) -> None:
-    """Admins pass owner and admin locks as in Nova; nobody passes a hold (R6)."""
+    """Admins pass owner and admin locks as in Nova, the control plane's own clean-up none (R1), nobody a hold (R6)."""
     assert BINDS[kind] == bound
 
 

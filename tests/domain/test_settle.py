@@ -69,6 +69,19 @@ def test_terminated_is_the_first_time_it_was_gone() -> None:
     assert gone["terminated_at"] == LATER
     again = settle(BY_KEY["reap"], instance(terminated_at=NOW), result(Outcome.SUCCEEDED), LATER)
     assert "terminated_at" not in again
+
+
+def test_a_deletion_that_can_be_undone_ends_twice() -> None:
+    """The disk takes room until it is reclaimed, and restored it has not ended (R16)."""
+    deleted = settle(BY_KEY["delete_soft"], instance(), result(Outcome.SUCCEEDED), LATER)
+    assert deleted["terminated_at"] == LATER
+    kept = instance(vm_state=VmState.SOFT_DELETED, terminated_at=NOW)
+    assert settle(BY_KEY["reclaim"], kept, result(Outcome.SUCCEEDED), LATER)["terminated_at"] == LATER
+    assert settle(BY_KEY["restore"], kept, result(Outcome.SUCCEEDED), LATER)["terminated_at"] is None
+
+
+def test_a_deletion_that_fails_has_no_end() -> None:
+    """It did not happen."""
     assert "terminated_at" not in settle(BY_KEY["delete"], instance(), result(Outcome.FAILED), LATER)
 
 

@@ -100,13 +100,17 @@ class Watched:
 class LocksFirst(Admission):
     """Looks at the locks in the row as it was read before; all else is in the guarded UPDATE as it should be."""
 
-    async def admit(self, action: Action, instance_id: str, actor: Actor, **options: Any) -> Admitted:
+    async def admit(
+        self, action: Action | tuple[Action, ...], instance_id: str, actor: Actor, **options: Any
+    ) -> Admitted:
         """Check the locks, and act."""
+        # All rows of one action are guarded alike.
+        row = action[0] if isinstance(action, tuple) else action
         found = await self.look(instance_id)
         if found is None:
             raise Refused(Refusal.NOT_FOUND, instance_id=instance_id)
-        of_locks = tuple(each for each in _conditions(action, actor.kind) if each.refusal is Refusal.LOCKED)
-        refused = admit.explain(of_locks, action, found)
+        of_locks = tuple(each for each in _conditions(row, actor.kind) if each.refusal is Refusal.LOCKED)
+        refused = admit.explain(of_locks, row, found)
         if refused is not None:
             raise refused
         if of_locks:
@@ -121,7 +125,12 @@ class LocksFirst(Admission):
         """Come between the check and the act."""
 
     def admit_in(
-        self, connection: sa.Connection, action: Action, instance_id: str, actor: Actor, **options: Any
+        self,
+        connection: sa.Connection,
+        action: Action | tuple[Action, ...],
+        instance_id: str,
+        actor: Actor,
+        **options: Any,
     ) -> Admitted:
         """Act on all conditions but the locks'."""
 

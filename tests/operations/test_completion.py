@@ -21,7 +21,8 @@ class Applied:
 
     def __init__(self, desk: Desk, database: Database | None = None) -> None:
         self.settled: list[str] = []
-        self._completion = Completion(database or desk.database, desk.clock, self.settled.append)
+        admission = desk.admission if database is None else desk.admission.on(database)
+        self._completion = Completion(admission, self.settled.append)
 
     async def result(
         self,

@@ -78,7 +78,7 @@ async def sums(desk: Desk) -> dict[str, tuple[Room, int]]:
 
 async def finish_all(desk: Desk, outcome: Outcome = Outcome.SUCCEEDED) -> None:
     """Let every unfinished operation end."""
-    completion = Completion(desk.database, desk.clock, lambda _instance_id: None)
+    completion = Completion(desk.admission, lambda _instance_id: None)
     for _subject, _message, dispatch in await desk.outbox():
         result = Result(
             operation_id=dispatch.operation_id,

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from stateward.agent.driver import Driver
 from stateward.agent.ladder import shut_down
 from stateward.agent.work import Work, look
+from stateward.domain.records import GuestSpec
 from stateward.domain.states import Observed
 from stateward.domain.steps import Step
 
@@ -21,9 +24,32 @@ async def prepare_disk(work: Work) -> None:
 
 
 async def define(work: Work) -> None:
-    """Make the guest known, and mark it with the fence from its first moment."""
+    """Make the guest known, to boot from its own disk, and mark it with the fence from its first moment."""
+    await work.driver.define(msgspec.structs.replace(work.dispatch.guest, rescue=None))
+    await work.driver.mark_fence(work.dispatch.instance_id, work.dispatch.fence)
+
+
+async def define_rescue(work: Work) -> None:
+    """Define the guest so that it boots from the rescue disk, and mark it with the fence."""
     await work.driver.define(work.dispatch.guest)
     await work.driver.mark_fence(work.dispatch.instance_id, work.dispatch.fence)
+
+
+async def snapshot(work: Work) -> None:
+    """Copy the disk into a file named after the image it is for."""
+    await work.driver.snapshot(work.dispatch.guest, _image(work), quiesce=work.dispatch.quiesce)
+
+
+async def publish_snapshot(work: Work) -> None:
+    """Hand the copy to the image store."""
+    await work.driver.publish_snapshot(_image(work))
+
+
+def _image(work: Work) -> str:
+    if work.dispatch.snapshot is None:
+        msg = f"operation {work.dispatch.operation_id} copies a disk and names no image"
+        raise ValueError(msg)
+    return work.dispatch.snapshot
 
 
 async def power_on(work: Work) -> None:
@@ -41,6 +67,13 @@ def _simple(call: Callable[[Driver, str], Awaitable[None]]) -> Callable[[Work], 
     return run
 
 
+def _with_spec(call: Callable[[Driver, GuestSpec], Awaitable[None]]) -> Callable[[Work], Awaitable[None]]:
+    async def run(work: Work) -> None:
+        await call(work.driver, work.dispatch.guest)
+
+    return run
+
+
 STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.PREPARE_DISK: prepare_disk,
     Step.DEFINE: define,
@@ -54,4 +87,14 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.DISCARD_MEMORY: _simple(lambda driver, instance_id: driver.discard_memory(instance_id)),
     Step.INJECT_NMI: _simple(lambda driver, instance_id: driver.inject_nmi(instance_id)),
     Step.REMOVE: _simple(lambda driver, instance_id: driver.remove(instance_id)),
+    Step.DISCARD_DISK: _simple(lambda driver, instance_id: driver.discard_disk(instance_id)),
+    Step.KEEP_DISK: _simple(lambda driver, instance_id: driver.keep_disk(instance_id)),
+    Step.RETURN_DISK: _simple(lambda driver, instance_id: driver.return_disk(instance_id)),
+    Step.DROP_KEPT_DISK: _simple(lambda driver, instance_id: driver.drop_kept_disk(instance_id)),
+    Step.GROW_DISK: _with_spec(lambda driver, spec: driver.grow_disk(spec)),
+    Step.PREPARE_RESCUE_DISK: _with_spec(lambda driver, spec: driver.prepare_rescue_disk(spec)),
+    Step.DEFINE_RESCUE: define_rescue,
+    Step.DISCARD_RESCUE_DISK: _simple(lambda driver, instance_id: driver.discard_rescue_disk(instance_id)),
+    Step.SNAPSHOT: snapshot,
+    Step.PUBLISH_SNAPSHOT: publish_snapshot,
 }

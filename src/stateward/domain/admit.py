@@ -74,6 +74,10 @@ def conditions(
             column="vm_state", test=Test.IN, value=frozenset(action.when), refusal=Refusal.WRONG_VM_STATE
         )
     )
+    if action.was is not None:
+        found.append(
+            Condition(column="was", test=Test.EQUALS, value=action.was.value, refusal=Refusal.WRONG_VM_STATE)
+        )
     found.append(
         Condition(
             column="task_state",

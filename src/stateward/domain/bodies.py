@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -91,3 +91,119 @@ class ChangePassword(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
         """Leave the password out, wherever this is written."""
         return "ChangePassword()"
+
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+Text = Annotated[str, msgspec.Meta(max_length=255)]
+Metadata = dict[Name, Text]
+Secret = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+_Disk = Literal["AUTO", "MANUAL"] | None
+
+
+class Rescue(ShutdownRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``rescue``; without an image the instance's own is booted from a fresh disk, as in Nova 34."""
+
+    rescue_image_ref: Name | None = None
+    adminPass: Secret | None = None  # noqa: N815 (Nova's name)
+
+
+class Resize(ShutdownRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``resize``."""
+
+    flavorRef: str | int  # noqa: N815 (Nova's name)
+    diskConfig: _Disk = msgspec.field(name="OS-DCF:diskConfig", default=None)  # noqa: N815
+
+
+class _Rebuild(ShutdownRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a rebuild may say in every microversion."""
+
+    imageRef: Name  # noqa: N815 (Nova's name)
+    adminPass: Secret | None = None  # noqa: N815 (Nova's name)
+    name: Name | None = None
+    metadata: Metadata | None = None
+    preserve_ephemeral: bool | None = None
+    accessIPv4: str | None = None  # noqa: N815 (Nova's name)
+    accessIPv6: str | None = None  # noqa: N815 (Nova's name)
+    diskConfig: _Disk = msgspec.field(name="OS-DCF:diskConfig", default=None)  # noqa: N815
+
+
+class Rebuild1(_Rebuild, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Up to 2.18; files could be put into the guest, which is not done here."""
+
+    personality: list[object] | None = None
+
+
+class Rebuild19(Rebuild1, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """With a description."""
+
+    description: Text | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class Rebuild54(Rebuild19, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """With another key, or none."""
+
+    key_name: Name | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class Rebuild57(_Rebuild, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """With other user data, or none, instead of files."""
+
+    description: Text | msgspec.UnsetType | None = msgspec.UNSET
+    key_name: Name | msgspec.UnsetType | None = msgspec.UNSET
+    user_data: str | msgspec.UnsetType | None = msgspec.UNSET
+
+
+class Rebuild63(Rebuild57, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """With certificates for signed images, which are not looked at here."""
+
+    trusted_image_certificates: list[str] | None = None
+
+
+class Rebuild90(Rebuild63, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """With another hostname."""
+
+    hostname: str | None = None
+
+
+#: The body of ``rebuild`` by microversion.
+REBUILD: tuple[tuple[int, type], ...] = (
+    (1, Rebuild1),
+    (19, Rebuild19),
+    (54, Rebuild54),
+    (57, Rebuild57),
+    (63, Rebuild63),
+    (90, Rebuild90),
+)
+
+
+class Unshelve77(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``unshelve`` from 2.77, when it is not null."""
+
+    availability_zone: Name
+
+
+class Unshelve91(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From 2.91 the zone can be given up, and an admin can name the host."""
+
+    availability_zone: Name | msgspec.UnsetType | None = msgspec.UNSET
+    host: Name | msgspec.UnsetType = msgspec.UNSET
+
+
+#: The body of ``unshelve`` by microversion.
+UNSHELVE: tuple[tuple[int, object], ...] = ((1, Any), (77, Unshelve77 | None), (91, Unshelve91 | None))
+
+
+class CreateImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``createImage``."""
+
+    name: Name
+    metadata: Metadata = {}
+
+
+class CreateBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``createBackup``; ``rotation`` images of ``backup_type`` are kept, none with 0."""
+
+    name: Name
+    backup_type: Name
+    rotation: Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")]
+    metadata: Metadata = {}

@@ -44,11 +44,11 @@ class ActorKind(enum.StrEnum):
 
 
 #: Whom a lock of each kind binds. Admins pass owner and admin locks as in Nova 34 (recorded in the audit trail).
-#: A hold binds everybody (R6). The control plane itself restores what the record says, which is what owner and
-#: admin locks protect; only a hold stops it.
+#: The control plane itself is bound by every lock (R1: reclaiming deleted instances, say); what it does to keep the
+#: record true is exempt by its rows. A hold binds everybody (R6).
 BINDS: Final[dict[LockKind, frozenset[ActorKind]]] = {
-    LockKind.OWNER: frozenset({ActorKind.MEMBER}),
-    LockKind.ADMIN: frozenset({ActorKind.MEMBER}),
+    LockKind.OWNER: frozenset({ActorKind.MEMBER, ActorKind.SYSTEM}),
+    LockKind.ADMIN: frozenset({ActorKind.MEMBER, ActorKind.SYSTEM}),
     LockKind.HOLD: frozenset(ActorKind),
 }
 

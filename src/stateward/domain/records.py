@@ -58,6 +58,27 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True):
     created: float
 
 
+class Target(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operation makes of an instance besides its state; applied to the record when it succeeded.
+
+    Kept with the operation, so that one that is overtaken or fails leaves no trace in the record.
+    """
+
+    flavor: FlavorFacts | None = None
+    image: ImageFacts | None = None
+    #: What the disk is made from where that is not the instance's image; not applied to the record.
+    disk_from: ImageFacts | None = None
+    #: The image to rescue with.
+    rescue: ImageFacts | None = None
+    #: The image of the image store that the disk is put into, by id.
+    snapshot: str | None = None
+    #: File systems are frozen through the guest's agent while the disk is copied.
+    quiesce: bool = False
+    #: createBackup: its type, and how many images of that type are kept.
+    backup_type: str | None = None
+    rotation: int | None = None
+
+
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
     """One row of ``instances``: intent, record and observation side by side, each written by its owner only."""
 
@@ -92,6 +113,13 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     operation_id: str | None
     fault: Fault | None
+    #: While it is resized, or deleted since: the flavor before, and the vm state a confirm or revert ends in.
+    old_flavor: FlavorFacts | None
+    was: VmState | None
+    #: The image it is rescued with.
+    rescue: ImageFacts | None
+    #: The image of the image store that keeps its disk while it is shelved.
+    shelved_image: ImageFacts | None
     # --- the locks' union
     owner_blocks: OperationClass
     admin_blocks: OperationClass
@@ -255,6 +283,9 @@ class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
     steps: tuple[Step, ...]
     guest: GuestSpec
     shutdown: ShutdownPlan | None
+    #: For the steps that copy the disk: the image to hand it to, and whether file systems are frozen meanwhile.
+    snapshot: str | None = None
+    quiesce: bool = False
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,15 +6,29 @@ result counts once and a superseded operation's result not at all (B3).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from stateward.domain.actions import Action, OnFailure
-from stateward.domain.records import Fault, Instance, Outcome, Result
+from stateward.domain.records import Fault, Instance, Outcome, Result, Target
 from stateward.domain.shutdown import Ending
 from stateward.domain.states import VmState
 
+#: Where the image that keeps a shelved instance's disk is needed; anywhere else it is deleted.
+_NEEDS_IMAGE: Final = frozenset(
+    {VmState.SHELVED, VmState.SHELVED_OFFLOADED, VmState.SOFT_DELETED, VmState.ERROR}
+)
+#: Of every copy of a disk.
+SNAPSHOT_FORMAT: Final = "qcow2"
+_ENDED: Final = frozenset({VmState.SOFT_DELETED, VmState.DELETED})
+#: Where a resize is neither confirmed nor reverted.
+_UNCONFIRMED: Final = frozenset({VmState.RESIZED, VmState.SOFT_DELETED, VmState.ERROR})
 
-def settle(action: Action, instance: Instance, result: Result, now: float) -> dict[str, Any]:
+
+def settle(
+    action: Action, instance: Instance, result: Result, now: float, target: Target | None = None
+) -> dict[str, Any]:
     """Return the columns of the instance's row that a final result changes.
 
     Args:
@@ -22,19 +36,16 @@ def settle(action: Action, instance: Instance, result: Result, now: float) -> di
         instance: the row as it is.
         result: an agent's result; not ``SUPERSEDED``, which changes nothing. ``CANCELLED`` ends the task alone.
         now: seconds since the epoch.
+        target: what the operation makes of the instance besides its state.
     """
     changes: dict[str, Any] = {"task_state": None, "operation_id": None, "updated_at": now}
     if result.outcome is Outcome.SUCCEEDED:
         saved = result.ending is Ending.SAVED and action.if_saved is not None
         becomes = action.if_saved if saved else action.becomes
         if becomes is not None:
-            changes["vm_state"] = becomes
+            changes |= _become(becomes, instance, now, target or Target())
             # What leaves the state as it is says nothing of why an instance in ERROR is there.
             changes["fault"] = None
-        if action.becomes is VmState.ACTIVE and instance.launched_at is None:
-            changes["launched_at"] = now
-        if action.becomes is VmState.DELETED and instance.terminated_at is None:
-            changes["terminated_at"] = now
     elif result.outcome is Outcome.FAILED:
         message = result.message or f"{action.name} failed"
         changes["fault"] = Fault(code=500, message=message, created=now)
@@ -42,3 +53,48 @@ def settle(action: Action, instance: Instance, result: Result, now: float) -> di
         if action.on_failure is OnFailure.ERROR and result.ending is not Ending.LEFT_ON:
             changes["vm_state"] = VmState.ERROR
     return changes
+
+
+def _become(state: VmState, instance: Instance, now: float, target: Target) -> dict[str, Any]:
+    """Return the columns of an instance that has come to be in a state."""
+    changes: dict[str, Any] = {"vm_state": state}
+    if state is VmState.ACTIVE and instance.launched_at is None:
+        changes["launched_at"] = now
+    if state in _ENDED and (instance.terminated_at is None or instance.vm_state is VmState.SOFT_DELETED):
+        changes["terminated_at"] = now
+    elif state not in _ENDED and instance.terminated_at is not None:
+        changes["terminated_at"] = None
+    if state is VmState.SHELVED_OFFLOADED:
+        changes["host"] = ""
+    changes |= {
+        name: value
+        for name, value in (("flavor", target.flavor), ("image", target.image))
+        if value is not None
+    }
+    for name, value in _of_state(state, instance, target).items():
+        if getattr(instance, name) != value:
+            changes[name] = value
+    return changes
+
+
+def _of_state(state: VmState, instance: Instance, target: Target) -> dict[str, Any]:
+    """Return the columns that mean something in some states only, as they are in this one."""
+    old_flavor, was = instance.old_flavor, instance.was
+    if state is VmState.RESIZED:
+        old_flavor, was = instance.flavor, instance.vm_state
+    elif state not in _UNCONFIRMED:
+        old_flavor, was = None, None
+    shelved_image = instance.shelved_image if state in _NEEDS_IMAGE else None
+    if state is VmState.SHELVED and target.snapshot is not None:
+        shelved_image = msgspec.structs.replace(
+            instance.image, id=target.snapshot, disk_format=SNAPSHOT_FORMAT
+        )
+    rescue = (target.rescue or instance.rescue) if state is VmState.RESCUED else None
+    return {"old_flavor": old_flavor, "was": was, "shelved_image": shelved_image, "rescue": rescue}
+
+
+def given_up_image(instance: Instance, changes: dict[str, Any]) -> str | None:
+    """Return the image, by id, that these changes let go of; it is deleted with them."""
+    if instance.shelved_image is not None and "shelved_image" in changes and changes["shelved_image"] is None:
+        return instance.shelved_image.id
+    return None

@@ -19,6 +19,11 @@ class VmState(enum.StrEnum):
     PAUSED = "paused"
     SUSPENDED = "suspended"
     STOPPED = "stopped"
+    RESCUED = "rescued"
+    RESIZED = "resized"
+    SHELVED = "shelved"
+    SHELVED_OFFLOADED = "shelved_offloaded"
+    SOFT_DELETED = "soft-delete"
     ERROR = "error"
     DELETED = "deleted"
 
@@ -36,6 +41,19 @@ class TaskState(enum.StrEnum):
     SUSPENDING = "suspending"
     RESUMING = "resuming"
     DELETING = "deleting"
+    SOFT_DELETING = "soft-deleting"
+    RESTORING = "restoring"
+    RESCUING = "rescuing"
+    UNRESCUING = "unrescuing"
+    REBUILDING = "rebuilding"
+    RESIZE_PREP = "resize_prep"
+    RESIZE_CONFIRMING = "resize_confirming"
+    RESIZE_REVERTING = "resize_reverting"
+    SHELVING = "shelving"
+    SHELVING_OFFLOADING = "shelving_offloading"
+    UNSHELVING = "unshelving"
+    IMAGE_SNAPSHOT = "image_snapshot"
+    IMAGE_BACKUP = "image_backup"
 
 
 class PowerState(enum.IntEnum):
@@ -76,7 +94,7 @@ class Cause(enum.StrEnum):
 
 
 #: The vm states in which an instance takes up nothing on any host; its claims end where one of them begins.
-ON_NO_HOST: Final[frozenset[VmState]] = frozenset({VmState.DELETED})
+ON_NO_HOST: Final[frozenset[VmState]] = frozenset({VmState.DELETED, VmState.SHELVED_OFFLOADED})
 
 VM_STATE_SAYS: Final[dict[VmState, str]] = {
     VmState.BUILDING: "Accepted and being made for the first time.",
@@ -84,6 +102,11 @@ VM_STATE_SAYS: Final[dict[VmState, str]] = {
     VmState.PAUSED: "Its processors are halted; its memory stays in the host's memory.",
     VmState.SUSPENDED: "Off, its memory saved on disk; resume continues where it was.",
     VmState.STOPPED: "Off, with its disk kept.",
+    VmState.RESCUED: "Running a rescue image, its own disk attached as the second one.",
+    VmState.RESIZED: "Has another flavor; to be confirmed, or reverted to the one before.",
+    VmState.SHELVED: "Off, its disk also kept in the image store; still on its host.",
+    VmState.SHELVED_OFFLOADED: "On no host; its disk is kept in the image store.",
+    VmState.SOFT_DELETED: "Deleted and off; it can be restored until its time has passed.",
     VmState.ERROR: "An operation could not finish; the fault says why and what to do.",
     VmState.DELETED: "Gone, with its disk; only its history can be read.",
 }
@@ -105,6 +128,11 @@ _STATUS: Final[dict[VmState, str]] = {
     VmState.PAUSED: "PAUSED",
     VmState.SUSPENDED: "SUSPENDED",
     VmState.STOPPED: "SHUTOFF",
+    VmState.RESCUED: "RESCUE",
+    VmState.RESIZED: "VERIFY_RESIZE",
+    VmState.SHELVED: "SHELVED",
+    VmState.SHELVED_OFFLOADED: "SHELVED_OFFLOADED",
+    VmState.SOFT_DELETED: "SOFT_DELETED",
     VmState.ERROR: "ERROR",
     VmState.DELETED: "DELETED",
 }
@@ -112,6 +140,12 @@ _STATUS: Final[dict[VmState, str]] = {
 _STATUS_IN_TASK: Final[dict[tuple[VmState, TaskState], str]] = {
     (VmState.ACTIVE, TaskState.REBOOTING): "REBOOT",
     (VmState.ACTIVE, TaskState.REBOOTING_HARD): "HARD_REBOOT",
+    (VmState.ACTIVE, TaskState.REBUILDING): "REBUILD",
+    (VmState.STOPPED, TaskState.REBUILDING): "REBUILD",
+    (VmState.ERROR, TaskState.REBUILDING): "REBUILD",
+    (VmState.ACTIVE, TaskState.RESIZE_PREP): "RESIZE",
+    (VmState.STOPPED, TaskState.RESIZE_PREP): "RESIZE",
+    (VmState.RESIZED, TaskState.RESIZE_REVERTING): "REVERT_RESIZE",
 }
 
 
@@ -130,8 +164,8 @@ def states_of_status(word: str) -> tuple[frozenset[VmState], frozenset[TaskState
     An empty set of task states means any. None: no such status exists.
     """
     word = word.upper()
-    for (vm_state, task_state), name in _STATUS_IN_TASK.items():
-        if name == word:
-            return frozenset({vm_state}), frozenset({task_state})
+    in_task = [pair for pair, name in _STATUS_IN_TASK.items() if name == word]
+    if in_task:
+        return frozenset(pair[0] for pair in in_task), frozenset(pair[1] for pair in in_task)
     found = frozenset(state for state, name in _STATUS.items() if name == word)
     return (found, frozenset()) if found else None

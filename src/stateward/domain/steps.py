@@ -25,6 +25,16 @@ class Step(enum.StrEnum):
     DISCARD_MEMORY = "discard_memory"
     INJECT_NMI = "inject_nmi"
     REMOVE = "remove"
+    DISCARD_DISK = "discard_disk"
+    KEEP_DISK = "keep_disk"
+    RETURN_DISK = "return_disk"
+    DROP_KEPT_DISK = "drop_kept_disk"
+    GROW_DISK = "grow_disk"
+    PREPARE_RESCUE_DISK = "prepare_rescue_disk"
+    DEFINE_RESCUE = "define_rescue"
+    DISCARD_RESCUE_DISK = "discard_rescue_disk"
+    SNAPSHOT = "snapshot"
+    PUBLISH_SNAPSHOT = "publish_snapshot"
 
 
 STEP_SAYS: Final[dict[Step, str]] = {
@@ -40,4 +50,14 @@ STEP_SAYS: Final[dict[Step, str]] = {
     Step.DISCARD_MEMORY: "Throw a saved memory away, so that the next start is a boot.",
     Step.INJECT_NMI: "Raise a non-maskable interrupt; killed right after it, the agent raises it again.",
     Step.REMOVE: "Make the hypervisor forget the guest and delete its disk.",
+    Step.DISCARD_DISK: "Delete the instance's disk, so that it is made anew.",
+    Step.KEEP_DISK: "Copy the disk aside as it is, unless a copy is kept already.",
+    Step.RETURN_DISK: "Put the disk that was kept back in its place, if one is kept.",
+    Step.DROP_KEPT_DISK: "Delete the disk that was kept, if one is kept.",
+    Step.GROW_DISK: "Make the disk as large as the flavor says; it never shrinks.",
+    Step.PREPARE_RESCUE_DISK: "Make a disk over the rescue image, unless it is there.",
+    Step.DEFINE_RESCUE: "Define the guest to boot from the rescue disk, its own disk as the second.",
+    Step.DISCARD_RESCUE_DISK: "Delete the rescue disk, if it is there.",
+    Step.SNAPSHOT: "Copy the disk as it is at one moment into a file.",
+    Step.PUBLISH_SNAPSHOT: "Hand that file to the image store, and delete it.",
 }

@@ -72,6 +72,13 @@ def _missing(expected: VmState) -> Verdict:
 
 
 A, P, S, T = VmState.ACTIVE, VmState.PAUSED, VmState.SUSPENDED, VmState.STOPPED
+R, Z, V, F, K = (
+    VmState.RESCUED,
+    VmState.RESIZED,
+    VmState.SHELVED,
+    VmState.SHELVED_OFFLOADED,
+    VmState.SOFT_DELETED,
+)
 
 VERDICTS: Final[tuple[Verdict, ...]] = (
     # ---- active
@@ -234,6 +241,75 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
     ),
     _missing(T),
     _unknown(T),
+    # ---- rescued: what runs is not the owner's system, so it never becomes anything else by itself
+    _agree(R, Observed.RUNNING),
+    Verdict(
+        expected=R,
+        observed=Observed.PAUSED,
+        kind=Kind.RESTORE,
+        action="restore_rescue",
+        says="The rescue system was paused outside Stateward; it is started anew.",
+    ),
+    *(
+        Verdict(
+            expected=R,
+            observed=observed,
+            kind=Kind.RESTORE,
+            action="restore_rescue",
+            says="The rescue system went off; it is started again. Unrescue to boot the instance's own system.",
+        )
+        for observed in (Observed.SUSPENDED, Observed.SHUTOFF, Observed.CRASHED)
+    ),
+    _missing(R),
+    _unknown(R),
+    # ---- resized: on or off, whichever it was before; a person is about to decide
+    _agree(Z, Observed.RUNNING),
+    _agree(Z, Observed.SHUTOFF),
+    *(
+        Verdict(
+            expected=Z,
+            observed=observed,
+            kind=Kind.IGNORE,
+            says="The resize is not confirmed yet; what the guest is then is judged after that.",
+        )
+        for observed in (Observed.PAUSED, Observed.SUSPENDED, Observed.CRASHED)
+    ),
+    _missing(Z),
+    _unknown(Z),
+    # ---- shelved, and deleted but kept for a while: off
+    *(
+        verdict
+        for expected, what in ((V, "shelved"), (K, "deleted, and kept for a while"))
+        for verdict in (
+            _agree(expected, Observed.SHUTOFF),
+            *(
+                Verdict(
+                    expected=expected,
+                    observed=observed,
+                    kind=Kind.RESTORE,
+                    action="restore_off",
+                    says=f"The instance is {what}, and its guest was started outside Stateward; its power is taken.",
+                )
+                for observed in (Observed.RUNNING, Observed.PAUSED, Observed.SUSPENDED, Observed.CRASHED)
+            ),
+            _missing(expected),
+            _unknown(expected),
+        )
+    ),
+    # ---- offloaded: on no host
+    _agree(F, Observed.MISSING),
+    _unknown(F),
+    *(
+        Verdict(
+            expected=F,
+            observed=observed,
+            kind=Kind.RESTORE,
+            action="restore_offloaded",
+            says="The instance is kept as an image only, but a guest of it was found; it is removed.",
+        )
+        for observed in Observed
+        if observed not in {Observed.MISSING, Observed.UNKNOWN}
+    ),
     # ---- error and building: a person, or the operation in flight, decides
     *(
         Verdict(

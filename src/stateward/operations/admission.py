@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from stateward.bus.port import operations_subject
 from stateward.clock import Clock
 from stateward.domain import admit
-from stateward.domain.actions import Action, key
+from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.bodies import ShutdownOptions, ShutdownRequest
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.placement import NOVA_RULES, Rules
@@ -31,13 +31,18 @@ from stateward.domain.records import (
     OperationState,
     Outcome,
     Result,
+    Target,
 )
 from stateward.domain.seeds import seed_of
-from stateward.domain.settle import settle
 from stateward.domain.shutdown import DEFAULT_SECONDS, AtDeadline, Layer, Limits, ShutdownPlan, layer, plan
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
+from stateward.operations import finishing
+from stateward.operations.finishing import target_of
+from stateward.operations.placing import Place, claim
+from stateward.operations.preparing import NOTHING, Wanted, aim
 from stateward.store import instances, operations
+from stateward.store.claims import Purpose
 from stateward.store.engine import Database
 
 
@@ -67,14 +72,26 @@ class Admission:
         shutdown: ShutdownDefaults,
         wake: Callable[[], None],
         placement: Rules = NOVA_RULES,
+        *,
+        offload: bool = True,
     ) -> None:
-        """Keep the ports and what the operator says."""
+        """Keep the ports and what the operator says.
+
+        Args:
+            database: the store.
+            clock: tells the time.
+            shutdown: of clean shutdowns.
+            wake: called after a commit that left something in the outbox.
+            placement: by which hosts are chosen and filled.
+            offload: what is shelved leaves its host at once, as in Nova 34 by default.
+        """
         self.database = database
         self.clock = clock
         #: By which hosts are chosen and filled.
         self.placement = placement
         self._shutdown = shutdown
         self._wake = wake
+        self._offload = offload
 
     def on(self, database: Database) -> Self:
         """Return the same admission on another database: one that adds to what each transaction does."""
@@ -84,11 +101,12 @@ class Admission:
 
     async def admit(
         self,
-        action: Action,
+        action: Action | tuple[Action, ...],
         instance_id: str,
         actor: Actor,
         *,
         body: object = None,
+        wanted: Wanted = NOTHING,
         project_id: str | None = None,
         fence: int | None = None,
         why: str | None = None,
@@ -96,10 +114,11 @@ class Admission:
         """Admit an operation: a row of the action table that an agent works on.
 
         Args:
-            action: the row.
+            action: the row, or several of one action that begin in different states: whichever fits.
             instance_id: which instance.
             actor: who asks, for the audit trail and for which locks bind.
             body: the request's decoded body.
+            wanted: what the request wants besides the action.
             project_id: the caller sees only this project; None for all.
             fence: admit only if nothing was admitted since; see ``admit.conditions``.
             why: for the operation's message and the audit trail; the arbiter says here what it saw.
@@ -116,6 +135,7 @@ class Admission:
                 instance_id,
                 actor,
                 body=body,
+                wanted=wanted,
                 project_id=project_id,
                 fence=fence,
                 why=why,
@@ -128,32 +148,46 @@ class Admission:
     def admit_in(
         self,
         connection: sa.Connection,
-        action: Action,
+        action: Action | tuple[Action, ...],
         instance_id: str,
         actor: Actor,
         *,
         body: object = None,
+        wanted: Wanted = NOTHING,
         project_id: str | None = None,
         fence: int | None = None,
         why: str | None = None,
     ) -> Admitted:
         """Admit an operation inside a transaction of the caller's, who then calls ``wake``; see ``admit``."""
+        rows = action if isinstance(action, tuple) else (action,)
         now = self.clock.now()
         operation_id = str(uuid.uuid4())
-        changes: dict[str, Any] = {"updated_at": now}
-        if action.pending is not None:
-            changes |= {"task_state": action.pending.value, "operation_id": operation_id}
-        checks = admit.conditions(action, actor.kind, project_id=project_id, fence=fence)
-        instance = guarded(connection, action, instance_id, checks, changes, bump_fence=True)
+        action, instance = _first_that_fits(
+            connection,
+            rows,
+            instance_id,
+            actor,
+            {"updated_at": now, **wanted.changes},
+            operation_id=operation_id,
+            project_id=project_id,
+            fence=fence,
+        )
         if action.over:
-            overtaken = operations.supersede(
+            overtaken = finishing.supersede(
                 connection, instance_id, now, f"Overtaken by {action.name} (request {actor.request_id})."
             )
         else:
             overtaken = []
+        if wanted.seed:
+            seed = msgspec.structs.replace(instance.seed, **wanted.seed)
+            instance = instances.change_held(connection, instance, {"seed": seed})
+        target = aim(connection, action, instance, actor, wanted=wanted, now=now)
+        instance = self._claim(connection, action, instance, wanted, now)
         if not instance.host and action.becomes is not VmState.DELETED:
             raise Refused(Refusal.NO_HOST, instance_id=instance_id)
         operation = operation_for(action, instance, actor, now=now, operation_id=operation_id, message=why)
+        if target != Target():
+            operation.params["target"] = msgspec.to_builtins(target)
         shutdown = self._plan(action, instance, body)
         if shutdown is not None:
             operation.params["shutdown"] = msgspec.to_builtins(shutdown)
@@ -171,9 +205,53 @@ class Admission:
             ),
         )
         if not instance.host:
-            return _gone(connection, action, operation, instance, actor)
+            return _gone(connection, operation, instance, actor)
         post_dispatch(connection, action, operation, instance)
         return Admitted(instance=instance, operation=operation)
+
+    def _claim(
+        self, connection: sa.Connection, action: Action, instance: Instance, wanted: Wanted, now: float
+    ) -> Instance:
+        """Claim the room that an operation needs beside what the instance holds; return the row with its host.
+
+        Raises:
+            Refused: there is none.
+        """
+        if action.places:
+            purpose, flavor = Purpose.HOME, instance.flavor
+            place = Place(zone=wanted.zone, host=wanted.host, group_id=instance.group_id)
+        elif action.becomes is VmState.RESIZED and wanted.target.flavor is not None:
+            purpose, flavor = Purpose.MOVE, wanted.target.flavor
+            place = Place(host=instance.host)
+        else:
+            return instance
+        host = claim(connection, instance, purpose, flavor=flavor, place=place, rules=self.placement, now=now)
+        if not action.places:
+            return instance
+        return instances.change_held(connection, instance, {"host": host.name, "zone": host.zone})
+
+    def follow_in(
+        self, connection: sa.Connection, operation: Operation, instance: Instance, *, succeeded: bool
+    ) -> bool:
+        """Admit what follows an operation, for who asked for that; False when nothing does.
+
+        A lock that was placed meanwhile, or anything else admitted, leaves the instance as it is.
+        """
+        done = BY_KEY[operation.action]
+        then = done.undo if not succeeded else done.then if self._offload else None
+        if then is None:
+            return False
+        actor = Actor(
+            kind=operation.actor_kind,
+            user_id=operation.user_id,
+            project_id=operation.project_id,
+            request_id=operation.request_id,
+        )
+        try:
+            self.admit_in(connection, BY_KEY[then], instance.id, actor, fence=operation.fence)
+        except Refused:
+            return False
+        return True
 
     def wake(self) -> None:
         """Tell the dispatcher that a committed transaction left something in the outbox."""
@@ -202,6 +280,37 @@ class Admission:
             may_save=action.if_saved is not None,
             limits=self._shutdown.limits,
         )
+
+
+def _first_that_fits(
+    connection: sa.Connection,
+    rows: tuple[Action, ...],
+    instance_id: str,
+    actor: Actor,
+    changes: Mapping[str, Any],
+    *,
+    operation_id: str,
+    project_id: str | None,
+    fence: int | None,
+) -> tuple[Action, Instance]:
+    """Do the guarded UPDATE of the first row that admits, and return both.
+
+    The rows begin in different states, so that at most one can. What the others say of the state is no answer.
+
+    Raises:
+        Refused: none did; what the row says whose states fit, if there is one.
+    """
+    refusals: list[Refused] = []
+    for row in rows:
+        row_changes = dict(changes)
+        if row.pending is not None:
+            row_changes |= {"task_state": row.pending.value, "operation_id": operation_id}
+        checks = admit.conditions(row, actor.kind, project_id=project_id, fence=fence)
+        try:
+            return row, guarded(connection, row, instance_id, checks, row_changes, bump_fence=True)
+        except Refused as refused:
+            refusals.append(refused)
+    raise next((each for each in refusals if each.refusal is not Refusal.WRONG_VM_STATE), refusals[0])
 
 
 def guarded(
@@ -263,41 +372,48 @@ def operation_for(
 
 def dispatch_of(action: Action, operation: Operation, instance: Instance) -> Dispatch:
     """Make what the agent is sent; the same operation always gives the same dispatch."""
-    shutdown = operation.params.get("shutdown")
+    shutdown, target = operation.params.get("shutdown"), target_of(operation)
     return Dispatch(
         operation_id=operation.id,
         instance_id=instance.id,
         action=operation.action,
         fence=operation.fence,
         steps=action.steps,
-        guest=GuestSpec(
-            instance_id=instance.id,
-            domain_name=instance.domain_name,
-            display_name=instance.name,
-            project_id=instance.project_id,
-            vcpus=instance.flavor.vcpus,
-            memory=instance.flavor.ram,
-            disk=instance.flavor.disk,
-            image=instance.image,
-            ephemeral=instance.flavor.ephemeral,
-            swap=instance.flavor.swap,
-            ports=instance.ports,
-            seed=seed_of(
-                instance.seed,
-                hostname=instance.hostname,
-                zone=instance.zone,
-                user_data=instance.user_data,
-                metadata=instance.metadata,
-                connected=bool(instance.ports),
-            ),
-        ),
+        guest=guest_of(instance, target),
+        snapshot=target.snapshot,
+        quiesce=target.quiesce,
         shutdown=None if shutdown is None else msgspec.convert(shutdown, ShutdownPlan),
     )
 
 
-def _gone(
-    connection: sa.Connection, action: Action, operation: Operation, instance: Instance, actor: Actor
-) -> Admitted:
+def guest_of(instance: Instance, target: Target) -> GuestSpec:
+    """Describe the guest of an instance as an operation makes it."""
+    flavor = target.flavor or instance.flavor
+    return GuestSpec(
+        instance_id=instance.id,
+        domain_name=instance.domain_name,
+        display_name=instance.name,
+        project_id=instance.project_id,
+        vcpus=flavor.vcpus,
+        memory=flavor.ram,
+        disk=flavor.disk,
+        image=target.disk_from or target.image or instance.image,
+        ephemeral=flavor.ephemeral,
+        swap=flavor.swap,
+        ports=instance.ports,
+        seed=seed_of(
+            instance.seed,
+            hostname=instance.hostname,
+            zone=instance.zone,
+            user_data=instance.user_data,
+            metadata=instance.metadata,
+            connected=bool(instance.ports),
+        ),
+        rescue=target.rescue or instance.rescue,
+    )
+
+
+def _gone(connection: sa.Connection, operation: Operation, instance: Instance, actor: Actor) -> Admitted:
     """Finish the removal of an instance that no host was found for: no agent will ever answer for it."""
     now = operation.started_at
     message = "It was on no host; there was nothing to remove."
@@ -320,7 +436,7 @@ def _gone(
         action=operation.action,
         detail={"outcome": result.outcome.value, "message": message, "shutdown": None},
     )
-    changed = instances.guarded_update(connection, instance.id, (), settle(action, instance, result, now))
+    changed, _images = finishing.apply(connection, operation, instance, result, now)
     if changed is None:
         msg = f"instance {instance.id} vanished inside a transaction that holds its row"
         raise RuntimeError(msg)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import sqlalchemy as sa
 
 from stateward.bus.port import RESULTS, Bus
-from stateward.clock import Clock
-from stateward.domain.actions import BY_KEY
-from stateward.domain.admit import Condition, Test
-from stateward.domain.errors import Refusal
 from stateward.domain.records import Actor, OperationState, Outcome, Result
-from stateward.domain.settle import settle
-from stateward.domain.states import ON_NO_HOST
-from stateward.store import claims, instances, observations, operations
-from stateward.store.engine import Database
+from stateward.operations import finishing
+from stateward.operations.admission import Admission
+from stateward.store import instances, observations, operations
 
 _STATE_OF = {
     Outcome.SUCCEEDED: OperationState.SUCCEEDED,
@@ -27,14 +22,33 @@ _STATE_OF = {
 _decoder = msgspec.json.Decoder(Result)
 
 
-class Completion:
-    """Applies results; ``settled`` is called with the instance's id after each that counted."""
+class _Applied(msgspec.Struct, frozen=True):
+    """What is left to do once a result's transaction is durable."""
 
-    def __init__(self, database: Database, clock: Clock, settled: Callable[[str], None]) -> None:
-        """Keep the ports."""
-        self._database = database
-        self._clock = clock
+    images: list[str]
+    followed: bool
+
+
+class Completion:
+    """Applies results.
+
+    Args:
+        admission: whose database and clock to use, and by which what follows at once is admitted.
+        settled: called with the instance's id after each result that counted.
+        forget_images: called with the ids of images that were deleted, once that is durable.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        settled: Callable[[str], None],
+        forget_images: Callable[[Sequence[str]], None] = lambda _ids: None,
+    ) -> None:
+        self._admission = admission
+        self._database = admission.database
+        self._clock = admission.clock
         self._settled = settled
+        self._forget_images = forget_images
 
     async def start(self, bus: Bus) -> None:
         """Take results from the bus from now on."""
@@ -43,35 +57,35 @@ class Completion:
     async def handle(self, payload: bytes) -> None:
         """Apply one result; raises when the database is away, and the bus then delivers it again."""
         result = _decoder.decode(payload)
-        if await self._database.write(lambda connection: self._apply(connection, result)):
-            self._settled(result.instance_id)
+        applied = await self._database.write(lambda connection: self._apply(connection, result))
+        if applied is None:
+            return
+        if applied.followed:
+            self._admission.wake()
+        if applied.images:
+            self._forget_images(applied.images)
+        self._settled(result.instance_id)
 
-    def _apply(self, connection: sa.Connection, result: Result) -> bool:
+    def _apply(self, connection: sa.Connection, result: Result) -> _Applied | None:
         now = self._clock.now()
         operation = operations.get(connection, result.operation_id)
         if operation is None or operation.finished_at is not None:
-            return False
+            return None
         message = result.message if result.message is not None else operation.message
         if not operations.finish(connection, operation.id, _STATE_OF[result.outcome], now, message):
-            return False
+            return None
         if result.observation is not None:
             observations.observe(connection, result.observation)
         instance = instances.get(connection, result.instance_id)
         if instance is None:
-            return False
+            return None
         settled_result = result
         if result.outcome is Outcome.SUPERSEDED:
             # The agent gave it up for a newer fence, yet here it is the newest: the record must not keep waiting.
             settled_result = msgspec.structs.replace(
                 result, outcome=Outcome.FAILED, message=message or "The host gave the operation up."
             )
-        changes = settle(BY_KEY[operation.action], instance, settled_result, now)
-        checks = (
-            Condition(column="fence", test=Test.EQUALS, value=operation.fence, refusal=Refusal.OVERTAKEN),
-        )
-        changed = instances.guarded_update(connection, instance.id, checks, changes)
-        if changed is not None and changed.vm_state in ON_NO_HOST:
-            claims.release(connection, changed.id)
+        changed, gone = finishing.apply(connection, operation, instance, settled_result, now)
         operations.record(
             connection,
             at=now,
@@ -87,4 +101,7 @@ class Completion:
             action=operation.action,
             detail={"outcome": result.outcome.value, "message": message, "shutdown": result.shutdown},
         )
-        return True
+        followed = changed is not None and self._admission.follow_in(
+            connection, operation, changed, succeeded=result.outcome is Outcome.SUCCEEDED
+        )
+        return _Applied(images=gone, followed=followed)

@@ -18,6 +18,7 @@ from stateward.domain.errors import Forbidden
 from stateward.domain.locks import ALL_CLASSES, ActorKind, Lock, kind_placed_by, kind_released_by, summarise
 from stateward.domain.records import Actor, Instance, Operation
 from stateward.domain.states import VmState
+from stateward.operations import finishing
 from stateward.operations.admission import Admission, Admitted, guarded, operation_for
 from stateward.store import instances, locks, operations
 from stateward.store.engine import Database
@@ -111,7 +112,7 @@ class Immediate:
         def effect(
             connection: sa.Connection, instance: Instance, now: float
         ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-            operations.supersede(
+            finishing.supersede(
                 connection, instance.id, now, f"The state was reset (request {actor.request_id})."
             )
             changes = {"vm_state": to.value, "task_state": None, "operation_id": None}

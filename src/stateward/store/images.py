@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from stateward.domain.errors import Conflict
+from stateward.domain.records import ImageFacts
 from stateward.store.image_tables import IMAGE_MEMBERS, IMAGE_PROPERTIES, IMAGE_TAGS, IMAGES
 from stateward.store.rows import every, is_duplicate, one
 
@@ -49,6 +50,11 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: float
     properties: dict[str, str]
     tags: tuple[str, ...]
+
+    @property
+    def facts(self) -> ImageFacts:
+        """What an instance made from it keeps of it."""
+        return ImageFacts(id=self.id, disk_format=self.disk_format or "raw", properties=self.properties)
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +177,29 @@ def replace(connection: sa.Connection, before: Image, after: Image) -> None:
 def delete(connection: sa.Connection, image_id: str) -> None:
     """Delete an image; whose data it had is the caller's to remove, once this is durable."""
     connection.execute(sa.delete(IMAGES).where(_COLUMNS.id == image_id))
+
+
+def delete_without_data(connection: sa.Connection, image_id: str) -> None:
+    """Delete an image that was to be filled and will not be; one that has its data stays."""
+    connection.execute(sa.delete(IMAGES).where(_COLUMNS.id == image_id, _COLUMNS.status != "active"))
+
+
+def backups(connection: sa.Connection, instance_id: str, backup_type: str) -> list[str]:
+    """Return the ids of an instance's backups of a type that have their data, newest first; not protected ones."""
+    statement = sa.select(_COLUMNS.id).where(_COLUMNS.status == "active", sa.not_(_COLUMNS.protected))
+    for name, value in (
+        ("instance_uuid", instance_id),
+        ("image_type", "backup"),
+        ("backup_type", backup_type),
+    ):
+        statement = statement.where(
+            sa.exists().where(
+                IMAGE_PROPERTIES.c.image_id == _COLUMNS.id,
+                IMAGE_PROPERTIES.c.name == name,
+                IMAGE_PROPERTIES.c.value == value,
+            )
+        )
+    return list(connection.execute(statement.order_by(_COLUMNS.created_at.desc(), _COLUMNS.id)).scalars())
 
 
 def begin_upload(connection: sa.Connection, image_id: str, upload: str, now: float) -> bool:

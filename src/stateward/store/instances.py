@@ -57,6 +57,10 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         fence,
         operation_id,
         fault,
+        old_flavor,
+        was,
+        rescue,
+        shelved_image,
         owner_blocks,
         admin_blocks,
         hold_blocks,
@@ -99,6 +103,10 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         fence=fence,
         operation_id=operation_id,
         fault=fault,
+        old_flavor=old_flavor,
+        was=None if was is None else _VM_STATES[was],
+        rescue=rescue,
+        shelved_image=shelved_image,
         owner_blocks=_CLASSES[owner_blocks],
         admin_blocks=_CLASSES[admin_blocks],
         hold_blocks=_CLASSES[hold_blocks],
@@ -186,6 +194,7 @@ def guarded_update(
 
 _KINDS = {
     "vm_state": VmState,
+    "was": VmState,
     "owner_blocks": OperationClass,
     "admin_blocks": OperationClass,
     "hold_blocks": OperationClass,
@@ -210,6 +219,24 @@ def change_held(connection: sa.Connection, held: Instance, changes: Mapping[str,
         for name, value in changes.items()
     }
     return msgspec.structs.replace(held, **typed)
+
+
+def ended_before(connection: sa.Connection, state: VmState, before: float) -> list[tuple[str, int]]:
+    """Return the instances in a state that were ended by a time, oldest first, as (id, fence).
+
+    Args:
+        connection: where to look.
+        state: the vm state they are in.
+        before: seconds since the epoch.
+    """
+    rows = connection.execute(
+        sa.select(_COLUMNS.id, _COLUMNS.fence)
+        .where(
+            _COLUMNS.vm_state == state.value, _COLUMNS.task_state.is_(None), _COLUMNS.terminated_at <= before
+        )
+        .order_by(_COLUMNS.terminated_at)
+    )
+    return [(row.id, row.fence) for row in rows]
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):

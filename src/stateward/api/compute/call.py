@@ -39,6 +39,8 @@ MIN_MINOR: Final = 1
 MAX_MINOR: Final = 104
 #: Bytes a body may have; Nova's own limit is 114,688.
 MAX_BODY: Final = 1024 * 1024
+#: Names the operation that a request was admitted as.
+OPERATION_HEADER: Final = "x-stateward-operation"
 
 
 class Call:

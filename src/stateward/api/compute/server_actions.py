@@ -11,7 +11,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute import questions, remote_consoles
-from stateward.api.compute.call import Call, Endpoint, convert, empty, reply
+from stateward.api.compute.call import OPERATION_HEADER, Call, Endpoint, convert, empty, reply
+from stateward.api.compute.lifecycle import answer_of, wanted_of
 from stateward.api.compute.server_queries import NUMBER
 from stateward.api.compute.servers_seen import find
 from stateward.api.compute.services import Services
@@ -25,14 +26,11 @@ from stateward.domain.errors import Conflict, Forbidden, HostUnavailable, Invali
 from stateward.domain.questions import SetPassword
 from stateward.domain.records import ConsoleReply, ConsoleRequest, Instance
 from stateward.domain.states import VmState
-from stateward.operations.admission import Admitted
 from stateward.operations.asking import ask
 from stateward.operations.immediate import Done
 
 #: Tells the operation that was admitted before a lock and is still finishing (B1).
 IN_FLIGHT_HEADER = "x-stateward-operation-in-flight"
-#: Names the operation that a request was admitted as.
-OPERATION_HEADER = "x-stateward-operation"
 #: Seconds a host has to answer for a console log.
 _CONSOLE_SECONDS = 10.0
 #: What Nova leaves out of a console's output: control characters, but for tabs and ends of lines.
@@ -71,19 +69,20 @@ async def act(call: Call) -> Response:
         # Nova's answer to an action of other microversions.
         raise ApiFault(404, "The resource could not be found.")
     options = convert(content, actions.body_type(rows[0], call.minor), wire)
-    action = actions.pick(tuple(rows), options)
+    picked = actions.pick(tuple(rows), options)
+    action = picked[0]
     instance_id = call.path["id"]
     await check(call, action, instance_id)
     if action.is_operation:
-        # Nova answers an accepted forceDelete with 204 and all others with 202.
-        code = 204 if action.becomes is VmState.DELETED else 202
-
-        def answer(admitted: Admitted) -> Response:
-            return empty(code, {OPERATION_HEADER: admitted.operation.id})
-
+        answer = await answer_of(call, action, options)
         return answer(
             await call.admission(answer).admit(
-                action, instance_id, call.actor, body=options, project_id=call.visible_project
+                picked,
+                instance_id,
+                call.actor,
+                body=options,
+                wanted=await wanted_of(call, action.name, options),
+                project_id=call.visible_project,
             )
         )
     return await _IMMEDIATE[action.name](call, instance_id, options)

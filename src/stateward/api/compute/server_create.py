@@ -13,9 +13,8 @@ import msgspec
 import sqlalchemy as sa
 from starlette.responses import Response
 
-from stateward.api.compute.call import Call, convert, reply
+from stateward.api.compute.call import OPERATION_HEADER, Call, convert, reply
 from stateward.api.compute.hints import Hints, hints_of
-from stateward.api.compute.server_actions import OPERATION_HEADER
 from stateward.api.compute.server_networks import check_security_groups, choose
 from stateward.api.compute.views import links
 from stateward.api.wording import short
@@ -26,7 +25,9 @@ from stateward.domain.seeds import SeedFacts
 from stateward.operations.admission import Admitted
 from stateward.operations.creation import NewInstance, create_several
 from stateward.operations.placing import Place
+from stateward.operations.preparing import check_fits
 from stateward.store import flavors, hosts, images, keypairs, server_groups
+from stateward.store.images import Image
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 Text = Annotated[str, msgspec.Meta(max_length=255)]
@@ -150,7 +151,7 @@ def _checked(call: Call, raw: object) -> ServerBody:
     if wanted.hostname is not None:
         check_hostname(call, wanted.hostname)
     if wanted.user_data is not None:
-        _check_user_data(wanted.user_data)
+        check_user_data(wanted.user_data)
     return wanted
 
 
@@ -169,7 +170,12 @@ def _check_disks(wanted: ServerBody) -> None:
         raise Invalid("Invalid imageRef provided: name the image to boot from.")
 
 
-def _check_user_data(text: str) -> None:
+def check_user_data(text: str) -> None:
+    """Refuse user data that are too large, or not in base 64.
+
+    Raises:
+        Invalid: they are.
+    """
     if len(text) > _USER_DATA:
         raise Invalid(
             f"User data too large. User data must be no larger than {_USER_DATA} bytes once base64 encoded."
@@ -201,7 +207,7 @@ async def _new_instance(call: Call, wanted: ServerBody, hints: Hints) -> NewInst
     def look(connection: sa.Connection) -> tuple[FlavorFacts, ImageFacts, str | None]:
         _check_place(connection, zone, host)
         _check_group(connection, call, hints.group)
-        return *_look_up(connection, call, wanted), _public_key(connection, call, wanted)
+        return _look_up(connection, call, wanted)
 
     flavor, image, public_key = await call.services.database.read(look)
     return NewInstance(
@@ -283,30 +289,49 @@ def _check_group(connection: sa.Connection, call: Call, group_id: str | None) ->
         raise Invalid(f"Instance group {group_id} could not be found.")
 
 
-def _look_up(connection: sa.Connection, call: Call, wanted: ServerBody) -> tuple[FlavorFacts, ImageFacts]:
-    flavor = flavors.get(
-        connection, str(wanted.flavorRef), project_id=None if call.token.is_admin else call.project_id
-    )
+def _look_up(
+    connection: sa.Connection, call: Call, wanted: ServerBody
+) -> tuple[FlavorFacts, ImageFacts, str | None]:
+    flavor = find_flavor(connection, call, str(wanted.flavorRef))
+    image = find_image(connection, call, wanted.imageRef or "")
+    public_key = None if wanted.key_name is None else find_key(connection, call, wanted.key_name)
+    check_fits(flavor, image)
+    return flavor, image.facts, public_key
+
+
+def find_flavor(connection: sa.Connection, call: Call, reference: str) -> FlavorFacts:
+    """Return a flavor that the caller may use.
+
+    Raises:
+        Invalid: there is none.
+    """
+    flavor = flavors.get(connection, reference, project_id=None if call.token.is_admin else call.project_id)
     if flavor is None:
-        raise Invalid(f"Flavor {wanted.flavorRef} could not be found.")
-    image = images.get_visible(connection, wanted.imageRef or "", call.project_id, call.token.is_admin)
+        raise Invalid(f"Flavor {reference} could not be found.")
+    return flavor
+
+
+def find_image(connection: sa.Connection, call: Call, reference: str) -> Image:
+    """Return an image that the caller may use and that has its data.
+
+    Raises:
+        Invalid: there is none.
+    """
+    image = images.get_visible(connection, reference, call.project_id, call.token.is_admin)
     if image is None:
         raise Invalid("Can not find requested image")
     if image.status != "active":
         raise Invalid(f"Image {image.id} is not active.")
-    if flavor.ram < image.min_ram:
-        raise Invalid("Flavor's memory is too small for requested image.")
-    if flavor.disk and flavor.disk < image.min_disk:
-        raise Invalid("Flavor's disk is too small for requested image.")
-    facts = ImageFacts(id=image.id, disk_format=image.disk_format or "raw", properties=image.properties)
-    return flavor, facts
+    return image
 
 
-def _public_key(connection: sa.Connection, call: Call, wanted: ServerBody) -> str | None:
-    """Return the text of the key that the server is to let in, as it is now; None without one for ssh."""
-    if wanted.key_name is None:
-        return None
-    pair = keypairs.get(connection, call.token.user_id, wanted.key_name)
+def find_key(connection: sa.Connection, call: Call, name: str) -> str | None:
+    """Return the text of a key of the caller's, as it is now; None for one that is not for ssh.
+
+    Raises:
+        Invalid: there is none of the name.
+    """
+    pair = keypairs.get(connection, call.token.user_id, name)
     if pair is None:
         raise Invalid("Invalid key_name provided.")
     return pair.public_key.strip() if pair.type == "ssh" else None

@@ -10,19 +10,18 @@ from sqlalchemy.exc import DataError
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from stateward.api.compute.call import Call, Endpoint, empty, reply
-from stateward.api.compute.server_actions import OPERATION_HEADER, check
+from stateward.api.compute.call import OPERATION_HEADER, Call, Endpoint, empty, reply
+from stateward.api.compute.server_actions import check
 from stateward.api.compute.server_create import Name, Text, check_hostname, create_server, display_name
 from stateward.api.compute.server_queries import bad_pattern, query_of
 from stateward.api.compute.servers_seen import find
 from stateward.api.compute.services import Services
-from stateward.api.compute.views import brief, detail
-from stateward.domain.actions import BY_KEY, CREATE, Policy, Role
+from stateward.api.compute.views import brief, detail, host_status
+from stateward.domain.actions import BY_KEY, CREATE, Policy, Role, alternatives
 from stateward.domain.errors import Invalid, Refusal, Refused
 from stateward.domain.records import Instance
-from stateward.domain.states import TaskState
 from stateward.operations.admission import Admitted
-from stateward.store import hosts, instances, server_groups
+from stateward.store import instances, server_groups
 
 _INDEX: Final = Policy("os_compute_api:servers:index", Role.READER)
 _DETAIL: Final = Policy("os_compute_api:servers:detail", Role.READER)
@@ -88,22 +87,23 @@ async def update(call: Call) -> Response:
 
 
 async def delete(call: Call) -> Response:
-    """Admit the deletion; asking again while it is under way changes nothing (204)."""
-    action = BY_KEY["delete"]
-    await check(call, action, call.path["id"])
+    """Admit the deletion; asking again while it is under way changes nothing (204).
+
+    Where the operator keeps deleted instances for a while, most are; those that cannot be are removed at once.
+    """
+    rows = alternatives("delete") if call.services.reclaims else (BY_KEY["delete"],)
+    await check(call, rows[0], call.path["id"])
 
     def answer(admitted: Admitted) -> Response:
         return empty(204, {OPERATION_HEADER: admitted.operation.id})
 
     try:
         admitted = await call.admission(answer).admit(
-            action, call.path["id"], call.actor, project_id=call.visible_project
+            rows, call.path["id"], call.actor, project_id=call.visible_project
         )
     except Refused as refused:
-        if (
-            refused.refusal is Refusal.WRONG_TASK_STATE
-            and refused.facts["task_state"] == TaskState.DELETING.value
-        ):
+        under_way = {row.pending for row in rows}
+        if refused.refusal is Refusal.WRONG_TASK_STATE and refused.facts["task_state"] in under_way:
             return empty(204)
         raise
     return answer(admitted)
@@ -117,22 +117,6 @@ async def _whole(call: Call, instance: Instance) -> Response:
     ):
         instance = msgspec.structs.replace(instance, group_id=None)
     return reply({"server": detail(call, instance, await host_status(call), single=True)})
-
-
-async def host_status(call: Call) -> dict[str, str]:
-    """Give Nova's ``host_status`` by host, for admins; nothing for others, who are not shown it."""
-    if not call.token.is_admin:
-        return {}
-    now = call.services.clock.now()
-    words: dict[str, str] = {}
-    for host in await call.services.database.read(hosts.every):
-        if host.forced_down:
-            words[host.name] = "DOWN"
-        elif not host.enabled:
-            words[host.name] = "MAINTENANCE"
-        else:
-            words[host.name] = "UP" if host.up(now, call.services.host_patience) else "UNKNOWN"
-    return words
 
 
 def _since(call: Call, name: str, minor: int) -> None:

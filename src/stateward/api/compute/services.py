@@ -38,6 +38,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     host_patience: float = 15.0
     #: The networks that servers can be put on; ``auto`` is the first.
     networks: tuple[Network, ...] = ()
+    #: Deleted instances are kept for a while (``[reclaim]``).
+    reclaims: bool = False
     #: Servers of one page at most.
     max_limit: int = 1000
 

@@ -8,10 +8,11 @@ deleting an image takes nothing from an instance.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import hashlib
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -160,6 +161,12 @@ class Images:
 
         await self.database.write(work)
         await asyncio.to_thread((self._folder / image_id).unlink, missing_ok=True)
+
+    def forget(self, image_ids: Sequence[str]) -> None:
+        """Remove the data of images that the control plane has deleted; what is missed the next start removes."""
+        loop = asyncio.get_running_loop()
+        for image_id in image_ids:
+            loop.run_in_executor(None, _unlink, self._folder / image_id)
 
     async def register_local(
         self,
@@ -320,6 +327,11 @@ def _settle(connection: sa.Connection, wanted: Image) -> Image:
     settled = msgspec.structs.replace(image, properties=wanted.properties)
     store.replace(connection, image, settled)
     return settled
+
+
+def _unlink(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _digest(file: Path) -> str:

@@ -1,0 +1,177 @@
+"""What the bodies of lifecycle actions want, worked out for admission; and how their answers look.
+
+Everything here is looked up before the action is admitted and changes nothing; whether the action fits the
+instance is the table's business alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from starlette.responses import Response
+
+from stateward.api.compute.call import OPERATION_HEADER, Call, empty, reply
+from stateward.api.compute.server_create import (
+    check_hostname,
+    check_user_data,
+    display_name,
+    find_flavor,
+    find_image,
+    find_key,
+)
+from stateward.api.compute.views import detail, host_status
+from stateward.domain import bodies
+from stateward.domain.actions import Action, Policy, Role
+from stateward.domain.errors import Invalid
+from stateward.domain.records import Target
+from stateward.domain.states import VmState
+from stateward.operations.admission import Admitted
+from stateward.operations.preparing import NOTHING, ImageWanted, Wanted
+from stateward.store import hosts
+from stateward.store.images import Image
+
+_IMAGE_ID_IN_BODY: Final = 45
+_TO_HOST: Final = Policy("os_compute_api:os-shelve:unshelve_to_host", Role.ADMIN)
+
+
+async def wanted_of(call: Call, name: str, options: Any) -> Wanted:
+    """Return what the body of an action wants besides the action.
+
+    Args:
+        call: the request.
+        name: the action's.
+        options: its decoded body.
+
+    Raises:
+        Invalid: the body names something that is not there, or that does not go together.
+        Forbidden: it asks for what the caller may not.
+    """
+    look = _LOOKS.get(name)
+    return NOTHING if look is None else await look(call, options)
+
+
+async def _rescue(call: Call, options: bodies.Rescue | None) -> Wanted:
+    if options is None or options.rescue_image_ref is None:
+        return NOTHING
+    reference = options.rescue_image_ref
+    image = await call.services.database.read(lambda connection: find_image(connection, call, reference))
+    return Wanted(target=Target(rescue=image.facts))
+
+
+async def _resize(call: Call, options: bodies.Resize) -> Wanted:
+    flavor = await call.services.database.read(
+        lambda connection: find_flavor(connection, call, str(options.flavorRef))
+    )
+    return Wanted(target=Target(flavor=flavor))
+
+
+async def _rebuild(call: Call, options: Any) -> Wanted:
+    changes = _changes_of_rebuild(call, options)
+    seed: dict[str, Any] = {}
+    if options.adminPass is not None:
+        seed["password"] = await call.services.identity.passwords.hash_for_guest(options.adminPass)
+
+    def look(connection: sa.Connection) -> Image:
+        if "key_name" in changes:
+            name = changes["key_name"]
+            seed["public_key"] = None if name is None else find_key(connection, call, name)
+        return find_image(connection, call, options.imageRef)
+
+    image = await call.services.database.read(look)
+    return Wanted(target=Target(image=image.facts), changes=changes, seed=seed, must_fit=image)
+
+
+def _changes_of_rebuild(call: Call, options: Any) -> dict[str, Any]:
+    """Return the columns that a rebuild changes besides the image."""
+    if getattr(options, "personality", None):
+        raise Invalid("Files cannot be put into a guest: give the server user data instead.")
+    changes: dict[str, Any] = {}
+    if options.name is not None:
+        changes["name"] = display_name(call, options.name)
+    if options.metadata is not None:
+        changes["metadata"] = options.metadata
+    hostname = getattr(options, "hostname", None)
+    if hostname is not None:
+        check_hostname(call, hostname)
+        changes["hostname"] = hostname
+    for member in ("description", "key_name", "user_data"):
+        value = getattr(options, member, msgspec.UNSET)
+        if value is not msgspec.UNSET:
+            changes[member] = value
+    if changes.get("user_data") is not None:
+        check_user_data(changes["user_data"])
+    return changes
+
+
+async def _create_image(call: Call, options: bodies.CreateImage) -> Wanted:
+    del call
+    return Wanted(image=ImageWanted(name=options.name, properties=options.metadata))
+
+
+async def _create_backup(call: Call, options: bodies.CreateBackup) -> Wanted:
+    del call
+    kind = {"image_type": "backup", "backup_type": options.backup_type}
+    return Wanted(
+        target=Target(backup_type=options.backup_type, rotation=int(options.rotation)),
+        image=ImageWanted(name=options.name, properties={**options.metadata, **kind}),
+    )
+
+
+async def _unshelve(call: Call, options: Any) -> Wanted:
+    if not isinstance(options, bodies.Unshelve77 | bodies.Unshelve91):
+        return NOTHING
+    host = getattr(options, "host", msgspec.UNSET)
+    zone = options.availability_zone
+    if host is not msgspec.UNSET:
+        call.allow(_TO_HOST)
+    known = await call.services.database.read(hosts.every)
+    if host is not msgspec.UNSET and host not in {each.name for each in known}:
+        raise Invalid(f"Compute host {host} could not be found.")
+    if isinstance(zone, str) and zone not in {each.zone for each in known}:
+        raise Invalid("The requested availability zone is not available")
+    return Wanted(zone=zone if isinstance(zone, str) else None, host=None if host is msgspec.UNSET else host)
+
+
+_LOOKS: Final[dict[str, Callable[[Call, Any], Awaitable[Wanted]]]] = {
+    "rescue": _rescue,
+    "resize": _resize,
+    "rebuild": _rebuild,
+    "createImage": _create_image,
+    "createBackup": _create_backup,
+    "unshelve": _unshelve,
+}
+
+
+async def answer_of(call: Call, action: Action, options: Any) -> Callable[[Admitted], Response]:
+    """Return how an admitted operation is answered, as Nova 34 does: mostly with 202 and nothing."""
+    password = getattr(options, "adminPass", None) or secrets.token_urlsafe(9)
+    status = await host_status(call) if action.name == "rebuild" else {}
+
+    def answer(admitted: Admitted) -> Response:
+        headers = {OPERATION_HEADER: admitted.operation.id}
+        match action.name:
+            case "rescue":
+                return reply({"adminPass": password}, 200, headers)
+            case "rebuild":
+                server = detail(call, admitted.instance, status, single=True) | {"adminPass": password}
+                location = f"{call.root}/servers/{admitted.instance.id}"
+                return reply({"server": server}, 202, headers | {"location": location})
+            case "createImage" | "createBackup":
+                return _with_image(call, admitted.operation.params["target"]["snapshot"], headers)
+            case _:
+                # Nova answers an accepted forceDelete and confirmResize with 204 and all others with 202.
+                at_once = action.becomes is VmState.DELETED or action.name == "confirmResize"
+                return empty(204 if at_once else 202, headers)
+
+    return answer
+
+
+def _with_image(call: Call, image_id: str, headers: dict[str, str]) -> Response:
+    if call.minor >= _IMAGE_ID_IN_BODY:
+        return reply({"image_id": image_id}, 202, headers)
+    base = call.root.rsplit("/compute/", 1)[0]
+    return empty(202, headers | {"location": f"{base}/image/v2/images/{image_id}"})

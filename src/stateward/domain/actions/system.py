@@ -1,0 +1,141 @@
+"""Rows that only the control plane itself asks for: what the arbiter restores, and what time brings about."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from stateward.domain.actions.row import DELETE, LIVING, Action, Exempt, Policy, Role
+from stateward.domain.states import Observed, TaskState, VmState
+from stateward.domain.steps import Step
+
+SYSTEM: Final = Policy("stateward:arbiter", Role.SYSTEM)
+KEEPS_RECORD: Final = Exempt("it brings the guest back to the record, which is what a lock protects")
+
+ITS_OWN: Final[tuple[Action, ...]] = (
+    Action(
+        name="adopt",
+        when=LIVING,
+        guard=Exempt("it writes down what the guest did itself; the guest is not touched"),
+        policy=SYSTEM,
+        says="Let the record follow the guest, as the arbiter's table says.",
+    ),
+    Action(
+        name="restore_start",
+        when=frozenset({VmState.ACTIVE}),
+        pending=TaskState.POWERING_ON,
+        becomes=VmState.ACTIVE,
+        wants=Observed.RUNNING,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.DEFINE, Step.POWER_ON),
+        says="Start the guest of an active instance that went off though nobody asked for it.",
+    ),
+    Action(
+        name="restore_resume",
+        when=frozenset({VmState.ACTIVE}),
+        pending=TaskState.RESUMING,
+        becomes=VmState.ACTIVE,
+        wants=Observed.RUNNING,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.RESTORE_MEMORY,),
+        says="Resume an active instance that was saved behind our back.",
+    ),
+    Action(
+        name="restore_unpause",
+        when=frozenset({VmState.ACTIVE}),
+        pending=TaskState.UNPAUSING,
+        becomes=VmState.ACTIVE,
+        wants=Observed.RUNNING,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.UNPAUSE,),
+        says="Let an active instance run on that was paused behind our back.",
+    ),
+    Action(
+        name="restore_pause",
+        when=frozenset({VmState.PAUSED}),
+        pending=TaskState.PAUSING,
+        becomes=VmState.PAUSED,
+        wants=Observed.PAUSED,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.PAUSE,),
+        says="Pause an instance again that was let run behind our back.",
+    ),
+    Action(
+        name="restore_stop",
+        when=frozenset({VmState.STOPPED}),
+        pending=TaskState.POWERING_OFF,
+        becomes=VmState.STOPPED,
+        wants=Observed.SHUTOFF,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.SHUT_DOWN, Step.POWER_OFF, Step.DISCARD_MEMORY),
+        says="Shut a stopped instance down again that was started behind our back.",
+    ),
+    Action(
+        name="restore_off",
+        when=frozenset({VmState.STOPPED, VmState.SHELVED, VmState.SOFT_DELETED}),
+        pending=TaskState.POWERING_OFF,
+        wants=Observed.SHUTOFF,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.POWER_OFF, Step.DISCARD_MEMORY),
+        says="Take the power of an instance that shall be off and was started behind our back.",
+    ),
+    Action(
+        name="restore_suspend",
+        when=frozenset({VmState.SUSPENDED}),
+        pending=TaskState.SUSPENDING,
+        becomes=VmState.SUSPENDED,
+        wants=Observed.SUSPENDED,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.SAVE_MEMORY,),
+        says="Save an instance's memory again that was resumed behind our back.",
+    ),
+    Action(
+        name="reap",
+        when=frozenset({VmState.DELETED}),
+        becomes=VmState.DELETED,
+        wants=Observed.MISSING,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE),
+        says="Remove the guest of a deleted instance that was found on a host.",
+    ),
+    Action(
+        name="restore_rescue",
+        when=frozenset({VmState.RESCUED}),
+        pending=TaskState.RESCUING,
+        becomes=VmState.RESCUED,
+        wants=Observed.RUNNING,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.DEFINE_RESCUE, Step.POWER_ON),
+        says="Boot the rescue system again of an instance being rescued that went off.",
+    ),
+    Action(
+        name="restore_offloaded",
+        when=frozenset({VmState.SHELVED_OFFLOADED}),
+        pending=TaskState.SHELVING_OFFLOADING,
+        becomes=VmState.SHELVED_OFFLOADED,
+        wants=Observed.MISSING,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE),
+        says="Remove what is left on a host of an instance that is kept as an image.",
+    ),
+    Action(
+        name="reclaim",
+        when=frozenset({VmState.SOFT_DELETED}),
+        pending=TaskState.DELETING,
+        becomes=VmState.DELETED,
+        wants=Observed.MISSING,
+        guard=DELETE,
+        policy=SYSTEM,
+        steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE),
+        says="Remove an instance whose time to be restored has passed; a lock keeps it.",
+    ),
+)

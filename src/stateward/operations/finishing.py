@@ -1,0 +1,87 @@
+"""Ending operations: what their end changes besides the record, in the same transaction."""
+
+from __future__ import annotations
+
+import msgspec
+import sqlalchemy as sa
+
+from stateward.domain.actions import BY_KEY
+from stateward.domain.admit import Condition, Test
+from stateward.domain.errors import Refusal
+from stateward.domain.placement import need_of
+from stateward.domain.records import Instance, Operation, Outcome, Result, Target
+from stateward.domain.settle import given_up_image, settle
+from stateward.domain.states import ON_NO_HOST, VmState
+from stateward.store import claims, images, instances, operations
+from stateward.store.claims import Purpose
+
+
+def target_of(operation: Operation) -> Target:
+    """Return what an operation aims at."""
+    return msgspec.convert(operation.params.get("target", {}), Target)
+
+
+def supersede(connection: sa.Connection, instance_id: str, now: float, message: str) -> list[str]:
+    """End every unfinished operation of an instance as superseded and return their ids.
+
+    What they would have filled is given up: their agent may not act any more.
+    """
+    ended = operations.supersede(connection, instance_id, now, message)
+    for operation_id in ended:
+        operation = operations.get(connection, operation_id)
+        if operation is None:
+            continue
+        _give_up_image(connection, target_of(operation))
+        if BY_KEY[operation.action].becomes is VmState.RESIZED:
+            claims.release(connection, instance_id, Purpose.MOVE)
+    return ended
+
+
+def apply(
+    connection: sa.Connection, operation: Operation, instance: Instance, result: Result, now: float
+) -> tuple[Instance | None, list[str]]:
+    """Write what a final result makes of the record, if the operation is still the newest (B3).
+
+    Returns:
+        The row as it is then, None when something newer was admitted; and the images deleted with it, by id,
+        whose data are to be removed once this is durable.
+    """
+    action, target = BY_KEY[operation.action], target_of(operation)
+    changes = settle(action, instance, result, now, target)
+    newest = Condition(column="fence", test=Test.EQUALS, value=operation.fence, refusal=Refusal.OVERTAKEN)
+    changed = instances.guarded_update(connection, instance.id, (newest,), changes)
+    gone: list[str] = []
+    if result.outcome is not Outcome.SUCCEEDED:
+        _give_up_image(connection, target)
+    if changed is None:
+        return None, gone
+    _give_room_back(connection, instance, changed, target)
+    image_id = given_up_image(instance, changes)
+    if image_id is not None:
+        images.delete(connection, image_id)
+        gone.append(image_id)
+    if result.outcome is Outcome.SUCCEEDED and target.rotation is not None and target.backup_type is not None:
+        for old in images.backups(connection, instance.id, target.backup_type)[target.rotation :]:
+            images.delete(connection, old)
+            gone.append(old)
+    return changed, gone
+
+
+def _give_room_back(connection: sa.Connection, before: Instance, instance: Instance, target: Target) -> None:
+    """Give back the room that an instance does not take up any more.
+
+    A resize holds room for both flavors until it is confirmed or reverted, or has failed.
+    """
+    if instance.vm_state in ON_NO_HOST:
+        claims.release(connection, instance.id)
+    elif instance.was is None and (before.was is not None or target.flavor is not None):
+        move = claims.of_instance(connection, instance.id).get(Purpose.MOVE)
+        if move is not None and move.room == need_of(instance.flavor):
+            claims.settle_move(connection, instance.id)
+        elif move is not None:
+            claims.release(connection, instance.id, Purpose.MOVE)
+
+
+def _give_up_image(connection: sa.Connection, target: Target) -> None:
+    if target.snapshot is not None:
+        images.delete_without_data(connection, target.snapshot)
