@@ -103,10 +103,10 @@ class Socket:
     async def refused(self) -> tuple[int, str]:
         """Shake hands in vain; return the status and the sentence."""
         start = await self.connect()
+        assert start["type"] == "websocket.http.response.start"
         body = await self._from.get()
         (said,) = msgspec.json.decode(body["body"]).values()
         await self.ended()
-        assert start["type"] == "websocket.http.response.start"
         assert said["code"] == start["status"]
         return int(start["status"]), str(said["message"])
 
