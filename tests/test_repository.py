@@ -49,5 +49,7 @@ def test_no_module_is_too_long_to_read() -> None:
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
         for path in (ROOT / "src").rglob("*.py")
+        # A migration has as many lines as there are columns; nobody divides a schema by them.
+        if path.parent.name != "versions"
     }
     assert {path: length for path, length in lengths.items() if length > LONGEST_MODULE} == {}

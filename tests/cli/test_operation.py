@@ -10,6 +10,7 @@ import re
 import struct
 import termios
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -261,3 +262,22 @@ async def test_ways_in_that_are_none(guest: Guest) -> None:
         ran = await guest.run("list", **person, OS_AUTH_URL=url)
         assert (ran.status, ran.out) == (1, "")
         assert ran.err.startswith(f"stateward: {message}"), ran.err
+
+
+async def test_a_server_that_is_stopped_ends_its_streams(tmp_path: Path) -> None:
+    """To their last byte, instead of cutting them off when its patience ends."""
+    async with ServerProcess(tmp_path) as server:
+        admin = Admin(server, await server.log_in("admin"))
+        await admin.hosts_up()
+        image = await admin.make_image("image", {})
+        body = {"name": "web", "imageRef": image, "flavorRef": await admin.make_flavor("one", ram=64)}
+        made = await admin.ask("POST", "/compute/v2.1/servers", {"server": body | {"networks": "none"}})
+        path = f"/v1/operations/events?instance={made.body['server']['id']}"
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        head = f"GET {path} HTTP/1.1\r\nhost: x\r\nx-auth-token: {admin.login.token}\r\n\r\n"
+        writer.write(head.encode())
+        assert b"event: snapshot\n" in await reader.readuntil(b"event: snapshot\n")
+        await server.stop()
+        assert (await reader.read()).endswith(b"\r\n0\r\n\r\n")
+        writer.close()
+        assert server.faults() == []
