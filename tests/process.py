@@ -37,8 +37,12 @@ def command(*words: str | Path) -> list[str]:
 
 @contextmanager
 def serving(data: Path, *words: str) -> Generator[Served]:
-    """Serve on a free port until the block ends; then the server must go when it is told to, and cleanly."""
-    line = command("serve", "--data", data, "--listen", "127.0.0.1:0", "--driver", "simulated", *words)
+    """Serve on a free port until the block ends; then the server must go when it is told to, and cleanly.
+
+    Its host is a simulated one unless a configuration is among the words.
+    """
+    driver = () if "--config" in words else ("--driver", "simulated")
+    line = command("serve", "--data", data, "--listen", "127.0.0.1:0", *driver, *words)
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
