@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -43,11 +44,19 @@ def virtual_time_passes() -> Iterator[None]:
         yield
 
 
-async def _migrate(url: sa.URL) -> None:
-    """Make the schema the way a server does."""
-    database = open_database(url.render_as_string(hide_password=False))
-    assert await migrate(database)
-    await database.close()
+def _make_schema(url: sa.URL) -> None:
+    """Make the schema the way a server does.
+
+    On a thread of its own: the first test that needs it may be an asynchronous one, whose loop is running.
+    """
+
+    async def make() -> None:
+        database = open_database(url.render_as_string(hide_password=False))
+        assert await migrate(database)
+        await database.close()
+
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, make()).result()
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +64,7 @@ def postgres_server() -> Iterator[postgres.Postgres]:
     """Start PostgreSQL for the first test that needs it."""
     with postgres.running() as server:
         with server.template() as url:
-            asyncio.run(_migrate(url))
+            _make_schema(url)
         yield server
 
 
@@ -63,7 +72,7 @@ def postgres_server() -> Iterator[postgres.Postgres]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make an SQLite file with the schema, to be copied."""
     path = tmp_path_factory.mktemp("template") / "template.db"
-    asyncio.run(_migrate(sa.URL.create("sqlite", database=str(path))))
+    _make_schema(sa.URL.create("sqlite", database=str(path)))
     return path
 
 
