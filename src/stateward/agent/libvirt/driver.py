@@ -16,7 +16,6 @@ from stateward.agent.driver import (
     AgentSilent,
     Capabilities,
     Changed,
-    DriverError,
     Guest,
     HostFacts,
     ImageFiles,
@@ -24,9 +23,8 @@ from stateward.agent.driver import (
 from stateward.agent.libvirt import figures, guests, inside, networks, xml
 from stateward.agent.libvirt.connection import Change, Connection, Lane
 from stateward.agent.libvirt.console import LibvirtConsole, LibvirtConsoles
-from stateward.agent.libvirt.disks import Disks
+from stateward.agent.libvirt.disk_calls import DiskCalls
 from stateward.agent.libvirt.host import Accelerator, describe
-from stateward.agent.libvirt.snapshots import Snapshots
 from stateward.agent.libvirt.states import observed
 from stateward.agent.libvirt.threads import on_thread
 from stateward.domain.diagnostics import Diagnostics
@@ -45,7 +43,7 @@ _AGENT_SECONDS: Final = 2.0
 _GRACE_SECONDS: Final = 2.0
 
 
-class LibvirtDriver:
+class LibvirtDriver(DiskCalls):
     """Guests of one libvirtd.
 
     Args:
@@ -68,7 +66,7 @@ class LibvirtDriver:
         accelerator: Accelerator = Accelerator.AUTO,
     ) -> None:
         real = not uri.startswith("test:")
-        self.capabilities = Capabilities(
+        capabilities = Capabilities(
             acpi_shutdown=True,
             agent_shutdown=real,
             pause=True,
@@ -77,15 +75,13 @@ class LibvirtDriver:
             console_stream=real,
             set_password=real,
             inject_nmi=True,
-            live_snapshot=False,
+            live_snapshot=real,
             events=True,
         )
         self._folder = folder.absolute()
         self._run_as = run_as
         self._accelerator = accelerator
-        self._connection = Connection(uri, self._on_change)
-        self._disks = Disks(self._folder, images)
-        self._snapshots = Snapshots(self._folder / "snapshots", images)
+        super().__init__(Connection(uri, self._on_change), self._folder, images, capabilities)
         self._changed: Changed | None = None
         self._host: xml.Host | None = None
         #: What is known of each domain's metadata, by uuid; None for domains that are not ours. Asking libvirt
@@ -101,11 +97,13 @@ class LibvirtDriver:
         """Connect; see the contract."""
         self._changed = changed
         await self._connection.open()
+        self._freezer.start()
 
     async def close(self) -> None:
         """Disconnect; guests run on."""
         self._changed = None
         await self._consoles.close()
+        await self._freezer.stop()
         await self._connection.close()
 
     async def facts(self) -> HostFacts:
@@ -133,64 +131,6 @@ class LibvirtDriver:
         marked = await self._act(lambda connection: guests.mark_fence(connection, instance_id, fence))
         if marked is not None:
             self._known[_key(instance_id)] = marked
-
-    async def prepare_disk(self, spec: GuestSpec) -> None:
-        """Make the instance's disk, an overlay over its image."""
-        await self._disks.prepare(spec)
-
-    async def keep_disk(self, instance_id: str) -> None:
-        """Copy the disk aside."""
-        if not self._disks.keeps(instance_id):
-            await self._refuse_on(instance_id)
-            await self._disks.keep(instance_id)
-
-    async def return_disk(self, instance_id: str) -> None:
-        """Put the kept disk back."""
-        if self._disks.keeps(instance_id):
-            await self._refuse_on(instance_id)
-            await self._disks.give_back(instance_id)
-
-    async def drop_kept_disk(self, instance_id: str) -> None:
-        """Delete the kept disk."""
-        await self._disks.drop_kept(instance_id)
-
-    async def grow_disk(self, spec: GuestSpec) -> None:
-        """Make the disk larger; the guest sees it at its next boot."""
-        if self._disks.small(spec):
-            await self._refuse_on(spec.instance_id)
-            await self._disks.grow(spec)
-
-    async def discard_disk(self, instance_id: str) -> None:
-        """Delete the disk."""
-        await self._refuse_on(instance_id)
-        await self._disks.discard(instance_id)
-
-    async def prepare_rescue_disk(self, spec: GuestSpec) -> None:
-        """Make the rescue disk, an overlay over its image."""
-        await self._disks.prepare_rescue(spec)
-
-    async def discard_rescue_disk(self, instance_id: str) -> None:
-        """Delete the rescue disk."""
-        await self._refuse_on(instance_id)
-        await self._disks.discard_rescue(instance_id)
-
-    async def snapshot(self, spec: GuestSpec, image_id: str, *, quiesce: bool) -> None:
-        """Copy the disk."""
-        del quiesce
-        disk = self._disks.disk(spec.instance_id)
-        if self._snapshots.file(image_id).exists():
-            return
-        await self._refuse_on(spec.instance_id)
-        self._snapshots.prepare()
-        await self._snapshots.convert(disk, image_id)
-
-    async def publish_snapshot(self, image_id: str) -> None:
-        """Hand the copy over."""
-        await self._snapshots.publish(image_id)
-
-    async def discard_snapshot(self, image_id: str) -> None:
-        """Delete the copy."""
-        await self._snapshots.discard(image_id)
 
     async def define(self, spec: GuestSpec) -> None:
         """Define the domain; the fence stored with it is kept."""
@@ -280,11 +220,6 @@ class LibvirtDriver:
     async def diagnostics(self, instance_id: str) -> Diagnostics:
         """Measure, by one call for all the guest's figures."""
         return await self._look(lambda connection: figures.measure(connection, instance_id))
-
-    async def _refuse_on(self, instance_id: str) -> None:
-        """Refuse to touch the disk of a guest that is on. Raises ``DriverError``."""
-        if await self._look(lambda connection: guests.on(connection, instance_id)):
-            raise DriverError("The guest is on: its disk is in use until its power is taken.")
 
     async def addresses(self) -> dict[str, tuple[PortAddress, ...]]:
         """Return what running guests were given, by one call for the guests and one for each of their networks."""

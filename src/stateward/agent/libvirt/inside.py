@@ -6,6 +6,8 @@ limit is the domain's and lasts while it is on, so it is set before each questio
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from typing import Final
 
 import libvirt
@@ -16,6 +18,12 @@ from stateward.domain.states import Observed
 
 #: Seconds an agent has for one answer.
 LIMIT_SECONDS: Final = 5
+
+#: Seconds an agent has to freeze file systems, which write back what they hold first.
+FREEZE_SECONDS: Final = 20
+
+#: How a guest is that has forgotten what was frozen in it; one that is suspended has not.
+_THAWED: Final = frozenset({Observed.SHUTOFF, Observed.CRASHED, Observed.MISSING})
 
 
 def reachable(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDomain:
@@ -40,20 +48,44 @@ def reachable(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDo
 def set_password(connection: libvirt.virConnect, instance_id: str, user: str, password: str) -> None:
     """Have the agent set a user's password."""
     domain = reachable(connection, instance_id)
-    try:
+    with _answered():
         domain.setUserPassword(user, password)
+
+
+def freeze(connection: libvirt.virConnect, instance_id: str) -> None:
+    """Have the agent freeze all file systems, in which nothing changes then until they are thawed.
+
+    Raises:
+        AgentSilent, DriverError: they may be frozen all the same, or become it later.
+    """
+    domain = reachable(connection, instance_id)
+    domain.agentSetResponseTimeout(FREEZE_SECONDS)
+    with _answered(FREEZE_SECONDS):
+        domain.fsFreeze()
+
+
+def thaw(connection: libvirt.virConnect, instance_id: str) -> None:
+    """Have the agent thaw all file systems; in a guest that is off none is frozen any more.
+
+    Raises:
+        AgentSilent, DriverError: they may be frozen still.
+    """
+    if guests.get(connection, instance_id).observed in _THAWED:
+        return
+    domain = reachable(connection, instance_id)
+    with _answered():
+        domain.fsThaw()
+
+
+@contextlib.contextmanager
+def _answered(limit: int = LIMIT_SECONDS) -> Generator[None]:
+    """Make of libvirt's error what people are to read; one that is not about the agent stays as it is."""
+    try:
+        yield
     except libvirt.libvirtError as error:
-        told = _told(error)
-        if told is None:
-            raise
-        raise told from error
-
-
-def _told(error: libvirt.libvirtError) -> DriverError | None:
-    """Make of libvirt's error what people are to read; None for one that is not about the agent."""
-    if error.get_error_code() == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
-        return AgentSilent(LIMIT_SECONDS)
-    # libvirt has no code of its own for what an agent refuses.
-    if error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR:
-        return DriverError(f"The agent inside the guest refused: {error.get_error_message()}")
-    return None
+        if error.get_error_code() == libvirt.VIR_ERR_AGENT_UNRESPONSIVE:
+            raise AgentSilent(limit) from error
+        # libvirt has no code of its own for what an agent refuses.
+        if error.get_error_code() == libvirt.VIR_ERR_INTERNAL_ERROR:
+            raise DriverError(f"The agent inside the guest refused: {error.get_error_message()}") from error
+        raise

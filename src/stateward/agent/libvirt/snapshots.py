@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from stateward.agent.driver import ImageFiles
@@ -24,26 +25,25 @@ class Snapshots:
         self._folder = folder
         self._images = images
 
+    def begun(self, image_id: str) -> list[Path]:
+        """Return what was begun of a copy and is not whole."""
+        return parts_of(self.file(image_id))
+
     def file(self, image_id: str) -> Path:
         """Return where the copy for an image is, or is to be."""
         return self._folder / image_id
 
-    def prepare(self) -> None:
-        """Make the folder; QEMU, run as another user, must get through it. Raises ``DriverError``."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._folder.chmod(FOLDER_MODE)
-        except OSError as error:
-            raise failure(DOING, error.strerror or str(error)) from error
-
-    async def convert(self, disk: Path, image_id: str) -> None:
-        """Copy the disk of a guest that is off, unless it was copied.
+    async def make(self, image_id: str, write: Callable[[Path], Awaitable[None]]) -> None:
+        """Have a copy written, unless it is there.
 
         Raises:
-            DriverError: it cannot be read, or there is no room.
+            DriverError: it cannot be; nothing is left then.
         """
-        async with whole(self.file(image_id), DOING) as part:
-            await qemu_img(DOING, "convert", "-q", "-f", "qcow2", "-O", "qcow2", str(disk), str(part))
+        file = self.file(image_id)
+        if not file.exists():
+            self._prepare()
+            async with whole(file, DOING) as part:
+                await write(part)
 
     async def publish(self, image_id: str) -> None:
         """Hand a copy to the image store, then delete it. Raises ``DriverError``, and then it is kept."""
@@ -64,3 +64,16 @@ class Snapshots:
             await on_thread(unlink)
         except OSError as error:
             raise failure(f"{file} cannot be deleted", error.strerror or str(error)) from error
+
+    def _prepare(self) -> None:
+        """Make the folder; QEMU, run as another user, must get through it. Raises ``DriverError``."""
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._folder.chmod(FOLDER_MODE)
+        except OSError as error:
+            raise failure(DOING, error.strerror or str(error)) from error
+
+
+async def convert(disk: Path, target: Path) -> None:
+    """Copy the disk of a guest that is off. Raises ``DriverError``."""
+    await qemu_img(DOING, "convert", "-q", "-f", "qcow2", "-O", "qcow2", str(disk), str(target))

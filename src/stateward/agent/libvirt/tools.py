@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import glob
 import os
 import shutil
@@ -22,7 +23,7 @@ from stateward.agent.libvirt.threads import on_thread
 _PART: Final = ".part"
 
 #: How programs, and the kernel, say that a disk is full.
-_FULL: Final = os.strerror(28)
+FULL: Final = os.strerror(errno.ENOSPC)
 
 #: Other users of the host can name the file; libvirt gives it to QEMU's user.
 _MODE: Final = 0o600
@@ -30,7 +31,7 @@ _MODE: Final = 0o600
 
 def failure(doing: str, detail: str) -> DriverError:
     """Make the error of something that cannot be done, with what to do where that is known."""
-    if _FULL in detail:
+    if FULL in detail:
         return DriverError(f"{doing}: the host's disk is full. Free some of it, and try again.")
     return DriverError(f"{doing}: {detail.rstrip('.')}.")
 

@@ -253,3 +253,28 @@ def parts(domain: str) -> tuple[str, dict[str, str], bool]:
             macs[target.get("dev", "")] = mac.get("address", "")
     drives = root.iterfind("./devices/disk[@device='cdrom']/source")
     return root.get("type", ""), macs, next(drives, None) is not None
+
+
+def device_of(domain: str, path: Path) -> str | None:
+    """Return what a domain has a file attached as, from its XML; None when it has not."""
+    for disk in _parse(domain).iterfind("./devices/disk"):
+        source, target = disk.find("source"), disk.find("target")
+        if source is not None and target is not None and source.get("file") == str(path):
+            return target.get("dev")
+    return None
+
+
+def backup_xml(device: str, target: Path) -> str:
+    """Return the description of a job that copies one disk, and no other, into a new file."""
+    backup = ET.Element("domainbackup", mode="push")
+    disk = _add(_add(backup, "disks"), "disk", name=device, backup="yes", type="file")
+    _add(disk, "target", file=str(target))
+    _add(disk, "driver", type="qcow2")
+    return ET.tostring(backup, encoding="unicode")
+
+
+def backup_targets(backup: str) -> frozenset[Path]:
+    """Return the files that a job copies into, from its XML."""
+    return frozenset(
+        Path(target.get("file", "")) for target in _parse(backup).iterfind("./disks/disk/target")
+    )
