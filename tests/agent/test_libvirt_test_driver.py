@@ -223,7 +223,7 @@ async def test_a_disk_is_as_large_as_flavor_and_image_want(
 @pytest.mark.parametrize(
     "header",
     [
-        pytest.param(struct.pack(">4sIQIIQ", b"QFI\xfb", 2, 512, 11, 16, MIB), id="backing-file"),
+        pytest.param(struct.pack(">4sIQIIQ40x", b"QFI\xfb", 2, 512, 11, 16, MIB), id="backing-file"),
         pytest.param(
             struct.pack(">4sIQIIQ40xQ", b"QFI\xfb", 3, 0, 0, 16, MIB, 1 << 2), id="external-data-file"
         ),

@@ -25,11 +25,15 @@ from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.agent.libvirt.host import Accelerator
 from stateward.domain.networks import Network, NetworkKind
 from stateward.domain.records import GuestSpec, ImageFacts
+from stateward.guest.agent import AGENT_GUEST_PROPERTIES, build_ramdisk
 from stateward.guest.build import MEMORY, TINY_GUEST_PROPERTIES, GuestFiles, build
 from tests.agent.contract import Changes, Rig
 from tests.agent.images import FolderImages
 
-DISK, KERNEL, RAMDISK = (str(uuid.uuid5(uuid.NAMESPACE_URL, name)) for name in ("disk", "kernel", "ramdisk"))
+DISK, KERNEL, RAMDISK, AGENT_RAMDISK = (
+    str(uuid.uuid5(uuid.NAMESPACE_URL, name))
+    for name in ("disk", "kernel", "ramdisk", "ramdisk with an agent")
+)
 
 #: Makes a spec whose guest is started with some words more for its kernel.
 NewSpec = Callable[..., GuestSpec]
@@ -130,6 +134,23 @@ def new_spec() -> NewSpec:
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def agent_ramdisk(images: TinyImages, request: pytest.FixtureRequest) -> str:
+    """Give the id of a ramdisk with Debian's agent, built once and cached over sessions."""
+    cache = request.config.cache
+    assert cache is not None
+    path = asyncio.run(build_ramdisk(cache.mkdir("tiny-guest"), print))
+    shutil.copyfile(path, images.folder / AGENT_RAMDISK)
+    return AGENT_RAMDISK
+
+
+@pytest.fixture
+def agent_spec(agent_ramdisk: str, new_spec: NewSpec) -> GuestSpec:
+    """Give a guest with Debian's agent."""
+    words = AGENT_GUEST_PROPERTIES["os_command_line"].split()
+    return new_spec(words[-1], ramdisk_id=agent_ramdisk)
 
 
 @pytest.fixture

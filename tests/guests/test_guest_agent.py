@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import shutil
-import uuid
 
 import libvirt
 import pytest
@@ -13,30 +11,10 @@ import pytest
 from stateward.agent.driver import AgentSilent, DriverError
 from stateward.domain.records import GuestSpec
 from stateward.domain.states import Cause, Observed
-from stateward.guest.agent import AGENT_GUEST_PROPERTIES, build_ramdisk
 from tests.agent.contract import Rig
-from tests.guests.conftest import NewSpec, TinyImages
+from tests.guests.conftest import NewSpec
 
 pytestmark = [pytest.mark.guests, pytest.mark.asyncio]
-
-RAMDISK = str(uuid.uuid5(uuid.NAMESPACE_URL, "ramdisk with an agent"))
-
-
-@pytest.fixture(scope="session")
-def agent_ramdisk(images: TinyImages, request: pytest.FixtureRequest) -> str:
-    """Give the id of a ramdisk with Debian's agent, built once and cached over sessions."""
-    cache = request.config.cache
-    assert cache is not None
-    path = asyncio.run(build_ramdisk(cache.mkdir("tiny-guest"), print))
-    shutil.copyfile(path, images.folder / RAMDISK)
-    return RAMDISK
-
-
-@pytest.fixture
-def agent_spec(agent_ramdisk: str, new_spec: NewSpec) -> GuestSpec:
-    """Give a guest with Debian's agent."""
-    words = AGENT_GUEST_PROPERTIES["os_command_line"].split()
-    return new_spec(words[-1], ramdisk_id=agent_ramdisk)
 
 
 async def boot(rig: Rig, spec: GuestSpec) -> str:

@@ -1,6 +1,7 @@
 #!/bin/busybox sh
 # The first process of the tiny guest. It says on its console what happens to it, one line each:
 #   stateward-guest: boot 3
+#   stateward-guest: second disk: boot 2
 #   stateward-guest: 1 processors, 71 MiB
 #   stateward-guest: disk vdb 1024 MiB
 #   stateward-guest: hostname web
@@ -168,6 +169,11 @@ if [ -b /dev/vda ]; then
 	echo "$boots" >/data/boots
 	sync
 	say "boot $boots"
+fi
+# What another guest, or this one before it was rescued, wrote on its disk.
+if [ -b /dev/vdb ] && mkdir /other && mount -t ext2 -o ro /dev/vdb /other 2>/dev/null; then
+	[ ! -f /other/boots ] || say "second disk: boot $(cat /other/boots)"
+	umount /other
 fi
 
 say "$(nproc) processors, $(($(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo) / 1024)) MiB"

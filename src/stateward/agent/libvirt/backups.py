@@ -18,7 +18,7 @@ from stateward.agent.driver import DriverError
 from stateward.agent.libvirt import guests, xml
 from stateward.agent.libvirt.connection import Connection, Lane
 from stateward.agent.libvirt.frozen import to_its_end
-from stateward.agent.libvirt.tools import failure
+from stateward.agent.libvirt.tools import FULL, failure
 
 log = structlog.get_logger()
 
@@ -63,7 +63,7 @@ class Backups:
             async with still:
                 await to_its_end(
                     self._connection.run(
-                        Lane.ACT, lambda connection: _begin(connection, instance_id, disk, target)
+                        Lane.ACT, lambda connection: self._begin(connection, instance_id, disk, target)
                     )
                 )
             await self._finish(instance_id)
@@ -89,6 +89,18 @@ class Backups:
         instance_id = await self._connection.run(Lane.LOOK, find)
         if instance_id is not None:
             await self._end(instance_id)
+
+    def _begin(self, connection: libvirt.virConnect, instance_id: str, disk: Path, target: Path) -> None:
+        domain = guests.require(connection, instance_id)
+        device = xml.device_of(domain.XMLDesc(), disk)
+        if device is None:
+            raise DriverError(f"The guest does not have {disk} attached.")
+        try:
+            domain.backupBegin(xml.backup_xml(device, target), None)
+        except libvirt.libvirtError as error:
+            if FULL in error.get_error_message():
+                raise failure(self._doing, FULL) from error
+            raise
 
     async def _finish(self, instance_id: str) -> None:
         look = _FIRST_LOOK
@@ -120,14 +132,6 @@ class Backups:
             log.warning(
                 "a copy could not be ended; the next one will", instance=instance_id, error=str(error)
             )
-
-
-def _begin(connection: libvirt.virConnect, instance_id: str, disk: Path, target: Path) -> None:
-    domain = guests.require(connection, instance_id)
-    device = xml.device_of(domain.XMLDesc(), disk)
-    if device is None:
-        raise DriverError(f"The guest does not have {disk} attached.")
-    domain.backupBegin(xml.backup_xml(device, target), None)
 
 
 def _finished(connection: libvirt.virConnect, instance_id: str, doing: str) -> bool:

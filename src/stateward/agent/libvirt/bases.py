@@ -18,14 +18,14 @@ from typing import Final
 import msgspec
 
 from stateward.agent.driver import DriverError, ImageFiles
-from stateward.agent.libvirt.threads import on_thread
-from stateward.agent.libvirt.tools import part_of, qemu_img
+from stateward.agent.libvirt.tools import failure, part_of, qemu_img
 
 #: Folders that QEMU, run as another user, must get through.
 FOLDER_MODE: Final = 0o711
 
-#: magic, version, backing file offset, backing file size, cluster bits, virtual size.
-_QCOW2_HEADER: Final = struct.Struct(">4sIQIIQ")
+#: magic, version, backing file offset, backing file size, cluster bits, virtual size, encryption, and how many
+#: entries of 8 bytes the first table has, and where.
+_QCOW2_HEADER: Final = struct.Struct(">4sIQIIQIIQ")
 _QCOW2_FEATURES: Final = struct.Struct(">Q")
 _QCOW2_FEATURES_AT: Final = 72
 #: The first version that has them.
@@ -41,6 +41,8 @@ class DiskImage(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Bytes.
     virtual_size: int
+    #: Bytes that the file must have to hold its first table; without that a disk of zeros would be read.
+    least: int
     #: Whether it names another file of the host's, which QEMU would open and show to the guest.
     refers: bool
 
@@ -53,7 +55,7 @@ def read_image(path: Path, disk_format: str) -> DiskImage:
         OSError: it cannot be read.
     """
     if disk_format == "raw":
-        return DiskImage(virtual_size=path.stat().st_size, refers=False)
+        return DiskImage(virtual_size=path.stat().st_size, least=0, refers=False)
     if disk_format != "qcow2":
         raise DriverError(
             f"Instances are made from qcow2 and raw images, not {disk_format}. Convert the image first."
@@ -62,11 +64,15 @@ def read_image(path: Path, disk_format: str) -> DiskImage:
         head = file.read(_QCOW2_FEATURES_AT + _QCOW2_FEATURES.size)
     if len(head) < _QCOW2_HEADER.size or not head.startswith(b"QFI\xfb"):
         raise DriverError("The image is said to be qcow2 and is not. Upload it again with its right format.")
-    _, version, backing, _, _, size = _QCOW2_HEADER.unpack_from(head)
+    _, version, backing, _, _, size, _, entries, table = _QCOW2_HEADER.unpack_from(head)
     features = 0
     if version >= _QCOW2_WITH_FEATURES and len(head) >= _QCOW2_FEATURES_AT + _QCOW2_FEATURES.size:
         (features,) = _QCOW2_FEATURES.unpack_from(head, _QCOW2_FEATURES_AT)
-    return DiskImage(virtual_size=size, refers=backing != 0 or bool(features & _QCOW2_EXTERNAL_DATA))
+    return DiskImage(
+        virtual_size=size,
+        least=table + 8 * entries,
+        refers=backing != 0 or bool(features & _QCOW2_EXTERNAL_DATA),
+    )
 
 
 def usable_image(path: Path, disk_format: str) -> DiskImage:
@@ -146,9 +152,11 @@ class Bases:
 
 async def _inspect(path: Path, disk_format: str) -> None:
     """Refuse what no disk can be made over: by its header first, because the program that tells the rest opens it."""
-    await on_thread(usable_image, path, disk_format)
+    image = await on_thread(usable_image, path, disk_format)
     if disk_format == "qcow2":
-        doing = "The image is broken, and no disk can be made from it. Upload it again; qemu-img check says"
+        doing = "The image is broken, upload it again"
+        if path.stat().st_size < image.least:
+            raise failure(doing, "the file ends too early")
         await qemu_img(doing, "check", "-q", "-f", "qcow2", str(path), fine=_SOUND)
 
 

@@ -60,10 +60,10 @@ class Freezer:
         self._alone: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._thawing: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Thaw, in the background, whatever a former life left frozen."""
+    def start(self, after: float = 0.0) -> None:
+        """Thaw in the background, some seconds from now, whatever was left frozen."""
         if self._thawing is None or self._thawing.done():
-            self._thawing = asyncio.create_task(self._thaw_all(), name="thaw")
+            self._thawing = asyncio.create_task(self._thaw_all(after), name="thaw")
 
     async def stop(self) -> None:
         """Stop trying; the marks stay."""
@@ -92,7 +92,8 @@ class Freezer:
             finally:
                 await asyncio.shield(self._try(instance_id))
 
-    async def _thaw_all(self) -> None:
+    async def _thaw_all(self, after: float) -> None:
+        await asyncio.sleep(after)
         while marks := await on_thread(self._marks):
             for instance_id in marks:
                 async with self._alone[instance_id]:
@@ -114,7 +115,7 @@ class Freezer:
                 instance=instance_id,
                 error=str(error),
             )
-            self.start()
+            self.start(RETRY_SECONDS)
 
 
 def _write(mark: Path) -> None:

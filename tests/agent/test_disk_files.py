@@ -1,0 +1,378 @@
+"""The files that instances' disks are, on real qcow2 files without guests: bytes, sizes, and what goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+import sys
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from stateward.agent.driver import DriverError
+from stateward.agent.libvirt.bases import read_image
+from stateward.agent.libvirt.disks import Disks
+from stateward.agent.libvirt.snapshots import Snapshots, convert
+from stateward.agent.libvirt.tools import qemu_img, run, whole
+from stateward.domain.records import GuestSpec, ImageFacts
+from tests.agent.images import FolderImages
+
+pytestmark = pytest.mark.asyncio
+
+MIB = 1024**2
+GIB = 1024**3
+BYTES = os.urandom(MIB)
+
+
+class Bench:
+    """A host's folder and an image store with a raw image and a qcow2 one of the same bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "host"
+        self.store = folder / "images"
+        self.store.mkdir()
+        (self.store / "raw").write_bytes(BYTES)
+        self.images = FolderImages(self.store)
+        self.disks = Disks(self.folder, self.images)
+        self.snapshots = Snapshots(self.folder / "snapshots", self.images)
+
+    def home(self, spec: GuestSpec) -> Path:
+        """Return an instance's folder."""
+        return self.folder / "instances" / spec.instance_id
+
+    def left(self, spec: GuestSpec) -> list[str]:
+        """Return the names of an instance's disks."""
+        return sorted(path.name for path in self.home(spec).iterdir() if path.is_file())
+
+    async def content(self, disk: Path) -> bytes:
+        """Return the first MiB of what a guest would read."""
+        out = self.folder / "out.raw"
+        await qemu_img("test", "convert", "-f", "qcow2", "-O", "raw", str(disk), str(out))
+        with out.open("rb") as file:
+            return file.read(MIB)
+
+    async def write(self, disk: Path, data: bytes) -> None:
+        """Write as a guest would, to the beginning."""
+        source = self.folder / "data"
+        source.write_bytes(data)
+        await run(
+            "test",
+            "qemu-utils",
+            "qemu-io",
+            "-f",
+            "qcow2",
+            "-c",
+            f"write -s {source} 0 {len(data)}",
+            str(disk),
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    """Give a host without guests."""
+    return Bench(tmp_path)
+
+
+def spec_of(image: str = "raw", disk: int = 0, disk_format: str | None = None) -> GuestSpec:
+    """Make a spec that nobody used before; disk in GiB."""
+    return GuestSpec(
+        instance_id=str(uuid.uuid4()),
+        domain_name="instance",
+        display_name="a guest",
+        project_id="p",
+        vcpus=1,
+        memory=64,
+        disk=disk,
+        image=ImageFacts(id=image, disk_format=disk_format or image, properties={}),
+    )
+
+
+async def test_a_kept_disk_has_the_old_bytes_when_it_comes_back(bench: Bench) -> None:
+    spec = spec_of()
+    await bench.disks.prepare(spec)
+    disk = bench.disks.disk(spec.instance_id)
+    await bench.write(disk, b"old" * 512)
+    await bench.disks.keep(spec.instance_id)
+    await bench.write(disk, b"new" * 512)
+    await bench.disks.keep(spec.instance_id)
+    await bench.disks.grow(replace(spec, disk=1))
+    assert (await bench.content(disk)).startswith(b"new" * 512)
+    assert read_image(disk, "qcow2").virtual_size == GIB
+    await bench.disks.give_back(spec.instance_id)
+    assert await bench.content(disk) == b"old" * 512 + BYTES[1536:]
+    assert read_image(disk, "qcow2").virtual_size == MIB
+    assert bench.left(spec) == ["disk.qcow2"]
+
+
+async def test_a_kept_disk_stands_on_its_image_over_a_rebuild(bench: Bench) -> None:
+    (bench.store / "other").write_bytes(b"o" * MIB)
+    spec = spec_of()
+    await bench.disks.prepare(spec)
+    await bench.disks.keep(spec.instance_id)
+    await bench.disks.discard(spec.instance_id)
+    await bench.disks.prepare(replace(spec, image=ImageFacts(id="other", disk_format="raw")))
+    disk = bench.disks.disk(spec.instance_id)
+    assert await bench.content(disk) == b"o" * MIB
+    await bench.disks.give_back(spec.instance_id)
+    assert await bench.content(disk) == BYTES
+
+
+async def test_a_discarded_disk_gives_its_image_back(bench: Bench) -> None:
+    spec = spec_of()
+    await bench.disks.prepare(spec)
+    assert (bench.store / "raw").stat().st_nlink == 3
+    await bench.disks.discard(spec.instance_id)
+    assert bench.left(spec) == []
+    assert (bench.store / "raw").stat().st_nlink == 2
+
+
+async def test_a_rescue_disk_has_its_images_size_and_goes_with_its_links(bench: Bench) -> None:
+    spec = spec_of(disk=2)
+    rescued = replace(spec, rescue=spec.image)
+    await bench.disks.prepare(spec)
+    await bench.disks.prepare_rescue(rescued)
+    rescue = bench.disks.files(rescued).disk
+    assert read_image(rescue, "qcow2").virtual_size == MIB
+    assert bench.disks.files(rescued).further == (("vdb", bench.disks.disk(spec.instance_id), "qcow2"),)
+    assert await bench.content(rescue) == BYTES
+    await bench.disks.discard_rescue(spec.instance_id)
+    assert bench.left(spec) == ["disk.qcow2"]
+    assert await bench.content(bench.disks.disk(spec.instance_id)) == BYTES
+
+
+async def test_a_rescue_image_with_a_kernel_boots_it(bench: Bench) -> None:
+    for name in ("kernel", "ramdisk"):
+        (bench.store / name).write_bytes(name.encode())
+    rescue = ImageFacts(
+        id="raw", disk_format="raw", properties={"kernel_id": "kernel", "ramdisk_id": "ramdisk"}
+    )
+    spec = replace(spec_of(), rescue=rescue)
+    await bench.disks.prepare(spec)
+    await bench.disks.prepare_rescue(spec)
+    files = bench.disks.files(spec)
+    assert files.kernel is not None
+    assert files.ramdisk is not None
+    assert (files.kernel.read_bytes(), files.ramdisk.read_bytes()) == (b"kernel", b"ramdisk")
+    own = bench.disks.files(replace(spec, rescue=None))
+    assert (own.kernel, own.ramdisk) == (None, None)
+
+
+async def test_a_snapshot_is_whole_in_itself(bench: Bench) -> None:
+    spec = spec_of(disk=1)
+    await bench.disks.prepare(spec)
+    disk = bench.disks.disk(spec.instance_id)
+    await bench.write(disk, b"mine" * 128)
+
+    async def write(part: Path) -> None:
+        await convert(disk, part)
+
+    await bench.snapshots.make("image", write)
+    await bench.write(disk, b"later" * 128)
+    await bench.snapshots.make("image", write)
+    file = bench.snapshots.file("image")
+    assert not read_image(file, "qcow2").refers
+    assert await bench.content(file) == b"mine" * 128 + BYTES[512:]
+    await bench.snapshots.publish("image")
+    assert list(file.parent.iterdir()) == []
+    assert await bench.content(bench.store / "image") == b"mine" * 128 + BYTES[512:]
+
+
+async def test_an_image_larger_than_the_flavors_disk_is_refused(bench: Bench) -> None:
+    with (bench.store / "raw").open("r+b") as file:
+        file.truncate(GIB + 512)
+    spec = spec_of(disk=1)
+    with pytest.raises(DriverError) as refusal:
+        await bench.disks.prepare(spec)
+    assert str(refusal.value) == (
+        "Flavor's disk is too small for requested image. "
+        f"Flavor disk is {GIB} bytes, image is {GIB + 512} bytes."
+    )
+    assert bench.left(spec) == []
+    await bench.disks.prepare(replace(spec, disk=2))
+    await bench.disks.prepare(spec_of(disk=0))
+
+
+def _cut(image: bytearray) -> bytearray:
+    return image[: len(image) // 2]
+
+
+def _cut_early(image: bytearray) -> bytearray:
+    """Leave so little that nothing says any more that there was something."""
+    return image[: 3 * 65536]
+
+
+def _scribble(image: bytearray) -> bytearray:
+    """Point the first table, whose place the header says at byte 40, at nonsense."""
+    table = int.from_bytes(image[40:48], "big")
+    image[table : table + 8] = (0x0012_3456_789A_0001).to_bytes(8, "big")
+    return image
+
+
+def _header(image: bytearray) -> bytearray:
+    return image[:40] + b"\xff" * 16 + image[56:]
+
+
+@pytest.mark.parametrize("damage", [_cut, _cut_early, _scribble, _header])
+async def test_a_broken_image_is_refused_with_what_to_do(
+    bench: Bench, damage: Callable[[bytearray], bytearray]
+) -> None:
+    image = bench.store / "qcow2"
+    await qemu_img("test", "convert", "-O", "qcow2", "-f", "raw", str(bench.store / "raw"), str(image))
+    whole_image = image.read_bytes()
+    await bench.disks.prepare(spec_of("qcow2"))
+    (bench.store / "broken").write_bytes(damage(bytearray(whole_image)))
+    spec = spec_of("broken", disk_format="qcow2")
+    for _ in range(2):
+        with pytest.raises(DriverError, match=r"^The image is broken, upload it again: "):
+            await bench.disks.prepare(spec)
+    assert bench.left(spec) == []
+    assert not (bench.folder / "base" / "broken").exists()
+
+
+async def test_an_image_linked_as_a_kernel_first_is_looked_at_all_the_same(bench: Bench) -> None:
+    """What an image refers to would be read from this host, however the image came here."""
+    hostile = bench.store / "hostile"
+    await qemu_img(
+        "test", "create", "-f", "qcow2", "-F", "raw", "-b", "/etc/hostname", "-u", str(hostile), "1M"
+    )
+    first = spec_of()
+    first = replace(first, image=replace(first.image, properties={"kernel_id": "hostile"}))
+    await bench.disks.prepare(first)
+    with pytest.raises(DriverError, match="refers to another file"):
+        await bench.disks.prepare(spec_of("hostile", disk_format="qcow2"))
+
+
+@pytest.fixture
+def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Give what makes a program write something of its last argument and then find the disk full."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+
+    def fill(program: str) -> None:
+        script = folder / program
+        script.write_text(
+            '#!/bin/sh\nfor part; do :; done\n[ "$1" = resize ] || echo half >"$part"\n'
+            f'echo "{program}: error while writing: No space left on device" >&2\nexit 1\n'
+        )
+        script.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+    return fill
+
+
+FULL = r"the host's disk is full\. Free some of it, and try again\.$"
+
+
+async def test_a_full_disk_is_said_and_leaves_nothing(bench: Bench, full: Callable[[str], None]) -> None:
+    """Whatever the disk was needed for; the instance is as it was."""
+    spec, new = spec_of(), spec_of()
+    await bench.disks.prepare(spec)
+    disk = bench.disks.disk(spec.instance_id)
+    before = disk.read_bytes()
+    full("qemu-img")
+    full("cp")
+
+    async def write(part: Path) -> None:
+        await convert(disk, part)
+
+    calls: dict[str, Callable[[], Awaitable[None]]] = {
+        "cannot be made in": lambda: bench.disks.prepare(new),
+        "cannot be kept": lambda: bench.disks.keep(spec.instance_id),
+        "cannot be made larger": lambda: bench.disks.grow(replace(spec, disk=1)),
+        "cannot be copied": lambda: bench.snapshots.make("image", write),
+        "cannot be made": lambda: bench.disks.prepare_rescue(replace(spec, rescue=spec.image)),
+    }
+    for doing, call in calls.items():
+        with pytest.raises(DriverError, match=f"{doing}.*{FULL}"):
+            await call()
+    assert bench.left(new) == []
+    assert bench.left(spec) == ["disk.qcow2"]
+    assert disk.read_bytes() == before
+    assert list((bench.folder / "snapshots").iterdir()) == []
+
+
+async def test_a_program_that_fails_is_quoted(bench: Bench) -> None:
+    spec = spec_of()
+    await bench.disks.prepare(spec)
+    bench.disks.disk(spec.instance_id).write_bytes(b"no disk")
+    with pytest.raises(DriverError, match=r"cannot be made larger: qemu-img: .*not in qcow2 format"):
+        await bench.disks.grow(replace(spec, disk=1))
+
+
+async def test_what_a_killed_agent_began_is_made_anew(bench: Bench) -> None:
+    spec = spec_of()
+    home = bench.home(spec)
+    home.mkdir(parents=True)
+    for name in ("disk.qcow2.part", "disk.kept.part"):
+        (home / name).write_bytes(b"half")
+    await bench.disks.prepare(spec)
+    await bench.disks.keep(spec.instance_id)
+    assert bench.left(spec) == ["disk.kept", "disk.qcow2"]
+    assert (home / "disk.kept").read_bytes() == (home / "disk.qcow2").read_bytes()
+
+
+async def test_a_file_is_private_and_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+
+    async def cancelled() -> None:
+        async with whole(target, "It cannot be made") as part:
+            part.write_bytes(b"half")
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled()
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(DriverError, match=r"^It cannot be made: No such file or directory\.$"):
+        async with whole(target, "It cannot be made"):
+            pass
+    async with whole(target, "It cannot be made") as part:
+        part.write_bytes(b"whole")
+        assert not target.exists()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert target.read_bytes() == b"whole"
+
+
+async def _runs(pid: int) -> bool:
+    try:
+        return (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]) != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def _pid(file: Path) -> int:
+    async with asyncio.timeout(10):
+        while not (file.exists() and file.read_text().endswith("\n")):  # noqa: ASYNC110 - a file has no event
+            await asyncio.sleep(0.01)
+    return int(file.read_text())
+
+
+async def test_a_program_is_killed_with_who_waits_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "pid"
+    task = asyncio.create_task(run("Test", "dash", "sh", "-c", f"echo $$ >{file}; exec sleep 60"))
+    pid = await _pid(file)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not await _runs(pid)
+
+
+async def test_a_program_dies_with_its_agent(tmp_path: Path) -> None:
+    """One that outlived it would write into what the next agent makes anew."""
+    file = tmp_path / "pid"
+    agent = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        "import asyncio\nfrom stateward.agent.libvirt.tools import run\n"
+        f"asyncio.run(run('Test', 'dash', 'sh', '-c', 'echo $$ >{file}; exec sleep 60'))",
+    )
+    pid = await _pid(file)
+    agent.send_signal(signal.SIGKILL)
+    await agent.wait()
+    async with asyncio.timeout(5):
+        while await _runs(pid):  # noqa: ASYNC110 - the process is init's now
+            await asyncio.sleep(0.01)
