@@ -131,6 +131,19 @@ async def test_a_discarded_disk_gives_its_image_back(bench: Bench) -> None:
     assert (bench.store / "raw").stat().st_nlink == 2
 
 
+async def test_what_the_flavor_gives_besides_goes_with_the_disk(bench: Bench) -> None:
+    """A rebuilt instance begins with empty ones, as Nova's does."""
+    spec = replace(spec_of(), ephemeral=1, swap=8)
+    await bench.disks.prepare(spec)
+    assert bench.left(spec) == ["disk.qcow2", "ephemeral0.raw", "swap.raw"]
+    (bench.home(spec) / "ephemeral0.raw").write_bytes(b"old")
+    for _ in range(2):
+        await bench.disks.discard(spec.instance_id)
+    assert bench.left(spec) == []
+    await bench.disks.prepare(spec)
+    assert (bench.home(spec) / "ephemeral0.raw").stat().st_size == GIB
+
+
 async def test_a_rescue_disk_has_its_images_size_and_goes_with_its_links(bench: Bench) -> None:
     spec = spec_of(disk=2)
     rescued = replace(spec, rescue=spec.image)
@@ -308,7 +321,7 @@ async def test_what_a_killed_agent_began_is_made_anew(bench: Bench) -> None:
     spec = spec_of()
     home = bench.home(spec)
     home.mkdir(parents=True)
-    for name in ("disk.qcow2.part", "disk.kept.part"):
+    for name in ("disk.qcow2.0.part", "disk.kept.0.part"):
         (home / name).write_bytes(b"half")
     await bench.disks.prepare(spec)
     await bench.disks.keep(spec.instance_id)

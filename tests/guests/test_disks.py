@@ -190,7 +190,7 @@ async def test_a_copy_that_is_given_up_leaves_nothing(
     assert list(snapshots.iterdir()) == []
 
     def leave() -> None:
-        part = snapshots / f"{image_id}.part"
+        part = snapshots / f"{image_id}.0.part"
         part.unlink(missing_ok=True)
         operator.lookupByUUIDString(large.instance_id).backupBegin(xml.backup_xml("vda", part), None)
 

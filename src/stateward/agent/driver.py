@@ -193,7 +193,11 @@ class Driver(Protocol):
         ...
 
     async def discard_disk(self, instance_id: str) -> None:
-        """Delete the disk, if it is there, so that it can be made anew. Raises ``DriverError`` when the guest is on."""
+        """Delete the disk, and those the flavor gives besides it, if they are there, so that they can be made anew.
+
+        Raises:
+            DriverError: the guest is on.
+        """
         ...
 
     async def prepare_rescue_disk(self, spec: GuestSpec) -> None:

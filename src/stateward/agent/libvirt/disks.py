@@ -15,7 +15,7 @@ from typing import Final
 from stateward.agent import seeds
 from stateward.agent.driver import DriverError, ImageFiles
 from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, read_image, usable_image
-from stateward.agent.libvirt.extra_disks import extra_disks, write
+from stateward.agent.libvirt.extra_disks import EXTRA_DISKS, extra_disks, write
 from stateward.agent.libvirt.threads import on_thread
 from stateward.agent.libvirt.tools import failure, qemu_img, run, sync, whole
 from stateward.agent.libvirt.xml import Files
@@ -184,8 +184,10 @@ class Disks:
         return read_image(self.disk(spec.instance_id), "qcow2").virtual_size < spec.disk * _GIB
 
     async def discard(self, instance_id: str) -> None:
-        """Delete the disk, and the links that only it needs, if they are there."""
+        """Delete the disk, those the flavor gives besides it, and the links that only it needs, if they are there."""
         home = self._home(instance_id)
+        for name in EXTRA_DISKS:
+            await self._delete(home.folder / name)
         await self._delete(home.disk)
         # A kept disk stands on the same image.
         if not home.kept.exists():

@@ -16,6 +16,7 @@ from stateward.agent.driver import (
     AgentSilent,
     Capabilities,
     Changed,
+    DriverError,
     Guest,
     HostFacts,
     ImageFiles,

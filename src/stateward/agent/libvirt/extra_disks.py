@@ -24,6 +24,11 @@ _SWAP_HEADER: Final = struct.Struct("<III")
 _SWAP_HEADER_AT: Final = 1024
 _SWAP_MAGIC: Final = b"SWAPSPACE2"
 
+_EPHEMERAL: Final = "ephemeral0.raw"
+_SWAP: Final = "swap.raw"
+#: The names of all there can be.
+EXTRA_DISKS: Final = (_EPHEMERAL, _SWAP)
+
 
 class ExtraDisk(msgspec.Struct, frozen=True, kw_only=True):
     """A disk besides the root disk."""
@@ -40,10 +45,10 @@ def extra_disks(spec: GuestSpec, home: Path) -> list[ExtraDisk]:
     """Return an instance's further disks, whose files are in its folder."""
     found: list[ExtraDisk] = []
     if spec.ephemeral:
-        found.append(ExtraDisk(device="vdb", path=home / "ephemeral0.raw", size=spec.ephemeral * _GIB))
+        found.append(ExtraDisk(device="vdb", path=home / _EPHEMERAL, size=spec.ephemeral * _GIB))
     if spec.swap:
         device = "vdc" if found else "vdb"
-        found.append(ExtraDisk(device=device, path=home / "swap.raw", size=spec.swap * _MIB, swap=True))
+        found.append(ExtraDisk(device=device, path=home / _SWAP, size=spec.swap * _MIB, swap=True))
     return found
 
 
