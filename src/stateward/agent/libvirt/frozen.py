@@ -17,7 +17,6 @@ from typing import Final, TypeVar
 import structlog
 
 from stateward.agent.driver import DriverError
-from stateward.agent.libvirt.threads import on_thread
 from stateward.agent.libvirt.tools import failure, sync
 
 log = structlog.get_logger()
@@ -85,7 +84,7 @@ class Freezer:
                 await self._thaw(instance_id)
             # Before the mark: where nobody was asked there is nothing to thaw.
             await self._reach(instance_id)
-            await on_thread(_write, mark)
+            _write(mark)
             try:
                 await to_its_end(self._freeze(instance_id))
                 yield
@@ -94,11 +93,11 @@ class Freezer:
 
     async def _thaw_all(self, after: float) -> None:
         await asyncio.sleep(after)
-        while marks := await on_thread(self._marks):
+        while marks := self._marks():
             for instance_id in marks:
                 async with self._alone[instance_id]:
                     await self._try(instance_id)
-            if await on_thread(self._marks):
+            if self._marks():
                 await asyncio.sleep(RETRY_SECONDS)
 
     def _marks(self) -> list[str]:
@@ -108,7 +107,7 @@ class Freezer:
         """Thaw now, or leave it to the background."""
         try:
             await self._thaw(instance_id)
-            await on_thread((self._folder / instance_id).unlink, missing_ok=True)
+            (self._folder / instance_id).unlink(missing_ok=True)
         except (DriverError, OSError) as error:
             log.warning(
                 "a guest's file systems may be frozen; thawing is tried again",
@@ -119,6 +118,7 @@ class Freezer:
 
 
 def _write(mark: Path) -> None:
+    """Bring a mark to the disk; as small and as rare as the journal's writes, which hold the event loop up too."""
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()
