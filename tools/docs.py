@@ -157,28 +157,32 @@ class Edge(NamedTuple):
     style: str
 
 
-_SIZE: Final = Point(1400, 1080)
-_BOX: Final = Point(150, 52)
-_FRAME: Final = (Point(20, 20), Point(1100, 960))
+_SIZE: Final = Point(1420, 800)
+_BOX: Final = Point(166, 52)
+_FRAME: Final = (Point(20, 20), Point(1080, 700))
 _LANE: Final = 92.0
 #: How far along its arrow a label stands: not in the middle, where arrows cross.
 _LABEL_AT: Final = 0.3
 _LINE: Final = 15
 
 _AT: Final = {
-    VmState.BUILDING: Point(130, 560),
+    VmState.BUILDING: Point(130, 640),
     VmState.ACTIVE: Point(480, 330),
     VmState.PAUSED: Point(480, 90),
-    VmState.SUSPENDED: Point(950, 90),
-    VmState.STOPPED: Point(950, 330),
-    VmState.ERROR: Point(715, 560),
-    VmState.RESCUED: Point(130, 330),
-    VmState.RESIZED: Point(715, 700),
-    VmState.SHELVED: Point(950, 900),
-    VmState.SHELVED_OFFLOADED: Point(330, 900),
-    VmState.SOFT_DELETED: Point(1300, 800),
-    VmState.DELETED: Point(1300, 330),
+    VmState.SUSPENDED: Point(940, 90),
+    VmState.STOPPED: Point(940, 330),
+    VmState.ERROR: Point(860, 620),
+    VmState.RESCUED: Point(130, 250),
+    VmState.RESIZED: Point(540, 555),
+    VmState.DELETED: Point(1315, 110),
+    VmState.SOFT_DELETED: Point(1315, 270),
+    VmState.SHELVED: Point(1315, 440),
+    VmState.SHELVED_OFFLOADED: Point(1315, 620),
 }
+#: Right of the frame: reached from many states, and left for the one in which an instance runs.
+_OUTSIDE: Final = frozenset(
+    {VmState.DELETED, VmState.SOFT_DELETED, VmState.SHELVED, VmState.SHELVED_OFFLOADED}
+)
 
 _STYLE: Final = """
   text { font: 13px system-ui, "Segoe UI", "Helvetica Neue", Arial, sans-serif; fill: #1f2933; text-anchor: middle }
@@ -200,7 +204,7 @@ def edges() -> dict[Edge, list[str]]:
     """Return the arrows between single states with their labels, from the two tables."""
     found: defaultdict[Edge, list[str]] = defaultdict(list)
     for row in ACTIONS:
-        if row.becomes is None or row.policy.role is Role.SYSTEM or _is_general(row):
+        if row.becomes is None or row.policy.role is Role.SYSTEM or _is_general(row) or _comes_back(row):
             continue
         begins = {VmState.BUILDING} if row is CREATE else row.when
         for begin in VmState:
@@ -219,8 +223,13 @@ def edges() -> dict[Edge, list[str]]:
 
 
 def _is_general(row: Action) -> bool:
-    """Whether a row is drawn once, from the frame: deletion, in whatever state."""
-    return row.when >= _ALL_BUT_KEPT or row.becomes is VmState.SOFT_DELETED
+    """Whether a row is drawn once, from the frame: what takes an instance out of it, whatever its state."""
+    return row.becomes in _OUTSIDE and not row.when <= _OUTSIDE
+
+
+def _comes_back(row: Action) -> bool:
+    """Whether a row is drawn once, to the frame."""
+    return row.becomes is VmState.ACTIVE and bool(row.when) and row.when <= _OUTSIDE
 
 
 def _label(labels: list[str], label: str) -> None:
@@ -340,34 +349,50 @@ def _loop(edge: Edge, lines: list[str], _bend: float) -> tuple[str, str]:
 
 
 def _everywhere() -> list[tuple[str, str]]:
-    """Draw what is admitted in every living state, from the frame around them."""
-    rows = [row for row in ACTIONS if _is_general(row) and row.becomes is not None]
-    begin = _FRAME[1].x
+    """Draw what leads out of the frame, from whatever is in it, and what leads back, to the one that runs."""
+    border = _FRAME[1].x
     found: list[tuple[str, str]] = []
-    for state in dict.fromkeys(row.becomes for row in rows if row.becomes is not None):
-        names = list(dict.fromkeys(row.name for row in rows if row.becomes is state))
+    for state in _AT:
+        if state not in _OUTSIDE:
+            continue
         at = _AT[state]
-        end = at.x - _BOX.x / 2 - 3
-        found.append(
-            (
-                _arrow("does", f"M{begin:g} {at.y:g}L{end:g} {at.y:g}"),
-                _text(names, Point((begin + end) / 2 - 6, at.y - 24)),
+        side = at.x - _BOX.x / 2 - 3
+        middle = (border + side) / 2
+        out = [row for row in ACTIONS if _is_general(row) and row.becomes is state]
+        if out:
+            y = at.y - 12
+            said = list(dict.fromkeys(row.name for row in out if row.policy.role is not Role.SYSTEM))
+            found.append(
+                (_arrow("does", f"M{border:g} {y:g}L{side:g} {y:g}"), _text(said, Point(middle, y - 20)))
             )
+        back = [row for row in ACTIONS if _comes_back(row) and state in row.when]
+        if back:
+            y = at.y + 12
+            said = [f"{row.name}: active" for row in back]
+            found.append(
+                (_arrow("does", f"M{side:g} {y:g}L{border:g} {y:g}"), _text(said, Point(middle, y + 16)))
+            )
+    failing = list(
+        dict.fromkeys(
+            f"{row.name} fails" for row in ACTIONS if _is_general(row) and row.on_failure is OnFailure.ERROR
         )
-    failing = list(dict.fromkeys(f"{row.name} fails" for row in rows if row.on_failure is OnFailure.ERROR))
+    )
     if failing:
         error = _AT[VmState.ERROR]
         x = error.x + _BOX.x / 2 + 3
-        path = f"M{begin:g} {error.y:g}L{x:g} {error.y:g}"
-        found.append((_arrow("fails", path), _text(failing, Point((begin + x) / 2, error.y))))
+        path = f"M{border:g} {error.y:g}L{x:g} {error.y:g}"
+        found.append((_arrow("fails", path), _text(failing, Point((border + x) / 2, error.y))))
     return found
 
 
 def _legend() -> list[str]:
-    y = 1000
+    y = 730
     parts: list[str] = []
     says = (
-        ("does", "an operation that somebody asked for succeeds; from the frame: whatever the state"),
+        (
+            "does",
+            "an operation that somebody asked for succeeds; from the frame: out of the states that its row names",
+        ),
         ("adopts", "the guest changed by itself, and the record follows it"),
         ("fails", "an operation fails (those without such an arrow leave the state as it was)"),
     )
