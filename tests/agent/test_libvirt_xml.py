@@ -267,3 +267,23 @@ def test_the_other_states(state: str, expected: tuple[Observed, Cause]) -> None:
 
 def test_a_state_that_libvirt_adds_is_unknown() -> None:
     assert observed(99, 0, saved=False) == (Observed.UNKNOWN, Cause.OTHER)
+
+
+def test_a_rescued_guest_boots_the_rescue_disk_and_has_its_own_as_the_second() -> None:
+    rescue = xml.Files(
+        disk=Path("/data/disk.rescue"), console=FILES.console, further=(("vdb", FILES.disk, "qcow2"),)
+    )
+    text = ET.tostring(define(rescue), encoding="unicode")
+    assert xml.device_of(text, rescue.disk) == "vda"
+    assert xml.device_of(text, FILES.disk) == "vdb"
+    assert xml.device_of(text, Path("/elsewhere")) is None
+
+
+def test_a_backup_is_of_one_disk_into_one_file() -> None:
+    text = xml.backup_xml("vdb", Path("/data/<a> & b"))
+    backup = ET.fromstring(text)
+    assert backup.attrib == {"mode": "push"}
+    assert [disk.attrib for disk in backup.iterfind("disks/disk")] == [
+        {"name": "vdb", "backup": "yes", "type": "file"}
+    ]
+    assert xml.backup_targets(text) == {Path("/data/<a> & b")}

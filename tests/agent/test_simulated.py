@@ -12,12 +12,14 @@ import pytest
 import pytest_asyncio
 
 from stateward.agent.driver import (
+    AgentSilent,
     DriverError,
     Guest,
     GuestMissing,
     HypervisorUnavailable,
 )
 from stateward.agent.simulated import Hang, HostSize, SimulatedDriver, SimulatedHypervisor
+from stateward.agent.simulated.behaviour import AGENT_SECONDS
 from stateward.agent.simulated.driver import EVERYTHING
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Cause, Observed
@@ -482,6 +484,42 @@ async def test_two_drivers_are_both_told_until_they_close(bench: Bench) -> None:
     await second.driver.close()
     await asyncio.sleep(0)
     assert (len(second.told), len(bench.told)) == (0, 1)
+
+
+async def test_file_systems_are_frozen_by_an_agent_that_answers(bench: Bench) -> None:
+    """Once, also when it is repeated; a mute agent is waited for as long as a real one."""
+    await bench.boot("stateward.agent=answer")
+    for _ in range(2):
+        await bench.driver.snapshot(spec_of(), "image", quiesce=True)
+    assert (await bench.console())[-2:] == ["file systems frozen", "file systems thawed"]
+    assert bench.hypervisor.guest("a").snapshots == ("image",)
+    await bench.boot("stateward.agent=mute", "b")
+    began = asyncio.get_running_loop().time()
+    with pytest.raises(AgentSilent):
+        await bench.driver.snapshot(spec_of("b"), "other", quiesce=True)
+    assert asyncio.get_running_loop().time() - began == pytest.approx(AGENT_SECONDS, abs=NEAR)
+    assert bench.hypervisor.guest("b").snapshots == ()
+
+
+async def test_a_rescued_guest_behaves_as_its_rescue_image_says(bench: Bench) -> None:
+    """And as its own again after; its disks are told apart by their images."""
+    await bench.boot("stateward.poweroff_after=1")
+    await asyncio.sleep(2)
+    spec = spec_of(words="stateward.poweroff_after=1")
+    rescued = msgspec.structs.replace(spec, rescue=ImageFacts(id="tools", disk_format="raw"))
+    await bench.driver.prepare_rescue_disk(rescued)
+    await bench.driver.define(rescued)
+    await bench.driver.power_on("a")
+    await asyncio.sleep(2)
+    assert await bench.state() == RUNNING
+    guest = bench.hypervisor.guest("a")
+    assert (guest.disk_image, guest.rescue_image) == ("image", "tools")
+    await bench.driver.power_off("a")
+    await bench.driver.discard_rescue_disk("a")
+    await bench.driver.define(spec)
+    await bench.driver.power_on("a")
+    await asyncio.sleep(2)
+    assert await bench.state() == OFF_BY_ITSELF
 
 
 async def test_a_driver_without_events_tells_nothing() -> None:

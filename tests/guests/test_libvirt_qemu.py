@@ -10,6 +10,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from msgspec.structs import replace
 
 from stateward.agent.driver import DriverError, HypervisorUnavailable
 from stateward.agent.libvirt import xml
@@ -266,6 +267,7 @@ async def test_qemu_can_run_as_the_owner_of_the_data_folder(
     assert Path(f"/proc/{process_of(folder, instance_id)}").stat().st_uid == 65534
     await driver.save_memory(instance_id)
     await driver.restore_memory(instance_id)
+    await driver.snapshot(replace(new_spec(), instance_id=instance_id), "copy", quiesce=False)
     await driver.request_shutdown(instance_id)
     await rig.until(instance_id, Observed.SHUTOFF)
     await driver.remove(instance_id)
