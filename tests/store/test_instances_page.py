@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from stateward.domain.networks import PortAddress
 from stateward.domain.records import FlavorFacts, ImageFacts, Instance
-from stateward.domain.states import TaskState, VmState
+from stateward.domain.states import ENDED, TaskState, VmState
 from stateward.store.instances import Query, page
 from tests.rows import FLAVOR, NOW, insert
 
@@ -49,6 +49,8 @@ GIVEN = (PortAddress(mac="52:00:00:00:00:01", address="10.0.0.17"),)
         (Query(task_states=frozenset({TaskState.PAUSING})), {"task_state": "pausing"}, {}),
         (Query(deleted=False), {}, {"vm_state": "deleted"}),
         (Query(deleted=True), {"vm_state": "deleted"}, {}),
+        (Query(deleted=False), {}, {"vm_state": "soft-delete"}),
+        (Query(deleted=True), {"vm_state": "soft-delete"}, {}),
         (Query(), {}, {"vm_state": "deleted"}),
         (Query(locked=True), {"locked_by": "owner"}, {}),
         (Query(locked=False), {}, {"locked_by": "owner"}),
@@ -207,7 +209,7 @@ def selected(query: Query, row: Instance) -> bool:
     return all(
         (
             query.vm_states is None or row.vm_state in query.vm_states,
-            query.deleted is None or query.deleted == (row.vm_state is VmState.DELETED),
+            query.deleted is None or query.deleted == (row.vm_state in ENDED),
             query.locked is None or query.locked == row.locked,
             query.host is None or row.host == query.host,
             query.name is None or re.search(query.name, row.name),

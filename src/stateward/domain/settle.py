@@ -13,7 +13,7 @@ import msgspec
 from stateward.domain.actions import Action, OnFailure
 from stateward.domain.records import Fault, Instance, Outcome, Result, Target
 from stateward.domain.shutdown import Ending
-from stateward.domain.states import VmState
+from stateward.domain.states import ENDED, VmState
 
 #: Where the image that keeps a shelved instance's disk is needed; anywhere else it is deleted.
 _NEEDS_IMAGE: Final = frozenset(
@@ -21,7 +21,6 @@ _NEEDS_IMAGE: Final = frozenset(
 )
 #: Of every copy of a disk.
 SNAPSHOT_FORMAT: Final = "qcow2"
-_ENDED: Final = frozenset({VmState.SOFT_DELETED, VmState.DELETED})
 #: Where a resize is neither confirmed nor reverted.
 _UNCONFIRMED: Final = frozenset({VmState.RESIZED, VmState.SOFT_DELETED, VmState.ERROR})
 
@@ -60,9 +59,9 @@ def _become(state: VmState, instance: Instance, now: float, target: Target) -> d
     changes: dict[str, Any] = {"vm_state": state}
     if state is VmState.ACTIVE and instance.launched_at is None:
         changes["launched_at"] = now
-    if state in _ENDED and (instance.terminated_at is None or instance.vm_state is VmState.SOFT_DELETED):
+    if state in ENDED and (instance.terminated_at is None or instance.vm_state is VmState.SOFT_DELETED):
         changes["terminated_at"] = now
-    elif state not in _ENDED and instance.terminated_at is not None:
+    elif state not in ENDED and instance.terminated_at is not None:
         changes["terminated_at"] = None
     if state is VmState.SHELVED_OFFLOADED:
         changes["host"] = ""

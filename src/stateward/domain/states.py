@@ -93,6 +93,9 @@ class Cause(enum.StrEnum):
     OTHER = "other"
 
 
+#: The vm states of what was deleted, whether it can be restored or not; lists leave them out, as in Nova 34.
+ENDED: Final[frozenset[VmState]] = frozenset({VmState.SOFT_DELETED, VmState.DELETED})
+
 #: The vm states in which an instance takes up nothing on any host; its claims end where one of them begins.
 ON_NO_HOST: Final[frozenset[VmState]] = frozenset({VmState.DELETED, VmState.SHELVED_OFFLOADED})
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from stateward.domain.admit import Condition, Test
 from stateward.domain.locks import ALL_CLASSES, OperationClass
 from stateward.domain.records import Instance
-from stateward.domain.states import Cause, Observed, TaskState, VmState
+from stateward.domain.states import ENDED, Cause, Observed, TaskState, VmState
 from stateward.store.tables import INSTANCES
 
 _COLUMNS = INSTANCES.c
@@ -246,7 +246,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str | None = None
     vm_states: frozenset[VmState] | None = None
     task_states: frozenset[TaskState] | None = None
-    #: True: only deleted ones; False: only living ones; None: both.
+    #: True: only deleted ones, also those that can be restored; False: only living ones; None: both.
     deleted: bool | None = False
     locked: bool | None = None
     locked_by: str | None = None
@@ -344,7 +344,7 @@ def _clauses(query: Query) -> list[sa.ColumnElement[bool]]:
         if allowed is not None:
             clauses.append(_COLUMNS[name].in_(sorted(allowed)))
     if query.deleted is not None:
-        deleted = _COLUMNS.vm_state == VmState.DELETED.value
+        deleted = _COLUMNS.vm_state.in_(sorted(ENDED))
         clauses.append(deleted if query.deleted else sa.not_(deleted))
     if query.locked is not None:
         clauses.append(_COLUMNS.locked_by.is_not(None) if query.locked else _COLUMNS.locked_by.is_(None))

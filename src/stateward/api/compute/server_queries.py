@@ -247,6 +247,9 @@ def _status(call: Call) -> dict[str, Any]:
         if not call.token.is_admin:
             raise ApiFault(403, "Only administrators may list deleted instances")
         found["deleted"] = None
+    elif VmState.SOFT_DELETED in vm_states:
+        # Nova shows these to admins only; who deleted a server must be able to find it to restore it.
+        found["deleted"] = None
     if task_states and len(words) == 1:
         found["task_states"] = frozenset(task_states)
     return found
