@@ -11,7 +11,7 @@ from stateward.api.compute.call import Call, Endpoint, reply
 from stateward.api.compute.server_queries import moment, positive
 from stateward.api.compute.services import Services, host_id
 from stateward.api.compute.views import when_precisely
-from stateward.domain.actions import BY_KEY, Action, Policy, Role
+from stateward.domain.actions import BY_KEY, Action, Policy, Role, key
 from stateward.domain.errors import Invalid, NotFound, Refusal, Refused
 from stateward.domain.records import Instance, Operation, OperationState
 from stateward.domain.states import VmState
@@ -20,11 +20,20 @@ from stateward.store import instances, operations
 _LIST: Final = Policy("os_compute_api:os-instance-actions:list", Role.READER)
 _SHOW: Final = Policy("os_compute_api:os-instance-actions:show", Role.READER)
 _DELETED, _EVENTS, _PAGES, _HOST, _BEFORE, _DETAILS = 21, 51, 58, 62, 66, 84
-#: Where Nova's name does not follow from the action's.
+#: Where Nova's name does not follow from the action's: by the rows' keys or names.
 _EVENT_NAMES: Final = {
     "create": "compute__do_build_and_run_instance",
     "delete": "compute_terminate_instance",
+    "delete_soft": "compute_soft_delete_instance",
     "forceDelete": "compute_terminate_instance",
+    "createImage": "compute_snapshot_instance",
+    "createBackup": "compute_backup_instance",
+    "resize": "compute_prep_resize",
+    "confirmResize": "compute_confirm_resize",
+    "revertResize": "compute_revert_resize",
+    "shelveOffload": "compute_shelve_offload_instance",
+    "changePassword": "compute_set_admin_password",
+    "trigger_crash_dump": "compute_trigger_crash_dump",
 }
 _RESULT: Final = {
     OperationState.SUCCEEDED: "Success",
@@ -116,9 +125,10 @@ def _brief(call: Call, operation: Operation) -> dict[str, Any]:
 
 def _event_name(action: Action) -> str:
     """Name the step of an action as Nova does: after the method of its compute manager, or of its API."""
-    if not action.is_operation:
-        return f"api_{action.name}"
-    return _EVENT_NAMES.get(action.name, f"compute_{action.name}_instance")
+    for name in (key(action), action.name):
+        if name in _EVENT_NAMES:
+            return _EVENT_NAMES[name]
+    return f"compute_{action.name}_instance" if action.is_operation else f"api_{action.name}"
 
 
 def _event(call: Call, instance: Instance, operation: Operation) -> dict[str, Any]:

@@ -74,6 +74,12 @@ async def act(call: Call) -> Response:
     instance_id = call.path["id"]
     await check(call, action, instance_id)
     if action.is_operation:
+        try:
+            wanted = await wanted_of(call, action.name, options)
+        except (Invalid, Forbidden):
+            # Of what the caller may not see it is not even told what else is wrong with the request.
+            await find(call, instance_id)
+            raise
         answer = await answer_of(call, action, options)
         return answer(
             await call.admission(answer).admit(
@@ -81,7 +87,7 @@ async def act(call: Call) -> Response:
                 instance_id,
                 call.actor,
                 body=options,
-                wanted=await wanted_of(call, action.name, options),
+                wanted=wanted,
                 project_id=call.visible_project,
             )
         )
