@@ -158,6 +158,7 @@ class Server:
             wake,
             self._placement(),
             offload=self._settings.shelve.offload,
+            forget_images=images.forget,
         )
         arbiter = Arbiter(
             admission,
@@ -189,7 +190,7 @@ class Server:
             reclaims=self._settings.reclaim.interval > 0,
         )
         await self._first_start(identity, database)
-        await Completion(admission, settled, images.forget).start(bus)
+        await Completion(admission, settled).start(bus)
         await keep_heartbeats(bus, database)
         await keep_progress(bus, database, lambda _operation_id: changes.changed())
         await keep_addresses(bus, database)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -38,7 +38,7 @@ from stateward.domain.shutdown import DEFAULT_SECONDS, AtDeadline, Layer, Limits
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
 from stateward.operations import finishing
-from stateward.operations.finishing import target_of
+from stateward.operations.finishing import Ended, target_of
 from stateward.operations.placing import Place, claim
 from stateward.operations.preparing import NOTHING, Wanted, aim
 from stateward.store import instances, operations
@@ -60,6 +60,8 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
 
     instance: Instance
     operation: Operation
+    #: Images deleted with it, by id, whose data are to be removed once this is durable.
+    images: tuple[str, ...] = ()
 
 
 class Admission:
@@ -74,6 +76,7 @@ class Admission:
         placement: Rules = NOVA_RULES,
         *,
         offload: bool = True,
+        forget_images: Callable[[Sequence[str]], None] = lambda _ids: None,
     ) -> None:
         """Keep the ports and what the operator says.
 
@@ -84,6 +87,7 @@ class Admission:
             wake: called after a commit that left something in the outbox.
             placement: by which hosts are chosen and filled.
             offload: what is shelved leaves its host at once, as in Nova 34 by default.
+            forget_images: called with the ids of images that were deleted, once that is durable.
         """
         self.database = database
         self.clock = clock
@@ -92,6 +96,7 @@ class Admission:
         self._shutdown = shutdown
         self._wake = wake
         self._offload = offload
+        self._forget_images = forget_images
 
     def on(self, database: Database) -> Self:
         """Return the same admission on another database: one that adds to what each transaction does."""
@@ -143,6 +148,7 @@ class Admission:
 
         admitted = await self.database.write(work)
         self._wake()
+        self.forget_images(admitted.images)
         return admitted
 
     def admit_in(
@@ -172,12 +178,11 @@ class Admission:
             project_id=project_id,
             fence=fence,
         )
+        ended = Ended([], [])
         if action.over:
-            overtaken = finishing.supersede(
+            ended = finishing.supersede(
                 connection, instance_id, now, f"Overtaken by {action.name} (request {actor.request_id})."
             )
-        else:
-            overtaken = []
         if wanted.seed:
             seed = msgspec.structs.replace(instance.seed, **wanted.seed)
             instance = instances.change_held(connection, instance, {"seed": seed})
@@ -201,13 +206,13 @@ class Admission:
             operation_id=operation_id,
             action=operation.action,
             detail=_without_none(
-                shutdown=operation.params.get("shutdown"), why=why, overtakes=overtaken or None
+                shutdown=operation.params.get("shutdown"), why=why, overtakes=ended.operations or None
             ),
         )
         if not instance.host:
-            return _gone(connection, operation, instance, actor)
+            return _gone(connection, operation, instance, actor, ended.images)
         post_dispatch(connection, action, operation, instance)
-        return Admitted(instance=instance, operation=operation)
+        return Admitted(instance=instance, operation=operation, images=tuple(ended.images))
 
     def _claim(
         self, connection: sa.Connection, action: Action, instance: Instance, wanted: Wanted, now: float
@@ -252,6 +257,11 @@ class Admission:
         except Refused:
             return False
         return True
+
+    def forget_images(self, image_ids: Sequence[str]) -> None:
+        """Have the data of images removed that were deleted for good; what is missed the next start removes."""
+        if image_ids:
+            self._forget_images(image_ids)
 
     def wake(self) -> None:
         """Tell the dispatcher that a committed transaction left something in the outbox."""
@@ -413,7 +423,9 @@ def guest_of(instance: Instance, target: Target) -> GuestSpec:
     )
 
 
-def _gone(connection: sa.Connection, operation: Operation, instance: Instance, actor: Actor) -> Admitted:
+def _gone(
+    connection: sa.Connection, operation: Operation, instance: Instance, actor: Actor, images: Sequence[str]
+) -> Admitted:
     """Finish the removal of an instance that no host was found for: no agent will ever answer for it."""
     now = operation.started_at
     message = "It was on no host; there was nothing to remove."
@@ -436,14 +448,14 @@ def _gone(connection: sa.Connection, operation: Operation, instance: Instance, a
         action=operation.action,
         detail={"outcome": result.outcome.value, "message": message, "shutdown": None},
     )
-    changed, _images = finishing.apply(connection, operation, instance, result, now)
+    changed, with_it = finishing.apply(connection, operation, instance, result, now)
     if changed is None:
         msg = f"instance {instance.id} vanished inside a transaction that holds its row"
         raise RuntimeError(msg)
     finished = msgspec.structs.replace(
         operation, state=OperationState.SUCCEEDED, finished_at=now, message=message
     )
-    return Admitted(instance=changed, operation=finished)
+    return Admitted(instance=changed, operation=finished, images=(*images, *with_it))
 
 
 def post_dispatch(

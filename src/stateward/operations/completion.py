@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import msgspec
 import sqlalchemy as sa
@@ -35,20 +35,13 @@ class Completion:
     Args:
         admission: whose database and clock to use, and by which what follows at once is admitted.
         settled: called with the instance's id after each result that counted.
-        forget_images: called with the ids of images that were deleted, once that is durable.
     """
 
-    def __init__(
-        self,
-        admission: Admission,
-        settled: Callable[[str], None],
-        forget_images: Callable[[Sequence[str]], None] = lambda _ids: None,
-    ) -> None:
+    def __init__(self, admission: Admission, settled: Callable[[str], None]) -> None:
         self._admission = admission
         self._database = admission.database
         self._clock = admission.clock
         self._settled = settled
-        self._forget_images = forget_images
 
     async def start(self, bus: Bus) -> None:
         """Take results from the bus from now on."""
@@ -62,8 +55,7 @@ class Completion:
             return
         if applied.followed:
             self._admission.wake()
-        if applied.images:
-            self._forget_images(applied.images)
+        self._admission.forget_images(applied.images)
         self._settled(result.instance_id)
 
     def _apply(self, connection: sa.Connection, result: Result) -> _Applied | None:

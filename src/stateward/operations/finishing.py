@@ -21,20 +21,28 @@ def target_of(operation: Operation) -> Target:
     return msgspec.convert(operation.params.get("target", {}), Target)
 
 
-def supersede(connection: sa.Connection, instance_id: str, now: float, message: str) -> list[str]:
-    """End every unfinished operation of an instance as superseded and return their ids.
+class Ended(msgspec.Struct, frozen=True):
+    """Operations that were superseded, and the images deleted with them, whose data go once this is durable; by id."""
+
+    operations: list[str]
+    images: list[str]
+
+
+def supersede(connection: sa.Connection, instance_id: str, now: float, message: str) -> Ended:
+    """End every unfinished operation of an instance as superseded.
 
     What they would have filled is given up: their agent may not act any more.
     """
     ended = operations.supersede(connection, instance_id, now, message)
+    gone: list[str] = []
     for operation_id in ended:
         operation = operations.get(connection, operation_id)
         if operation is None:
             continue
-        _give_up_image(connection, target_of(operation))
+        gone += _give_up_image(connection, operation)
         if BY_KEY[operation.action].becomes is VmState.RESIZED:
             claims.release(connection, instance_id, Purpose.MOVE)
-    return ended
+    return Ended(ended, gone)
 
 
 def apply(
@@ -52,7 +60,7 @@ def apply(
     changed = instances.guarded_update(connection, instance.id, (newest,), changes)
     gone: list[str] = []
     if result.outcome is not Outcome.SUCCEEDED:
-        _give_up_image(connection, target)
+        gone += _give_up_image(connection, operation)
     if changed is None:
         return None, gone
     _give_room_back(connection, instance, changed, target)
@@ -82,6 +90,14 @@ def _give_room_back(connection: sa.Connection, before: Instance, instance: Insta
             claims.release(connection, instance.id, Purpose.MOVE)
 
 
-def _give_up_image(connection: sa.Connection, target: Target) -> None:
-    if target.snapshot is not None:
-        images.delete_without_data(connection, target.snapshot)
+def _give_up_image(connection: sa.Connection, operation: Operation) -> list[str]:
+    """Delete the image that an operation did not come to fill; return what has data to be removed, by id."""
+    image_id = target_of(operation).snapshot
+    if image_id is None:
+        return []
+    if BY_KEY[operation.action].becomes is VmState.SHELVED:
+        # Also when it has its data: nobody asked for an image, and no instance lives on this one.
+        images.delete(connection, image_id)
+        return [image_id]
+    images.delete_without_data(connection, image_id)
+    return []

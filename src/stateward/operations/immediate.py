@@ -108,17 +108,19 @@ class Immediate:
         Raises:
             Refused: there is no such instance.
         """
+        gone: list[str] = []
 
         def effect(
             connection: sa.Connection, instance: Instance, now: float
         ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-            finishing.supersede(
-                connection, instance.id, now, f"The state was reset (request {actor.request_id})."
-            )
+            message = f"The state was reset (request {actor.request_id})."
+            # Not added to: what a write does that is tried again counts once.
+            gone[:] = finishing.supersede(connection, instance.id, now, message).images
             changes = {"vm_state": to.value, "task_state": None, "operation_id": None}
             return changes, {"from": instance.vm_state.value, "to": to.value}
 
         done = await self._do(BY_KEY["reset_state"], instance_id, actor, effect, None, bump_fence=True)
+        self._admission.forget_images(gone)
         self._compare(instance_id)
         return done
 
