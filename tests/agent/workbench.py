@@ -57,6 +57,7 @@ class Workbench:
         self.progress: defaultdict[str, list[Progress]] = defaultdict(list)
         self.heartbeats: list[HostReport] = []
         self._folder = folder
+        self.journal = folder / "journal.db"
         self._capabilities = capabilities
         self._driver = driver
         self._numbers = itertools.count(1)

@@ -216,6 +216,12 @@ async def test_lists_are_filtered(world: Embedded) -> None:
         "?os_hidden=true": ["c"],
         "?os_hidden=True&disk_format=qcow2": ["c"],
         f"?os_hidden=1&id={hidden['id']}": ["c"],
+        "?name=in:a,c,x": ["a"],
+        '?name=in:"b",a&status=in:queued': ["a", "b"],
+        "?disk_format=in:qcow2&os_hidden=1": ["c"],
+        "?status=in:active,killed": [],
+        "?id=in:": [],
+        "?owner=in:another": [],
         "?size_min=1": [],
         "?limit=0": [],
     }

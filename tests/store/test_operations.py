@@ -133,16 +133,18 @@ def test_operations_that_changed_between(connection: sa.Connection, instance_id:
     assert found(since=NOW + 10, before=NOW + 10) == ["a"]
 
 
-def test_the_newest_of_a_request(connection: sa.Connection, instance_id: str) -> None:
-    """And none of another instance's or of another request."""
+def test_what_a_request_asked_for_comes_before_what_followed(
+    connection: sa.Connection, instance_id: str
+) -> None:
+    """And none of another instance's or of another request; what followed can be left out of a list."""
     other = insert(connection).id
-    add(connection, instance_id, id="a")
-    add(connection, instance_id, id="b", started_at=NOW + 1)
+    add(connection, instance_id, id="b", fence=2, started_at=NOW + 1)
+    add(connection, instance_id, id="a", fence=1)
     add(connection, other, id="c", started_at=NOW + 2)
-    found = operations.of_request(connection, instance_id, "req-1")
-    assert found is not None
-    assert found.id == "b"
-    assert operations.of_request(connection, instance_id, "req-2") is None
+    assert [each.id for each in operations.of_request(connection, instance_id, "req-1")] == ["a", "b"]
+    assert operations.of_request(connection, instance_id, "req-2") == []
+    listed = operations.of_instance(connection, instance_id, followers=False)
+    assert [each.id for each in listed] == ["a"]
 
 
 def test_counting_what_was_tried(connection: sa.Connection, instance_id: str) -> None:

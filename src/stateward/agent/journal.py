@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS orders (
     command TEXT NOT NULL,
     at REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS leftovers (image_id TEXT PRIMARY KEY, instance_id TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER NOT NULL);
 """
 
@@ -94,7 +95,16 @@ class Journal:
         return 0 if row is None else int(row[0])
 
     def accept(self, dispatch: Dispatch, now: float) -> bool:
-        """Take an operation on, in the stead of any with a lower fence; False when it is not newer."""
+        """Take an operation on, in the stead of any with a lower fence; False when it is not newer.
+
+        A copy of the disk that the older one was making has nobody any more who would hand it over.
+        """
+        self._database.execute(
+            "INSERT OR IGNORE INTO leftovers (image_id, instance_id)"
+            " SELECT dispatch ->> '$.snapshot', instance_id FROM work WHERE instance_id = ? AND fence < ?"
+            " AND result IS NULL AND dispatch ->> '$.snapshot' IS NOT NULL",
+            (dispatch.instance_id, dispatch.fence),
+        )
         cursor = self._database.execute(
             "INSERT INTO work (instance_id, fence, operation_id, dispatch, done, signalled_at, result, at)"
             " VALUES (?, ?, ?, ?, '[]', NULL, NULL, ?) ON CONFLICT (instance_id) DO UPDATE SET"
@@ -111,6 +121,18 @@ class Journal:
             ),
         )
         return cursor.rowcount == 1
+
+    def leftovers(self, dispatch: Dispatch) -> list[str]:
+        """Return the copies, by their images, that operations before this one may have left of its instance."""
+        rows = self._database.execute(
+            "SELECT image_id FROM leftovers WHERE instance_id = ? AND image_id IS NOT ?",
+            (dispatch.instance_id, dispatch.snapshot),
+        )
+        return [row[0] for row in rows]
+
+    def discarded(self, image_id: str) -> None:
+        """Note that a copy is gone."""
+        self._database.execute("DELETE FROM leftovers WHERE image_id = ?", (image_id,))
 
     def entry(self, instance_id: str) -> Entry | None:
         """Return what is known of an instance."""

@@ -186,6 +186,8 @@ class _Lane:
         with structlog.contextvars.bound_contextvars(
             instance=dispatch.instance_id, operation=dispatch.operation_id, action=dispatch.action
         ):
+            for image_id in self._worker.journal.leftovers(dispatch):
+                await self._discard_copy(image_id)
             try:
                 await run.steps()
             except Superseded:
@@ -203,6 +205,8 @@ class _Lane:
                 result = result_of(dispatch, Outcome.FAILED, f"Internal fault of the agent: {error!r}")
             else:
                 result = result_of(dispatch, Outcome.SUCCEEDED, run.done())
+            if result.outcome is not Outcome.SUCCEEDED and dispatch.snapshot is not None:
+                await self._discard_copy(dispatch.snapshot)
             try:
                 observation = await self._worker.observe(dispatch.instance_id)
             except Exception:
@@ -214,6 +218,17 @@ class _Lane:
             )
             self._worker.journal.finished(result)
             await self._worker.send(result)
+
+    async def _discard_copy(self, image_id: str) -> None:
+        """Delete a copy of the disk that becomes no image; one that cannot be deleted keeps nobody waiting."""
+        try:
+            await self._worker.driver.discard_snapshot(image_id)
+        except DriverError as error:
+            log.warning(
+                "a copy of a disk that nobody needs is left on the host", image=image_id, error=str(error)
+            )
+        else:
+            self._worker.journal.discarded(image_id)
 
 
 def result_of(dispatch: Dispatch, outcome: Outcome, message: str | None) -> Result:

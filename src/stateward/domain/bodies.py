@@ -193,6 +193,81 @@ class Unshelve91(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 UNSHELVE: tuple[tuple[int, object], ...] = ((1, Any), (77, Unshelve77 | None), (91, Unshelve91 | None))
 
 
+#: Nova takes a yes or no in words as well.
+YesOrNo = (
+    bool | Literal["true", "True", "TRUE", "false", "False", "FALSE", "1", "0", "yes", "no", "on", "off"]
+)
+Host = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9\-._]{1,255}$")]
+
+
+class Migrate56(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``migrate`` from 2.56, when it is not null."""
+
+    host: Host | None = None
+
+
+#: The body of ``migrate`` by microversion.
+MIGRATE: tuple[tuple[int, object], ...] = ((1, Any), (56, Migrate56 | None))
+
+
+class LiveMigrate1(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``os-migrateLive`` up to 2.24."""
+
+    host: Host | None
+    block_migration: YesOrNo
+    disk_over_commit: YesOrNo
+
+
+class LiveMigrate25(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From 2.25, and again from 2.68."""
+
+    host: Host | None
+    block_migration: YesOrNo | Literal["auto"]
+
+
+class LiveMigrate30(LiveMigrate25, frozen=True, forbid_unknown_fields=True):
+    """From 2.30 to 2.67 the scheduler could be passed over."""
+
+    force: YesOrNo = False
+
+
+#: The body of ``os-migrateLive`` by microversion.
+LIVE_MIGRATE: tuple[tuple[int, object], ...] = (
+    (1, LiveMigrate1),
+    (25, LiveMigrate25),
+    (30, LiveMigrate30),
+    (68, LiveMigrate25),
+)
+
+
+class Evacuate14(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The body of ``evacuate`` from 2.14, and again from 2.68."""
+
+    host: Host | None = None
+    adminPass: Secret | None = None  # noqa: N815 (Nova's name)
+
+
+class Evacuate1(Evacuate14, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Up to 2.13."""
+
+    onSharedStorage: YesOrNo  # noqa: N815 (Nova's name)
+
+
+class Evacuate29(Evacuate14, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """From 2.29 to 2.67 the scheduler could be passed over."""
+
+    force: YesOrNo = False
+
+
+#: The body of ``evacuate`` by microversion.
+EVACUATE: tuple[tuple[int, object], ...] = (
+    (1, Evacuate1),
+    (14, Evacuate14),
+    (29, Evacuate29),
+    (68, Evacuate14),
+)
+
+
 class CreateImage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The body of ``createImage``."""
 

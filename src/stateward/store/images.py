@@ -62,6 +62,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Columns and the values they must have.
     equal: Mapping[str, Any] = {}
+    #: Columns and the values of which they must have one.
+    among: Mapping[str, frozenset[str]] = {}
     properties: Mapping[str, str] = {}
     tags: tuple[str, ...] = ()
     size_min: int | None = None
@@ -119,6 +121,8 @@ def page(connection: sa.Connection, query: Query, project_id: str, *, is_admin: 
         statement = statement.where(_listed(project_id, query))
     for name, value in query.equal.items():
         statement = statement.where(_COLUMNS[name] == value)
+    for name, values in query.among.items():
+        statement = statement.where(_COLUMNS[name].in_(sorted(values)))
     for tag in query.tags:
         statement = statement.where(
             sa.exists().where(IMAGE_TAGS.c.image_id == _COLUMNS.id, IMAGE_TAGS.c.tag == tag)

@@ -172,6 +172,7 @@ def of_instance(
     marker: str | None = None,
     since: float | None = None,
     before: float | None = None,
+    followers: bool = True,
 ) -> list[Operation]:
     """Return an instance's operations, newest first.
 
@@ -182,20 +183,31 @@ def of_instance(
         marker: those after the operation of this request.
         since: last changed at or after this time, in seconds since the epoch.
         before: last changed at or before it.
+        followers: also those that followed another one of the same request by themselves.
 
     Raises:
         LookupError: there is no operation of the marker's request.
     """
     changed = sa.func.coalesce(_COLUMNS.finished_at, _COLUMNS.started_at)
     statement = sa.select(OPERATIONS).where(_COLUMNS.instance_id == instance_id)
+    if not followers:
+        first = OPERATIONS.alias("first")
+        statement = statement.where(
+            ~sa.exists().where(
+                first.c.instance_id == instance_id,
+                first.c.request_id == _COLUMNS.request_id,
+                first.c.fence < _COLUMNS.fence,
+            )
+        )
     if since is not None:
         statement = statement.where(changed >= since)
     if before is not None:
         statement = statement.where(changed <= before)
     if marker is not None:
-        last = of_request(connection, instance_id, marker)
-        if last is None:
+        asked = of_request(connection, instance_id, marker)
+        if not asked:
             raise LookupError(marker)
+        last = asked[0]
         statement = statement.where(
             sa.or_(
                 _COLUMNS.started_at < last.started_at,
@@ -206,15 +218,14 @@ def of_instance(
     return [operation_of(row) for row in connection.execute(statement.limit(limit))]
 
 
-def of_request(connection: sa.Connection, instance_id: str, request_id: str) -> Operation | None:
-    """Return an instance's newest operation of a request."""
-    row = connection.execute(
+def of_request(connection: sa.Connection, instance_id: str, request_id: str) -> list[Operation]:
+    """Return an instance's operations of a request: the one it asked for, and then what followed by itself."""
+    rows = connection.execute(
         sa.select(OPERATIONS)
         .where(_COLUMNS.instance_id == instance_id, _COLUMNS.request_id == request_id)
-        .order_by(_COLUMNS.started_at.desc())
-        .limit(1)
-    ).one_or_none()
-    return None if row is None else operation_of(row)
+        .order_by(_COLUMNS.fence, _COLUMNS.started_at)
+    )
+    return [operation_of(row) for row in rows]
 
 
 def unfinished(connection: sa.Connection, instance_id: str | None = None) -> list[Operation]:

@@ -69,6 +69,7 @@ async def index(call: Call) -> Response:
                 marker=marker,
                 since=since,
                 before=before,
+                followers=False,
             )
         )
     except LookupError:
@@ -77,17 +78,17 @@ async def index(call: Call) -> Response:
 
 
 async def show(call: Call) -> Response:
-    """Show the operation of one request, with its event."""
+    """Show the operation that a request asked for, with its event and those of what followed by itself."""
     instance = await _find(call)
     request_id = call.path["request_id"]
-    operation = await call.services.database.read(
+    found = await call.services.database.read(
         lambda connection: operations.of_request(connection, instance.id, request_id)
     )
-    if operation is None:
+    if not found:
         raise NotFound(f"Action for request_id {request_id} on instance {instance.id} not found")
-    shown = _brief(call, operation)
+    shown = _brief(call, found[0])
     if call.token.is_admin or call.minor >= _EVENTS:
-        shown["events"] = [_event(call, instance, operation)]
+        shown["events"] = [_event(call, instance, operation) for operation in found]
     return reply({"instanceAction": shown})
 
 

@@ -10,7 +10,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from stateward.api.compute import questions, remote_consoles
+from stateward.api.compute import moving, questions, remote_consoles
 from stateward.api.compute.call import OPERATION_HEADER, Call, Endpoint, convert, empty, reply
 from stateward.api.compute.lifecycle import answer_of, wanted_of
 from stateward.api.compute.server_queries import NUMBER
@@ -193,6 +193,9 @@ _IMMEDIATE: Final[dict[str, Callable[[Call, str, Any], Awaitable[Response]]]] = 
     "reset_state": _reset_state,
     "getConsoleOutput": _console_output,
     "changePassword": _change_password,
+    "migrate": moving.migrate,
+    "os-migrateLive": moving.live_migrate,
+    "evacuate": moving.evacuate,
     "get_serial_console": remote_consoles.serial,
     "get_vnc_console": remote_consoles.unavailable,
     "get_spice_console": remote_consoles.unavailable,

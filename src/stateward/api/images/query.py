@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -16,6 +17,8 @@ _MOST: Final = 1000
 #: More bytes than any disk has, and fewer than the column holds.
 _MOST_BYTES: Final = 2**62
 _EQUAL: Final = ("id", "name", "owner", "status", "visibility", "disk_format", "container_format")
+#: Of these, several values can be asked for at once: ``in:a,b``.
+_SEVERAL: Final = ("id", "name", "status", "disk_format", "container_format")
 _YES_OR_NO: Final = {"protected": "protected", "os_hidden": "hidden"}
 _MEMBER_STATUS: Final = ("accepted", "pending", "rejected", "all")
 #: Have a meaning of their own; whatever else is in the address is an additional property.
@@ -46,7 +49,11 @@ def read_query(params: QueryParams, after: Image | None) -> Query:
     Raises:
         Invalid: something in it has no meaning.
     """
-    equal: dict[str, Any] = {name: params[name] for name in _EQUAL if name in params}
+    asked = {name: params[name] for name in _EQUAL if name in params}
+    among = {
+        name: _several(text) for name, text in asked.items() if name in _SEVERAL and text.startswith("in:")
+    }
+    equal: dict[str, Any] = {name: value for name, value in asked.items() if name not in among}
     if equal.get("visibility") == "all":
         del equal["visibility"]
     equal["hidden"] = False
@@ -58,6 +65,7 @@ def read_query(params: QueryParams, after: Image | None) -> Query:
         raise Invalid(f"Invalid input for query parameter member_status: {member_status!r}.")
     return Query(
         equal=equal,
+        among=among,
         properties={name: value for name, value in params.multi_items() if name not in _KNOWN},
         tags=tuple(params.getlist("tag")),
         size_min=_bytes(params, "size_min"),
@@ -75,6 +83,12 @@ def next_page(params: QueryParams, images: list[Image], query: Query) -> str | N
         return None
     rest = [(name, value) for name, value in params.multi_items() if name != "marker"]
     return f"/v2/images?{urlencode([*rest, ('marker', images[-1].id)])}"
+
+
+def _several(text: str) -> frozenset[str]:
+    """Return the values of ``in:a,b``; one in quotes may have commas in it."""
+    (values,) = csv.reader([text.removeprefix("in:")]) if text != "in:" else ([],)
+    return frozenset(values)
 
 
 def _limit(params: QueryParams) -> int:

@@ -6,6 +6,7 @@ from typing import Final
 
 from stateward.domain import bodies
 from stateward.domain.actions.row import (
+    ANY_TASK,
     CHANGE,
     DELETE,
     SETTLED,
@@ -200,5 +201,33 @@ MOVES: Final[tuple[Action, ...]] = (
         policy=member("os-create-backup"),
         steps=(Step.SNAPSHOT, Step.PUBLISH_SNAPSHOT),
         says="The same, and then delete older backups of the same type beyond the rotation.",
+    ),
+    Action(
+        name="migrate",
+        wire="migrate",
+        body=bodies.MIGRATE,
+        when=frozenset({VmState.ACTIVE, VmState.STOPPED}),
+        guard=START | STOP | CHANGE,
+        policy=admin("os-migrate-server:migrate"),
+        says="Refused: instances cannot be moved to another host.",
+    ),
+    Action(
+        name="os-migrateLive",
+        wire="os-migrateLive",
+        body=bodies.LIVE_MIGRATE,
+        when=frozenset({VmState.ACTIVE, VmState.PAUSED}),
+        guard=CHANGE,
+        policy=admin("os-migrate-server:migrate_live"),
+        says="Refused: instances cannot be moved to another host, running or not.",
+    ),
+    Action(
+        name="evacuate",
+        wire="evacuate",
+        body=bodies.EVACUATE,
+        when=frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.ERROR}),
+        over=ANY_TASK,
+        guard=Exempt("its host has died; Nova 34 does not guard it either"),
+        policy=admin("os-evacuate"),
+        says="Refused: an instance whose host is down cannot be started on another one.",
     ),
 )
