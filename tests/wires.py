@@ -16,9 +16,11 @@ _OPTIONS: Final[dict[str, Any]] = {
     "changePassword": {"adminPass": "secret"},
     "createBackup": {"name": "b", "backup_type": "daily", "rotation": 1},
     "createImage": {"name": "i"},
+    "evacuate": {},
     "os-getSPICEConsole": {"type": "spice-html5"},
     "os-getSerialConsole": {"type": "serial"},
     "os-getVNCConsole": {"type": "novnc"},
+    "os-migrateLive": {"host": None, "block_migration": "auto"},
     "os-resetState": {"state": "active"},
 }
 

@@ -18,6 +18,7 @@ from stateward.domain.networks import Network
 from stateward.guest.build import TINY_GUEST_PROPERTIES, GuestFiles
 from tests.guests.conftest import TinyImages
 from tests.harness import Admin, Answer, ServerProcess, until
+from tests.wires import options
 
 pytestmark = [pytest.mark.guests, pytest.mark.slow, pytest.mark.asyncio, pytest.mark.timeout(600)]
 
@@ -30,12 +31,6 @@ ASKED: Final = "stateward-guest: power button pressed"
 SMALL: Final = ("stateward-guest: 1 processors,", "stateward-guest: disk vda 1024 MiB")
 MEDIUM: Final = ("stateward-guest: 2 processors,", "stateward-guest: disk vda 2048 MiB")
 NOTHING_USED: Final = {"vcpus_used": 0, "memory_mb_used": 0, "local_gb_used": 0}
-#: The bodies of actions that need one.
-BODIES: Final[dict[str, Any]] = {
-    "resize": {"flavorRef": "medium"},
-    "reboot": {"type": "HARD"},
-    "changePassword": {"adminPass": "secret"},
-}
 
 
 class Story:
@@ -49,9 +44,9 @@ class Story:
         #: Lines of the console that were read before.
         self._heard = 0
 
-    async def act(self, name: str, options: Any = None, *, status: int = 202) -> Answer:
+    async def act(self, name: str, body: Any = None, *, status: int = 202) -> Answer:
         """Ask for an action."""
-        answer = await self.owner.ask("POST", f"/compute/v2.1/servers/{self.id}/action", {name: options})
+        answer = await self.owner.ask("POST", f"/compute/v2.1/servers/{self.id}/action", {name: body})
         assert answer.status == status, answer
         return answer
 
@@ -218,13 +213,12 @@ async def _locked(story: Story) -> None:
     """Nothing that a lock guards is done: the guest hears nothing of it, and nothing is written down."""
     await story.act("lock", {"locked_reason": "not now"})
     before = await story.show()
-    wires = {
-        row.wire for row in ACTIONS if row.wire is not None and row.guarded and row.policy.role is Role.MEMBER
-    }
-    assert {"resize", "rescue", "rebuild", "shelve", "unshelve", "restore", "forceDelete"} < wires
-    bodies = BODIES | {"rebuild": {"imageRef": before["image"]["id"]}}
-    for wire in sorted(wires):
-        refused = await story.act(wire, bodies.get(wire), status=409)
+    guarded = [row for row in ACTIONS if row.wire and row.guarded and row.policy.role is Role.MEMBER]
+    wires = {"resize", "rescue", "rebuild", "shelve", "unshelve", "restore", "forceDelete"}
+    assert wires < {row.wire for row in guarded}
+    for row in guarded:
+        body = options(row, image=before["image"]["id"], flavor="medium")
+        refused = await story.act(str(row.wire), body, status=409)
         assert refused.body["conflictingRequest"]["message"] == f"Instance {story.id} is locked"
     deleted = await story.owner.ask("DELETE", f"/compute/v2.1/servers/{story.id}")
     assert deleted.status == 409, deleted

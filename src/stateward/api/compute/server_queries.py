@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -157,7 +156,6 @@ def query_of(call: Call) -> Query:
         _check_pattern(str(found["name"]))
     found |= _states(call)
     found |= _times(call)
-    found |= _without_soft_deleted(found)
     if call.minor >= _LOCKED and "locked" in params:
         found["locked"] = boolean(params.getlist("locked")[-1])
     if call.minor >= _TAGS:
@@ -231,16 +229,6 @@ def _states(call: Call) -> dict[str, Any]:
     if "deleted" in params and call.token.is_admin:
         found["deleted"] = boolean(params["deleted"])
     return found
-
-
-def _without_soft_deleted(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Count what can still be restored among the deleted ones, as Nova does, unless it is asked for by its state."""
-    if "vm_states" in found or found.get("deleted", False) is None:
-        return {}
-    deleted = {VmState.DELETED, VmState.SOFT_DELETED}
-    if found.get("deleted"):
-        return {"vm_states": frozenset(deleted), "deleted": None}
-    return {"vm_states": frozenset(set(VmState) - deleted)}
 
 
 def _status(call: Call) -> dict[str, Any]:
