@@ -17,7 +17,14 @@ from stateward.agent.driver import Driver, ImageFiles
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from stateward.api.identity.tokens import Claims, Seal
 from stateward.server import Server
-from stateward.settings import AgentSettings, HostSettings, NetworkSettings, Settings
+from stateward.settings import (
+    AgentSettings,
+    HostSettings,
+    NetworkSettings,
+    ReclaimSettings,
+    Settings,
+    ShelveSettings,
+)
 
 #: Who there is: the role, and the project it is in. ``admin`` and ``admin-in-demo`` are one user.
 PEOPLE = {
@@ -70,12 +77,16 @@ class Cloud:
     """A running server and its people."""
 
     def __init__(self, data: Path, hypervisor: SimulatedHypervisor, client: httpx2.AsyncClient) -> None:
-        self._data = data
+        self.data = data
         self._client = client
         self.hypervisor = hypervisor
+        #: What is deleted or shelved is kept; see ``running_cloud``.
+        self.keeps = False
         self.image = ""
         #: A server of the project ``gold``, where a test has made one for all of its kind.
         self.server = ""
+        #: More that a test has made, by what it calls it.
+        self.things: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
         self.projects: dict[str, str] = {}
         self.users: dict[str, str] = {}
@@ -186,12 +197,12 @@ class Cloud:
             methods=("password",),
             application_credential_id=None,
         )
-        return Seal((self._data / "secret").read_bytes().strip()).close(claims)
+        return Seal((self.data / "secret").read_bytes().strip()).close(claims)
 
     def _password(self, user: str) -> str:
         if user != "admin":
             return _PASSWORD
-        clouds = (self._data / "clouds.yaml").read_text()
+        clouds = (self.data / "clouds.yaml").read_text()
         found = re.search(r'username: admin\n\s+password: "(.*)"', clouds)
         assert found is not None
         return found[1]
@@ -199,14 +210,27 @@ class Cloud:
 
 @asynccontextmanager
 async def running_cloud(
-    data: Path, *, database: str | None = None, networks: tuple[NetworkSettings, ...] | None = None
+    data: Path,
+    *,
+    database: str | None = None,
+    networks: tuple[NetworkSettings, ...] | None = None,
+    keeps: bool = False,
 ) -> AsyncGenerator[Cloud]:
-    """Run a server on an empty folder, with its people, until the block ends."""
+    """Run a server on an empty folder, with its people, until the block ends.
+
+    Args:
+        data: the folder.
+        database: its address; None for the server's own.
+        networks: of the installation.
+        keeps: what is deleted can be restored for an hour, and what is shelved stays on its host.
+    """
     settings = Settings(
         database=database,
         agent=AgentSettings(relist=60.0, heartbeat=60.0, patience=600.0),
         host=(HostSettings(name="h", driver="simulated"),),
         network=Settings().network if networks is None else networks,
+        reclaim=ReclaimSettings(interval=3600 if keeps else 0),
+        shelve=ShelveSettings(offload=not keeps),
     )
     server = _OneSimulatedHost(
         data=data, listen=("127.0.0.1", 0), settings=settings, progress=lambda _text: None
@@ -216,6 +240,7 @@ async def running_cloud(
         transport = httpx2.ASGITransport(app=server.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://cloud") as client:
             cloud = Cloud(data, server.hypervisor, client)
+            cloud.keeps = keeps
             await cloud.populate()
             yield cloud
     finally:

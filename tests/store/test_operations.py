@@ -147,6 +147,19 @@ def test_what_a_request_asked_for_comes_before_what_followed(
     assert [each.id for each in listed] == ["a"]
 
 
+def test_pages_of_what_was_asked_for(connection: sa.Connection, instance_id: str) -> None:
+    """They end: what followed by itself is named by a request that names another operation."""
+    add(connection, instance_id, id="stop", request_id="req-0", started_at=NOW - 1)
+    add(connection, instance_id, id="shelve", fence=1)
+    add(connection, instance_id, id="offload", fence=2, started_at=NOW + 1)
+
+    def page(marker: str | None) -> list[str]:
+        found = operations.of_instance(connection, instance_id, limit=1, marker=marker, followers=False)
+        return [each.id for each in found]
+
+    assert (page(None), page("req-1"), page("req-0")) == (["shelve"], ["stop"], [])
+
+
 def test_counting_what_was_tried(connection: sa.Connection, instance_id: str) -> None:
     """Of the named actions, from the moment on, of this instance."""
     other = insert(connection).id

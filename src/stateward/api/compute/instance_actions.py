@@ -78,7 +78,7 @@ async def index(call: Call) -> Response:
 
 
 async def show(call: Call) -> Response:
-    """Show the operation that a request asked for, with its event and those of what followed by itself."""
+    """Show the operation that a request asked for, with its event; that of what followed by itself comes first."""
     instance = await _find(call)
     request_id = call.path["request_id"]
     found = await call.services.database.read(
@@ -88,7 +88,7 @@ async def show(call: Call) -> Response:
         raise NotFound(f"Action for request_id {request_id} on instance {instance.id} not found")
     shown = _brief(call, found[0])
     if call.token.is_admin or call.minor >= _EVENTS:
-        shown["events"] = [_event(call, instance, operation) for operation in found]
+        shown["events"] = [_event(call, instance, operation) for operation in reversed(found)]
     return reply({"instanceAction": shown})
 
 

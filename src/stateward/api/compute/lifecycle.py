@@ -28,13 +28,12 @@ from stateward.domain import bodies
 from stateward.domain.actions import Action, Policy, Role
 from stateward.domain.errors import Invalid
 from stateward.domain.records import Target
-from stateward.domain.states import VmState
 from stateward.operations.admission import Admitted
 from stateward.operations.preparing import NOTHING, ImageWanted, Wanted
 from stateward.store import hosts
 from stateward.store.images import Image
 
-_IMAGE_ID_IN_BODY: Final = 45
+_IMAGE_ID_IN_BODY, _USER_DATA_IN_BODY = 45, 57
 _TO_HOST: Final = Policy("os_compute_api:os-shelve:unshelve_to_host", Role.ADMIN)
 
 
@@ -158,14 +157,14 @@ async def answer_of(call: Call, action: Action, options: Any) -> Callable[[Admit
                 return reply({"adminPass": password}, 200, headers)
             case "rebuild":
                 server = detail(call, admitted.instance, status, single=True) | {"adminPass": password}
+                if call.minor >= _USER_DATA_IN_BODY:
+                    server["user_data"] = admitted.instance.user_data
                 location = f"{call.root}/servers/{admitted.instance.id}"
                 return reply({"server": server}, 202, headers | {"location": location})
             case "createImage" | "createBackup":
                 return _with_image(call, admitted.operation.params["target"]["snapshot"], headers)
             case _:
-                # Nova answers an accepted forceDelete and confirmResize with 204 and all others with 202.
-                at_once = action.becomes is VmState.DELETED or action.name == "confirmResize"
-                return empty(204 if at_once else 202, headers)
+                return empty(204 if action.name == "confirmResize" else 202, headers)
 
     return answer
 
