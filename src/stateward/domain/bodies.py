@@ -280,5 +280,8 @@ class CreateBackup(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name
     backup_type: Name
-    rotation: Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")]
+    rotation: (
+        Annotated[int, msgspec.Meta(ge=0, le=999_999_999)]
+        | Annotated[str, msgspec.Meta(pattern="^[0-9]{1,9}$")]
+    )
     metadata: Metadata = {}

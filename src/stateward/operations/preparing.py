@@ -24,6 +24,7 @@ from stateward.store.images import Image
 
 #: Glance's property by which an image asks that file systems be frozen while it is copied (Nova's name).
 _QUIESCE: Final = "os_require_quiesce"
+_GIB: Final = 1024**3
 _TRUE: Final = frozenset({"true", "1", "yes", "on"})
 
 
@@ -106,6 +107,12 @@ def check_fits(flavor: FlavorFacts, image: Image) -> None:
         raise Invalid("Flavor's memory is too small for requested image.")
     if flavor.disk and flavor.disk < image.min_disk:
         raise Invalid("Flavor's disk is too small for requested image.")
+    # The smallest that its disk can be: what a compressed or sparse image becomes only the host finds out.
+    if flavor.disk and image.size is not None and flavor.disk * _GIB < image.size:
+        raise Invalid(
+            "Flavor's disk is too small for requested image. "
+            f"Flavor disk is {flavor.disk * _GIB} bytes, image is {image.size} bytes."
+        )
 
 
 def _check_flavor(old: FlavorFacts, new: FlavorFacts) -> None:
