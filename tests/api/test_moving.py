@@ -11,7 +11,9 @@ from tests.cloud import Cloud
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-NOWHERE = "No valid host was found. Instances cannot be moved to another host."
+NOWHERE = "No valid host was found. There are not enough hosts available."
+NOT_WITHOUT_ITS_HOST = "No valid host was found. A server whose host is down cannot be started elsewhere."
+NOT_WHILE_IT_RUNS = "No valid host was found. A guest cannot be moved while it runs; migrate it cold."
 LIVE = {"host": None, "block_migration": "auto"}
 
 
@@ -35,11 +37,11 @@ async def host_of(cloud: Cloud) -> str:
             {"os-migrateLive": {"host": None, "block_migration": False, "disk_over_commit": "False"}},
             1,
             400,
-            NOWHERE,
+            NOT_WHILE_IT_RUNS,
         ),
-        ({"os-migrateLive": LIVE}, 25, 400, NOWHERE),
-        ({"os-migrateLive": LIVE | {"force": True}}, 30, 400, NOWHERE),
-        ({"os-migrateLive": LIVE}, 104, 400, NOWHERE),
+        ({"os-migrateLive": LIVE}, 25, 400, NOT_WHILE_IT_RUNS),
+        ({"os-migrateLive": LIVE | {"force": True}}, 30, 400, NOT_WHILE_IT_RUNS),
+        ({"os-migrateLive": LIVE}, 104, 400, NOT_WHILE_IT_RUNS),
         ({"os-migrateLive": LIVE | {"host": "mars"}}, 68, 400, "Compute host mars could not be found."),
         (
             {"os-migrateLive": LIVE | {"host": "HOST"}},
@@ -57,7 +59,7 @@ async def host_of(cloud: Cloud) -> str:
 async def test_a_move_is_refused(
     shared_cloud: Cloud, body: dict[str, Any], minor: int, status: int, message: str
 ) -> None:
-    """As Nova 34 says it; the end about other hosts is ours."""
+    """As Nova 34 says it where only one host is up; the end about a guest that runs is ours."""
     host = await host_of(shared_cloud)
     asked = msgspec.json.decode(msgspec.json.encode(body).replace(b"HOST", host.encode()))
     answer = await shared_cloud.ask(
@@ -128,7 +130,7 @@ async def test_an_evacuation_from_a_dead_host_finds_no_other(shared_cloud: Cloud
     (service,) = services.body["services"]
     path = f"/os-services/{service['id']}"
     for down, expected in (
-        (True, NOWHERE),
+        (True, NOT_WITHOUT_ITS_HOST),
         (False, f"Compute service of {service['host']} is still in use."),
     ):
         put = await shared_cloud.ask("admin", "PUT", path, {"forced_down": down}, microversion="2.53")

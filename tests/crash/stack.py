@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
 
 from stateward.agent.agent import Agent
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
@@ -17,13 +20,14 @@ from stateward.bus.memory import MemoryBus
 from stateward.clock import Clock
 from stateward.domain.locks import ActorKind
 from stateward.domain.placement import Rules
-from stateward.domain.records import Actor, FlavorFacts, ImageFacts, Instance, Operation
+from stateward.domain.records import Actor, FlavorFacts, HostReport, ImageFacts, Instance, Operation
 from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
 from stateward.operations.completion import Completion
 from stateward.operations.creation import NewInstance, create
 from stateward.operations.dispatch import Dispatcher
 from stateward.operations.heartbeats import keep_heartbeats
 from stateward.operations.immediate import Immediate
+from stateward.operations.placing import Place
 from stateward.operations.progress import keep_progress
 from stateward.store import hosts, instances, operations
 from stateward.store.engine import Database
@@ -35,6 +39,24 @@ FLAVOR = FlavorFacts(id="1", name="tiny", vcpus=1, ram=64, disk=1)
 def actor(kind: ActorKind = ActorKind.MEMBER) -> Actor:
     """Make who asks, each time by a request of its own."""
     return Actor(kind=kind, user_id=kind.value, project_id="p", request_id=f"req-{uuid.uuid4()}")
+
+
+_ELSEWHERE: Final = HostReport(
+    host="elsewhere",
+    driver="simulated",
+    hypervisor_type="simulated",
+    hypervisor_version=1,
+    reachable=True,
+    detail="",
+    vcpus=4,
+    memory=2048,
+    disk=20,
+    disk_used=0,
+    running=0,
+    cpu_info="",
+    # Not long before any test.
+    at=1_700_000_000.0,
+)
 
 
 class World:
@@ -66,6 +88,24 @@ class World:
         return sorted(found, key=lambda operation: operation.fence)
 
 
+class OneByOne(Admission):
+    """Lets nothing follow an operation: what would is a row of its own here."""
+
+    def follow_in(
+        self, connection: sa.Connection, operation: Operation, instance: Instance, *, succeeded: bool
+    ) -> bool:
+        """Admit nothing."""
+        del connection, operation, instance, succeeded
+        return False
+
+
+def _know_hosts(connection: sa.Connection) -> None:
+    """Make the host, and a small one to move to, on which nothing is ever done."""
+    hosts.register(connection, HOST, "nova")
+    hosts.register(connection, _ELSEWHERE.host, "nova")
+    hosts.heard(connection, _ELSEWHERE)
+
+
 class Plane:
     """One life of the control plane, without an arbiter: what is looked at here is what operations do."""
 
@@ -73,9 +113,8 @@ class Plane:
         self.world = world
         self.bus = MemoryBus()
         self.dispatcher = Dispatcher(world.database, self.bus)
-        # One operation at a time: what would follow a shelving is a row of its own here.
-        self.admission = Admission(
-            world.database, world.clock, ShutdownDefaults(), self.wake, Rules(patience=1e9), offload=False
+        self.admission = OneByOne(
+            world.database, world.clock, ShutdownDefaults(), self.wake, Rules(patience=1e9)
         )
         self.immediate = Immediate(self.admission, lambda _instance_id: None)
         #: Whether what is admitted is dispatched.
@@ -85,7 +124,7 @@ class Plane:
     async def start(self) -> None:
         """Begin as a server does."""
         database = self.world.database
-        await database.write(lambda connection: hosts.register(connection, HOST, "nova"))
+        await database.write(_know_hosts)
         await Completion(self.admission, lambda _instance_id: self._settled.set()).start(self.bus)
         await keep_heartbeats(self.bus, database)
         await keep_progress(self.bus, database, lambda _operation_id: None)
@@ -106,7 +145,15 @@ class Plane:
     async def create(self, words: str = "") -> Admitted:
         """Admit a new instance whose guest behaves as the words say."""
         image = ImageFacts(id="image", disk_format="raw", properties={"os_command_line": words})
-        new = NewInstance(project_id="p", user_id="u", name="a", hostname="a", flavor=FLAVOR, image=image)
+        new = NewInstance(
+            project_id="p",
+            user_id="u",
+            name="a",
+            hostname="a",
+            flavor=FLAVOR,
+            image=image,
+            place=Place(host=HOST),
+        )
         return await create(self.admission, new, actor(), reservation_id="r")
 
     async def finished(self, operation_id: str) -> Instance:

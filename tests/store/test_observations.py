@@ -22,7 +22,7 @@ def observation(instance_id: str, seq: int, observed: Observed = Observed.SHUTOF
 def test_an_observation_changes_its_own_columns_only(connection: sa.Connection) -> None:
     """The record and the intent are others' to write (ADR 0001)."""
     before = insert(connection, task_state="pausing")
-    assert observations.observe(connection, observation(before.id, 5))
+    assert observations.observe(connection, observation(before.id, 5), host="h")
     after = instances.get(connection, before.id)
     assert after is not None
     changed = {name for name in after.__struct_fields__ if getattr(after, name) != getattr(before, name)}
@@ -35,7 +35,7 @@ def test_a_sequence_number_may_be_large(connection: sa.Connection) -> None:
     """Epoch seconds shifted by 28 bits still fit, for the next two hundred years."""
     seq = 8_000_000_000 << 28
     instance_id = insert(connection).id
-    assert observations.observe(connection, observation(instance_id, seq))
+    assert observations.observe(connection, observation(instance_id, seq), host="h")
     found = instances.get(connection, instance_id)
     assert found is not None
     assert found.observed_seq == seq
@@ -48,10 +48,10 @@ def test_any_order_ends_the_same(connection: sa.Connection, order: tuple[int, ..
     instance_id = insert(connection).id
     highest = 0
     for seq in order:
-        news = observations.observe(connection, observation(instance_id, seq, states[seq]))
+        news = observations.observe(connection, observation(instance_id, seq, states[seq]), host="h")
         assert news is (seq > highest)
         highest = max(seq, highest)
-        assert not observations.observe(connection, observation(instance_id, seq, states[seq]))
+        assert not observations.observe(connection, observation(instance_id, seq, states[seq]), host="h")
     found = instances.get(connection, instance_id)
     assert found is not None
     assert (found.observed, found.observed_seq) == (Observed.SHUTOFF, 3)
@@ -59,4 +59,11 @@ def test_any_order_ends_the_same(connection: sa.Connection, order: tuple[int, ..
 
 def test_nobody_is_observed(connection: sa.Connection) -> None:
     """An agent may see a guest that this database does not know."""
-    assert not observations.observe(connection, observation("nobody", 1))
+    assert not observations.observe(connection, observation("nobody", 1), host="h")
+
+
+def test_what_another_host_saw_is_nothing(connection: sa.Connection) -> None:
+    """Hosts count by themselves: a late word of the one that an instance has left must not hide the new one's."""
+    before = insert(connection)
+    assert not observations.observe(connection, observation(before.id, 5), host="elsewhere")
+    assert instances.get(connection, before.id) == before

@@ -57,6 +57,8 @@ class Front:
     async def open(self) -> None:
         """Register a host, an image and a flavor."""
         await self.desk.add_host("h")
+        # Somewhere to migrate to.
+        await self.desk.add_host("g")
 
         def work(connection: sa.Connection) -> None:
             images.insert(connection, image(IMAGE))

@@ -59,7 +59,7 @@ class Arbiter:
         #: What was alerted last, so that a deviation that stays is told once.
         self._alerted: dict[str, tuple[VmState, Observed, Cause]] = {}
         #: The latest observation taken note of; rows keep only those that were news.
-        self._seen: dict[str, int] = {}
+        self._seen: dict[tuple[str, str], int] = {}
 
     async def start(self, bus: Bus) -> None:
         """Take reports from now on."""
@@ -84,10 +84,11 @@ class Arbiter:
         news = await self._admission.database.read(lambda connection: self._news(connection, report))
         if not news:
             return
-        due = await self._admission.database.write(lambda connection: _keep(connection, news))
+        due = await self._admission.database.write(lambda connection: _keep(connection, report.host, news))
         # Only now: a report that could not be kept comes again, and must count then.
         for each in news:
-            self._seen[each.instance_id] = max(each.seq, self._seen.get(each.instance_id, 0))
+            seen = (report.host, each.instance_id)
+            self._seen[seen] = max(each.seq, self._seen.get(seen, 0))
         for instance_id in due:
             self.wake(instance_id)
 
@@ -108,13 +109,15 @@ class Arbiter:
             observation = named.get(row.id) or Observation(
                 instance_id=row.id, observed=Observed.MISSING, cause=Cause.OTHER, seq=report.seq, at=report.at
             )
-            if row.host != report.host or observation.seq <= max(row.observed_seq, self._seen.get(row.id, 0)):
+            # Each host counts by itself.
+            seen = (report.host, row.id)
+            if row.host != report.host or observation.seq <= max(row.observed_seq, self._seen.get(seen, 0)):
                 continue
             changed = (row.observed, row.cause) != (observation.observed, observation.cause)
             if changed or self._undone(row):
                 news.append(observation)
             else:
-                self._seen[row.id] = observation.seq
+                self._seen[seen] = observation.seq
         return news
 
     def _undone(self, row: observations.Seen) -> bool:
@@ -294,5 +297,5 @@ def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:
     }
 
 
-def _keep(connection: sa.Connection, news: list[Observation]) -> list[str]:
-    return [each.instance_id for each in news if observations.observe(connection, each)]
+def _keep(connection: sa.Connection, host: str, news: list[Observation]) -> list[str]:
+    return [each.instance_id for each in news if observations.observe(connection, each, host=host)]

@@ -42,7 +42,7 @@ def settle(
         saved = result.ending is Ending.SAVED and action.if_saved is not None
         becomes = action.if_saved if saved else action.becomes
         if becomes is not None:
-            changes |= _become(becomes, instance, now, target or Target())
+            changes |= _become(becomes, instance, now, target or Target(), action.comes_from)
             # What leaves the state as it is says nothing of why an instance in ERROR is there.
             changes["fault"] = None
     elif result.outcome is Outcome.FAILED:
@@ -54,7 +54,9 @@ def settle(
     return changes
 
 
-def _become(state: VmState, instance: Instance, now: float, target: Target) -> dict[str, Any]:
+def _become(
+    state: VmState, instance: Instance, now: float, target: Target, comes_from: VmState | None
+) -> dict[str, Any]:
     """Return the columns of an instance that has come to be in a state."""
     changes: dict[str, Any] = {"vm_state": state}
     if state is VmState.ACTIVE and instance.launched_at is None:
@@ -68,23 +70,26 @@ def _become(state: VmState, instance: Instance, now: float, target: Target) -> d
     changes |= {
         name: value
         for name, value in (("flavor", target.flavor), ("image", target.image))
-        if value is not None
+        # On its way to another host it is what it was; it is something else once it has arrived.
+        if value is not None and state is not VmState.SHELVED_OFFLOADED
     }
-    for name, value in _of_state(state, instance, target).items():
+    for name, value in _of_state(state, instance, target, comes_from).items():
         if getattr(instance, name) != value:
             changes[name] = value
     return changes
 
 
-def _of_state(state: VmState, instance: Instance, target: Target) -> dict[str, Any]:
+def _of_state(
+    state: VmState, instance: Instance, target: Target, comes_from: VmState | None
+) -> dict[str, Any]:
     """Return the columns that mean something in some states only, as they are in this one."""
     old_flavor, was = instance.old_flavor, instance.was
     if state is VmState.RESIZED:
-        old_flavor, was = instance.flavor, instance.vm_state
+        old_flavor, was = instance.flavor, comes_from or instance.vm_state
     elif state not in _UNCONFIRMED:
         old_flavor, was = None, None
     shelved_image = instance.shelved_image if state in _NEEDS_IMAGE else None
-    if state is VmState.SHELVED and target.snapshot is not None:
+    if state in {VmState.SHELVED, VmState.SHELVED_OFFLOADED} and target.snapshot is not None:
         shelved_image = msgspec.structs.replace(
             instance.image, id=target.snapshot, disk_format=SNAPSHOT_FORMAT
         )

@@ -47,6 +47,8 @@ class TaskState(enum.StrEnum):
     UNRESCUING = "unrescuing"
     REBUILDING = "rebuilding"
     RESIZE_PREP = "resize_prep"
+    RESIZE_MIGRATING = "resize_migrating"
+    RESIZE_FINISH = "resize_finish"
     RESIZE_CONFIRMING = "resize_confirming"
     RESIZE_REVERTING = "resize_reverting"
     SHELVING = "shelving"
@@ -146,8 +148,12 @@ _STATUS_IN_TASK: Final[dict[tuple[VmState, TaskState], str]] = {
     (VmState.ACTIVE, TaskState.REBUILDING): "REBUILD",
     (VmState.STOPPED, TaskState.REBUILDING): "REBUILD",
     (VmState.ERROR, TaskState.REBUILDING): "REBUILD",
-    (VmState.ACTIVE, TaskState.RESIZE_PREP): "RESIZE",
-    (VmState.STOPPED, TaskState.RESIZE_PREP): "RESIZE",
+    # Between two hosts it is an image for a moment.
+    **{
+        (vm_state, task_state): "RESIZE"
+        for vm_state in (VmState.ACTIVE, VmState.STOPPED, VmState.SHELVED_OFFLOADED)
+        for task_state in (TaskState.RESIZE_PREP, TaskState.RESIZE_MIGRATING, TaskState.RESIZE_FINISH)
+    },
     (VmState.RESIZED, TaskState.RESIZE_REVERTING): "REVERT_RESIZE",
 }
 

@@ -39,10 +39,9 @@ from stateward.domain.states import VmState
 from stateward.domain.steps import Step
 from stateward.operations import finishing
 from stateward.operations.finishing import Ended, target_of
-from stateward.operations.placing import Place, claim
 from stateward.operations.preparing import NOTHING, Wanted, aim
+from stateward.operations.room import claim_for
 from stateward.store import instances, operations
-from stateward.store.claims import Purpose
 from stateward.store.engine import Database
 
 
@@ -187,7 +186,7 @@ class Admission:
             seed = msgspec.structs.replace(instance.seed, **wanted.seed)
             instance = instances.change_held(connection, instance, {"seed": seed})
         target = aim(connection, action, instance, actor, wanted=wanted, now=now)
-        instance = self._claim(connection, action, instance, wanted, now)
+        instance = claim_for(connection, action, instance, wanted, self.placement, now=now)
         if not instance.host and action.becomes is not VmState.DELETED:
             raise Refused(Refusal.NO_HOST, instance_id=instance_id)
         operation = operation_for(action, instance, actor, now=now, operation_id=operation_id, message=why)
@@ -214,27 +213,6 @@ class Admission:
         post_dispatch(connection, action, operation, instance)
         return Admitted(instance=instance, operation=operation, images=tuple(ended.images))
 
-    def _claim(
-        self, connection: sa.Connection, action: Action, instance: Instance, wanted: Wanted, now: float
-    ) -> Instance:
-        """Claim the room that an operation needs beside what the instance holds; return the row with its host.
-
-        Raises:
-            Refused: there is none.
-        """
-        if action.places:
-            purpose, flavor = Purpose.HOME, instance.flavor
-            place = Place(zone=wanted.zone, host=wanted.host, group_id=instance.group_id)
-        elif action.becomes is VmState.RESIZED and wanted.target.flavor is not None:
-            purpose, flavor = Purpose.MOVE, wanted.target.flavor
-            place = Place(host=instance.host)
-        else:
-            return instance
-        host = claim(connection, instance, purpose, flavor=flavor, place=place, rules=self.placement, now=now)
-        if not action.places:
-            return instance
-        return instances.change_held(connection, instance, {"host": host.name, "zone": host.zone})
-
     def follow_in(
         self, connection: sa.Connection, operation: Operation, instance: Instance, *, succeeded: bool
     ) -> bool:
@@ -243,8 +221,9 @@ class Admission:
         A lock that was placed meanwhile, or anything else admitted, leaves the instance as it is.
         """
         done = BY_KEY[operation.action]
-        then = done.undo if not succeeded else done.then if self._offload else None
-        if then is None:
+        then = done.then if succeeded else done.undo
+        # Who moves goes on in any case; what is shelved leaves its host where the operator says so.
+        if then is None or (done.becomes is VmState.SHELVED and not self._offload):
             return False
         actor = Actor(
             kind=operation.actor_kind,
@@ -253,7 +232,14 @@ class Admission:
             request_id=operation.request_id,
         )
         try:
-            self.admit_in(connection, BY_KEY[then], instance.id, actor, fence=operation.fence)
+            self.admit_in(
+                connection,
+                BY_KEY[then],
+                instance.id,
+                actor,
+                wanted=Wanted(target=Target(flavor=target_of(operation).flavor)),
+                fence=operation.fence,
+            )
         except Refused:
             return False
         return True

@@ -67,7 +67,8 @@ class Completion:
         if not operations.finish(connection, operation.id, _STATE_OF[result.outcome], now, message):
             return None
         if result.observation is not None:
-            observations.observe(connection, result.observation)
+            # Of a guest on a host that the instance has left since it says nothing, and hosts count by themselves.
+            observations.observe(connection, result.observation, host=operation.host)
         instance = instances.get(connection, result.instance_id)
         if instance is None:
             return None

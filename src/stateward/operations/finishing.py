@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import sqlalchemy as sa
 
-from stateward.domain.actions import BY_KEY
+from stateward.domain.actions import BY_KEY, Action
 from stateward.domain.admit import Condition, Test
 from stateward.domain.errors import Refusal
 from stateward.domain.placement import need_of
@@ -40,7 +40,7 @@ def supersede(connection: sa.Connection, instance_id: str, now: float, message: 
         if operation is None:
             continue
         gone += _give_up_image(connection, operation)
-        if BY_KEY[operation.action].becomes is VmState.RESIZED:
+        if _claims_a_move(BY_KEY[operation.action]):
             claims.release(connection, instance_id, Purpose.MOVE)
     return Ended(ended, gone)
 
@@ -63,7 +63,12 @@ def apply(
         gone += _give_up_image(connection, operation)
     if changed is None:
         return None, gone
-    _give_room_back(connection, instance, changed, target)
+    if _claims_a_move(action) and result.outcome is not Outcome.SUCCEEDED:
+        claims.release(connection, instance.id, Purpose.MOVE)
+    elif action.leaves:
+        claims.release(connection, instance.id, Purpose.HOME)
+    else:
+        _give_room_back(connection, instance, changed)
     image_id = given_up_image(instance, changes)
     if image_id is not None:
         images.delete(connection, image_id)
@@ -75,18 +80,26 @@ def apply(
     return changed, gone
 
 
-def _give_room_back(connection: sa.Connection, before: Instance, instance: Instance, target: Target) -> None:
+def _claims_a_move(action: Action) -> bool:
+    """Whether room is claimed for a new flavor or host when a row is admitted, beside what the instance holds."""
+    return action.leaves or (action.becomes is VmState.RESIZED and not action.places)
+
+
+def _give_room_back(connection: sa.Connection, before: Instance, instance: Instance) -> None:
     """Give back the room that an instance does not take up any more.
 
-    A resize holds room for both flavors until it is confirmed or reverted, or has failed.
+    Resized, it holds room for both flavors until that is confirmed or reverted.
     """
     if instance.vm_state in ON_NO_HOST:
         claims.release(connection, instance.id)
-    elif instance.was is None and (before.was is not None or target.flavor is not None):
+    elif before.was is not None and instance.was is None:
+        need = need_of(instance.flavor)
         move = claims.of_instance(connection, instance.id).get(Purpose.MOVE)
-        if move is not None and move.room == need_of(instance.flavor):
+        if move is None:
+            claims.shrink(connection, instance.id, need)
+        elif move.room == need:
             claims.settle_move(connection, instance.id)
-        elif move is not None:
+        else:
             claims.release(connection, instance.id, Purpose.MOVE)
 
 

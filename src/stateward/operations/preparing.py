@@ -46,7 +46,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     image: ImageWanted | None = None
     #: An image that the instance's flavor must be large enough for.
     must_fit: Image | None = None
-    #: unshelve: only a host of this zone, and only this host, when given.
+    #: unshelve and migrate: only a host of this zone, and only this host, when given.
     zone: str | None = None
     host: str | None = None
 
@@ -77,7 +77,9 @@ def aim(
         Invalid: the flavor does not fit the instance.
     """
     target = wanted.target
-    if action.becomes is VmState.RESIZED and target.flavor is not None:
+    if action.leaves and wanted.host is not None and wanted.host == instance.host:
+        raise Invalid("Cannot migrate to the host where the server exists.")
+    if action.name == "resize" and target.flavor is not None:
         _check_flavor(instance.flavor, target.flavor)
     if wanted.must_fit is not None:
         check_fits(instance.flavor, wanted.must_fit)
@@ -88,7 +90,7 @@ def aim(
     if action.places:
         target = msgspec.structs.replace(target, disk_from=instance.shelved_image)
     if Step.SNAPSHOT in action.steps:
-        shelved = action.becomes is VmState.SHELVED
+        shelved = action.becomes in {VmState.SHELVED, VmState.SHELVED_OFFLOADED}
         image = wanted.image or ImageWanted(name=f"{instance.name}-{'shelved' if shelved else 'snapshot'}")
         made = _queued(instance, actor, image, now, protected=shelved)
         images.insert(connection, made)
@@ -113,6 +115,16 @@ def check_fits(flavor: FlavorFacts, image: Image) -> None:
             "Flavor's disk is too small for requested image. "
             f"Flavor disk is {flavor.disk * _GIB} bytes, image is {image.size} bytes."
         )
+
+
+def larger(one: FlavorFacts, other: FlavorFacts | None) -> FlavorFacts:
+    """Return a flavor that takes up as much as the larger of two, in each of what a host has."""
+    if other is None:
+        return one
+    sizes = ("vcpus", "ram", "disk", "ephemeral", "swap")
+    return msgspec.structs.replace(
+        one, **{size: max(getattr(one, size), getattr(other, size)) for size in sizes}
+    )
 
 
 def _check_flavor(old: FlavorFacts, new: FlavorFacts) -> None:

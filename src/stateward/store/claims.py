@@ -182,6 +182,46 @@ def settle_move(connection: sa.Connection, instance_id: str) -> bool:
     return True
 
 
+def shrink(connection: sa.Connection, instance_id: str, need: Room) -> None:
+    """Give back what an instance's home is larger than it now takes up; one that is no larger stays as it is."""
+    home = of_instance(connection, instance_id).get(Purpose.HOME)
+    if home is None:
+        return
+    spare = Room(
+        vcpus=max(home.room.vcpus - need.vcpus, 0),
+        memory=max(home.room.memory - need.memory, 0),
+        disk=max(home.room.disk - need.disk, 0),
+    )
+    if spare == Room():
+        return
+    left = {
+        "vcpus": home.room.vcpus - spare.vcpus,
+        "memory": home.room.memory - spare.memory,
+        "disk": home.room.disk - spare.disk,
+    }
+    changed = connection.execute(
+        sa.update(CLAIMS)
+        .where(
+            _COLUMNS.instance_id == instance_id,
+            _COLUMNS.purpose == Purpose.HOME.value,
+            _COLUMNS.vcpus == home.room.vcpus,
+            _COLUMNS.memory == home.room.memory,
+            _COLUMNS.disk == home.room.disk,
+        )
+        .values(left)
+    )
+    if changed.rowcount == 1:
+        connection.execute(
+            sa.update(HOSTS)
+            .where(_HOSTS.name == home.host)
+            .values(
+                claimed_vcpus=_HOSTS.claimed_vcpus - spare.vcpus,
+                claimed_memory=_HOSTS.claimed_memory - spare.memory,
+                claimed_disk=_HOSTS.claimed_disk - spare.disk,
+            )
+        )
+
+
 def of_instance(connection: sa.Connection, instance_id: str) -> dict[Purpose, Claim]:
     """Return what an instance holds."""
     rows = connection.execute(sa.select(CLAIMS).where(_COLUMNS.instance_id == instance_id))

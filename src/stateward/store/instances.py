@@ -195,6 +195,8 @@ def guarded_update(
 _KINDS = {
     "vm_state": VmState,
     "was": VmState,
+    "observed": Observed,
+    "cause": Cause,
     "owner_blocks": OperationClass,
     "admin_blocks": OperationClass,
     "hold_blocks": OperationClass,

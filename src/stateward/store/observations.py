@@ -18,7 +18,11 @@ _COLUMNS = INSTANCES.c
 _IDS_AT_ONCE: Final = 1000
 _OBSERVE = (
     sa.update(INSTANCES)
-    .where(_COLUMNS.id == sa.bindparam("b_id"), _COLUMNS.observed_seq < sa.bindparam("b_seq"))
+    .where(
+        _COLUMNS.id == sa.bindparam("b_id"),
+        _COLUMNS.host == sa.bindparam("b_host"),
+        _COLUMNS.observed_seq < sa.bindparam("b_seq"),
+    )
     .values(
         observed=sa.bindparam("b_observed"),
         cause=sa.bindparam("b_cause"),
@@ -28,12 +32,13 @@ _OBSERVE = (
 )
 
 
-def observe(connection: sa.Connection, observation: Observation) -> bool:
-    """Keep an observation if it is news; False when a later one is there, or no such instance."""
+def observe(connection: sa.Connection, observation: Observation, *, host: str) -> bool:
+    """Keep what a host saw if it is news; False when a later one is there, or no such instance on that host."""
     result = connection.execute(
         _OBSERVE,
         {
             "b_id": observation.instance_id,
+            "b_host": host,
             "b_seq": observation.seq,
             "b_observed": observation.observed.value,
             "b_cause": observation.cause.value,

@@ -25,8 +25,8 @@ from stateward.api.compute.server_create import (
 )
 from stateward.api.compute.views import detail, host_status
 from stateward.domain import bodies
-from stateward.domain.actions import Action, Policy, Role
-from stateward.domain.errors import Invalid
+from stateward.domain.actions import BY_KEY, Action, Policy, Role
+from stateward.domain.errors import Invalid, Refusal, Refused
 from stateward.domain.records import Target
 from stateward.operations.admission import Admitted
 from stateward.operations.preparing import NOTHING, ImageWanted, Wanted
@@ -34,6 +34,7 @@ from stateward.store import hosts
 from stateward.store.images import Image
 
 _IMAGE_ID_IN_BODY, _USER_DATA_IN_BODY = 45, 57
+_MIGRATE_TO_HOST: Final = Policy("os_compute_api:os-migrate-server:migrate:host", Role.ADMIN)
 _TO_HOST: Final = Policy("os_compute_api:os-shelve:unshelve_to_host", Role.ADMIN)
 
 
@@ -135,6 +136,56 @@ async def _unshelve(call: Call, options: Any) -> Wanted:
     return Wanted(zone=zone if isinstance(zone, str) else None, host=None if host is msgspec.UNSET else host)
 
 
+async def _migrate(call: Call, options: Any) -> Wanted:
+    host = options.host if isinstance(options, bodies.Migrate56) else None
+    if host is None:
+        return NOTHING
+    call.allow(_MIGRATE_TO_HOST)
+    known = await call.services.database.read(hosts.every)
+    if host not in {each.name for each in known}:
+        raise Invalid(f"Compute host {host} could not be found.")
+    return Wanted(host=host)
+
+
+async def admit(
+    call: Call,
+    rows: tuple[Action, ...],
+    instance_id: str,
+    *,
+    wanted: Wanted,
+    options: Any,
+    answer: Callable[[Admitted], Response],
+) -> Admitted:
+    """Admit an action; a resize that its own host has no room for goes to another host.
+
+    Args:
+        call: the request.
+        rows: the action's, that the body picked.
+        instance_id: which instance.
+        wanted: what the body wants, from ``wanted_of``.
+        options: the body, decoded.
+        answer: makes the request's answer.
+
+    Raises:
+        Refused: it is not admitted.
+    """
+
+    async def one_of(rows: tuple[Action, ...]) -> Admitted:
+        return await call.admission(answer).admit(
+            rows, instance_id, call.actor, body=options, wanted=wanted, project_id=call.visible_project
+        )
+
+    try:
+        return await one_of(rows)
+    except Refused as refused:
+        if refused.refusal is Refusal.NO_VALID_HOST and rows[0].name == "migrate":
+            # Nova's status for it.
+            raise Invalid(str(refused)) from None
+        if refused.refusal is not Refusal.NO_VALID_HOST or rows[0].name != "resize":
+            raise
+    return await one_of((BY_KEY["resize_away"], BY_KEY["resize_away_stopped"]))
+
+
 _LOOKS: Final[dict[str, Callable[[Call, Any], Awaitable[Wanted]]]] = {
     "rescue": _rescue,
     "resize": _resize,
@@ -142,6 +193,7 @@ _LOOKS: Final[dict[str, Callable[[Call, Any], Awaitable[Wanted]]]] = {
     "createImage": _create_image,
     "createBackup": _create_backup,
     "unshelve": _unshelve,
+    "migrate": _migrate,
 }
 
 

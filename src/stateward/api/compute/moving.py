@@ -1,4 +1,4 @@
-"""Moving instances to other hosts: asked for as in Nova, and always refused, with the reason.
+"""Moving instances while they run, or off a host that is down: asked for as in Nova, and refused with the reason.
 
 The rows' conditions are tested first, as for every action. A refusal keeps nothing and changes nothing.
 """
@@ -21,26 +21,14 @@ from stateward.store import hosts
 from stateward.store.hosts import Host
 
 _RULE: Final = "os_compute_api:os-migrate-server:"
-#: The end is ours; Nova's would say that it looked for one.
-_NO_VALID_HOST: Final = "No valid host was found. Instances cannot be moved to another host."
+#: The ends are ours; Nova's would say that it looked for one.
+_NOT_WHILE_IT_RUNS: Final = "No valid host was found. A guest cannot be moved while it runs; migrate it cold."
+_NOT_WITHOUT_ITS_HOST: Final = (
+    "No valid host was found. A server whose host is down cannot be started elsewhere."
+)
 
 #: Raises what speaks against moving an instance, given all hosts by name.
 _Refuse = Callable[[Instance, Mapping[str, Host]], NoReturn]
-
-
-async def migrate(call: Call, instance_id: str, options: object) -> Response:
-    """Answer ``migrate``."""
-    wanted = options.host if isinstance(options, bodies.Migrate56) else None
-    if wanted is not None:
-        call.allow(Policy(f"{_RULE}migrate:host", Role.ADMIN))
-
-    def refuse(instance: Instance, known: Mapping[str, Host]) -> NoReturn:
-        if wanted is not None and wanted == instance.host:
-            raise Invalid("Cannot migrate to the host where the server exists.")
-        _check_known(wanted, known)
-        raise Invalid(_NO_VALID_HOST)
-
-    return await _refused(call, "migrate", instance_id, refuse)
 
 
 async def live_migrate(
@@ -54,7 +42,7 @@ async def live_migrate(
         if options.host is not None and options.host == instance.host:
             raise Invalid(f"Unable to migrate instance ({instance.id}) to current host ({instance.host}).")
         _check_known(options.host, known)
-        raise Invalid(_NO_VALID_HOST)
+        raise Invalid(_NOT_WHILE_IT_RUNS)
 
     return await _refused(call, "os-migrateLive", instance_id, refuse)
 
@@ -73,7 +61,7 @@ async def evacuate(call: Call, instance_id: str, options: bodies.Evacuate14) -> 
         home = known.get(instance.host)
         if home is not None and home.up(now, patience):
             raise Invalid(f"Compute service of {instance.host} is still in use.")
-        raise Invalid(_NO_VALID_HOST)
+        raise Invalid(_NOT_WITHOUT_ITS_HOST)
 
     return await _refused(call, "evacuate", instance_id, refuse)
 

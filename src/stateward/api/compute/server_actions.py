@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute import moving, questions, remote_consoles
 from stateward.api.compute.call import OPERATION_HEADER, Call, Endpoint, convert, empty, reply
-from stateward.api.compute.lifecycle import answer_of, wanted_of
+from stateward.api.compute.lifecycle import admit, answer_of, wanted_of
 from stateward.api.compute.server_queries import NUMBER
 from stateward.api.compute.servers_seen import find
 from stateward.api.compute.services import Services
@@ -81,16 +81,7 @@ async def act(call: Call) -> Response:
             await find(call, instance_id)
             raise
         answer = await answer_of(call, action, options)
-        return answer(
-            await call.admission(answer).admit(
-                picked,
-                instance_id,
-                call.actor,
-                body=options,
-                wanted=wanted,
-                project_id=call.visible_project,
-            )
-        )
+        return answer(await admit(call, picked, instance_id, wanted=wanted, options=options, answer=answer))
     return await _IMMEDIATE[action.name](call, instance_id, options)
 
 
@@ -193,7 +184,6 @@ _IMMEDIATE: Final[dict[str, Callable[[Call, str, Any], Awaitable[Response]]]] = 
     "reset_state": _reset_state,
     "getConsoleOutput": _console_output,
     "changePassword": _change_password,
-    "migrate": moving.migrate,
     "os-migrateLive": moving.live_migrate,
     "evacuate": moving.evacuate,
     "get_serial_console": remote_consoles.serial,

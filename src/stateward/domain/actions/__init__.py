@@ -17,7 +17,7 @@ from stateward.domain.actions.moves import MOVES
 from stateward.domain.actions.notes import NOTES
 from stateward.domain.actions.power import POWER
 from stateward.domain.actions.row import Action, Exempt, OnFailure, Policy, Role
-from stateward.domain.actions.system import ITS_OWN, SYSTEM
+from stateward.domain.actions.system import ITS_OWN, KEEPS_RECORD
 from stateward.domain.states import TaskState
 
 __all__ = [
@@ -44,9 +44,7 @@ ACTIONS: Final[tuple[Action, ...]] = (*LIFE, *POWER, *MOVES, *NOTES, *ITS_OWN)
 def restores() -> frozenset[str]:
     """Return the keys of the rows by which the arbiter brings guests back to the record."""
     return frozenset(
-        key(row)
-        for row in ACTIONS
-        if row.policy is SYSTEM and row.is_operation and isinstance(row.guard, Exempt) and row.pending
+        key(row) for row in ACTIONS if row.guard is KEEPS_RECORD and row.is_operation and row.pending
     )
 
 
@@ -84,8 +82,9 @@ def pick(rows: tuple[Action, ...], body: object) -> tuple[Action, ...]:
 
 
 def alternatives(name: str) -> tuple[Action, ...]:
-    """Return the rows of a name that differ only in the states they begin in: the one named, and its labels."""
-    return tuple(action for action in ACTIONS if action.name == name and action.variant is None)
+    """Return the rows of a name that one request can mean: the one named, and its labels."""
+    rows = [action for action in ACTIONS if action.name == name and action.variant is None]
+    return tuple(row for row in rows if row.wire == rows[0].wire)
 
 
 def body_type(action: Action, minor: int) -> Any:

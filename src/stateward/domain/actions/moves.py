@@ -20,6 +20,8 @@ from stateward.domain.actions.row import (
 from stateward.domain.states import Observed, TaskState, VmState
 from stateward.domain.steps import Step
 
+#: What puts an instance's disk into the image store and frees its host; the disk comes to the other host as an image.
+_LEAVE: Final = (Step.DISCARD_MEMORY, Step.SNAPSHOT, Step.PUBLISH_SNAPSHOT, Step.REMOVE)
 _READS: Final = Exempt("it reads the disk and changes no state; Nova 34 does not guard it either")
 
 MOVES: Final[tuple[Action, ...]] = (
@@ -39,6 +41,8 @@ MOVES: Final[tuple[Action, ...]] = (
             Step.DROP_KEPT_DISK,
             Step.KEEP_DISK,
             Step.GROW_DISK,
+            # Its further disks, where the new flavor has some.
+            Step.PREPARE_DISK,
             Step.DEFINE,
             Step.POWER_ON,
         ),
@@ -61,9 +65,70 @@ MOVES: Final[tuple[Action, ...]] = (
             Step.DROP_KEPT_DISK,
             Step.KEEP_DISK,
             Step.GROW_DISK,
+            # Its further disks, where the new flavor has some.
+            Step.PREPARE_DISK,
             Step.DEFINE,
         ),
         says="Give a stopped instance another flavor; it stays off, and its disk as it was is kept for a revert.",
+    ),
+    Action(
+        name="resize",
+        label="away",
+        when=frozenset({VmState.ACTIVE}),
+        leaves=True,
+        pending=TaskState.RESIZE_MIGRATING,
+        becomes=VmState.SHELVED_OFFLOADED,
+        wants=Observed.MISSING,
+        then="arrive",
+        guard=START | STOP | CHANGE,
+        policy=member("servers:resize"),
+        steps=(Step.SHUT_DOWN, Step.POWER_OFF, *_LEAVE),
+        says="Half of a resize whose host has no room: shut down, and carried to another host as an image.",
+    ),
+    Action(
+        name="resize",
+        label="away_stopped",
+        when=frozenset({VmState.STOPPED}),
+        leaves=True,
+        pending=TaskState.RESIZE_MIGRATING,
+        becomes=VmState.SHELVED_OFFLOADED,
+        wants=Observed.MISSING,
+        then="arrive_stopped",
+        guard=START | STOP | CHANGE,
+        policy=member("servers:resize"),
+        steps=(Step.POWER_OFF, *_LEAVE),
+        says="The same of a stopped instance, which stays off.",
+    ),
+    Action(
+        name="migrate",
+        wire="migrate",
+        body=bodies.MIGRATE,
+        when=frozenset({VmState.ACTIVE}),
+        leaves=True,
+        pending=TaskState.RESIZE_MIGRATING,
+        becomes=VmState.SHELVED_OFFLOADED,
+        wants=Observed.MISSING,
+        then="arrive",
+        guard=START | STOP | CHANGE,
+        policy=admin("os-migrate-server:migrate"),
+        steps=(Step.SHUT_DOWN, Step.POWER_OFF, *_LEAVE),
+        says="Shut the guest down and carry it to another host as an image; confirmed or reverted like a resize.",
+    ),
+    Action(
+        name="migrate",
+        label="stopped",
+        wire="migrate",
+        body=bodies.MIGRATE,
+        when=frozenset({VmState.STOPPED}),
+        leaves=True,
+        pending=TaskState.RESIZE_MIGRATING,
+        becomes=VmState.SHELVED_OFFLOADED,
+        wants=Observed.MISSING,
+        then="arrive_stopped",
+        guard=START | STOP | CHANGE,
+        policy=admin("os-migrate-server:migrate"),
+        steps=(Step.POWER_OFF, *_LEAVE),
+        says="The same of a stopped instance, which stays off.",
     ),
     Action(
         name="confirmResize",
@@ -203,22 +268,13 @@ MOVES: Final[tuple[Action, ...]] = (
         says="The same, and then delete older backups of the same type beyond the rotation.",
     ),
     Action(
-        name="migrate",
-        wire="migrate",
-        body=bodies.MIGRATE,
-        when=frozenset({VmState.ACTIVE, VmState.STOPPED}),
-        guard=START | STOP | CHANGE,
-        policy=admin("os-migrate-server:migrate"),
-        says="Refused: instances cannot be moved to another host.",
-    ),
-    Action(
         name="os-migrateLive",
         wire="os-migrateLive",
         body=bodies.LIVE_MIGRATE,
         when=frozenset({VmState.ACTIVE, VmState.PAUSED}),
         guard=CHANGE,
         policy=admin("os-migrate-server:migrate_live"),
-        says="Refused: instances cannot be moved to another host, running or not.",
+        says="Refused: a guest cannot be moved while it runs.",
     ),
     Action(
         name="evacuate",

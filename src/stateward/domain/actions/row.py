@@ -79,6 +79,10 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     then: str | None = None
     #: The key of the row that clears up after it failed, where its guest may be left half made.
     undo: str | None = None
+    #: The instance goes to another host, where room for it is claimed as this is admitted.
+    leaves: bool = False
+    #: The vm state that a confirm or revert ends in, where it is not the one that the row begins in.
+    comes_from: VmState | None = None
     #: The instance is on no host; one is found in the transaction that admits it.
     places: bool = False
     #: What the guest must be seen as for the result to be true; the arbiter restores towards it.

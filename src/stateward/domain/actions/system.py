@@ -10,6 +10,7 @@ from stateward.domain.steps import Step
 
 SYSTEM: Final = Policy("stateward:arbiter", Role.SYSTEM)
 KEEPS_RECORD: Final = Exempt("it brings the guest back to the record, which is what a lock protects")
+_SECOND_HALF: Final = Exempt("it ends what was admitted before: without it the instance would be on no host")
 
 ITS_OWN: Final[tuple[Action, ...]] = (
     Action(
@@ -137,5 +138,41 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         policy=SYSTEM,
         steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE),
         says="Remove an instance whose time to be restored has passed; a lock keeps it.",
+    ),
+    Action(
+        name="arrive",
+        when=frozenset({VmState.SHELVED_OFFLOADED}),
+        places=True,
+        pending=TaskState.RESIZE_FINISH,
+        becomes=VmState.RESIZED,
+        comes_from=VmState.ACTIVE,
+        wants=Observed.RUNNING,
+        undo="restore_offloaded",
+        guard=_SECOND_HALF,
+        policy=SYSTEM,
+        steps=(
+            Step.PREPARE_DISK,
+            Step.DROP_KEPT_DISK,
+            Step.KEEP_DISK,
+            Step.GROW_DISK,
+            Step.DEFINE,
+            Step.POWER_ON,
+        ),
+        says="The second half of a move: make the guest on its new host and start it. Without one it stays an image.",
+    ),
+    Action(
+        name="arrive",
+        label="stopped",
+        when=frozenset({VmState.SHELVED_OFFLOADED}),
+        places=True,
+        pending=TaskState.RESIZE_FINISH,
+        becomes=VmState.RESIZED,
+        comes_from=VmState.STOPPED,
+        wants=Observed.SHUTOFF,
+        undo="restore_offloaded",
+        guard=_SECOND_HALF,
+        policy=SYSTEM,
+        steps=(Step.PREPARE_DISK, Step.DROP_KEPT_DISK, Step.KEEP_DISK, Step.GROW_DISK, Step.DEFINE),
+        says="The same of an instance that was stopped.",
     ),
 )
