@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
+from tests import postgres
 from tests.cloud import Answer, Cloud, running_cloud
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -20,11 +22,17 @@ OPERATION = "x-stateward-operation"
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def cloud(
-    shared_database: str | None, tmp_path_factory: pytest.TempPathFactory
+    shared_database: str | None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Cloud]:
-    """Run a server of these tests' own, because they change things."""
-    async with running_cloud(tmp_path_factory.mktemp("keys") / "data", database=shared_database) as cloud:
-        yield cloud
+    """Run a server of these tests' own, because they change things, on a database of its own."""
+    folder = tmp_path_factory.mktemp("keys") / "data"
+    with contextlib.ExitStack() as undo:
+        database = shared_database
+        if database is not None:
+            server: postgres.Postgres = request.getfixturevalue("postgres_server")
+            database = undo.enter_context(server.bare()).render_as_string(hide_password=False)
+        async with running_cloud(folder, database=database) as cloud:
+            yield cloud
 
 
 async def send(

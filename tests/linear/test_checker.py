@@ -203,11 +203,11 @@ def test_the_search_agrees_with_trying_every_order() -> None:
 def test_a_long_right_history_passes_and_one_wrong_answer_in_it_does_not(finishing: float) -> None:
     """Twenty thousand requests of sixteen clients, in seconds, however long operations take."""
     history = working(seed=7, clients=16, requests=20_000, finishing=finishing)
-    began = time.monotonic()
+    began = time.process_time()
     assert check(history) is None
     assert not bound_by_a_lock(history)
     assert not refused_without_a_lock(history)
-    assert time.monotonic() - began < 20
+    assert time.process_time() - began < 20
     # A member's stop that was refused as locked when nothing else was pending, told to have been admitted.
     ordered = sorted(history, key=lambda each: each.answered)
     found = None
