@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from stateward.domain.actions import BY_KEY
 from stateward.domain.locks import ActorKind
+from stateward.domain.placement import NOVA_RULES, Rules
 from stateward.domain.records import Dispatch, HostReport, Instance, Operation
 from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
 from stateward.operations.immediate import Immediate
@@ -29,7 +30,21 @@ class Desk:
         self.clock = SetClock()
         self.wakes = 0
         self.compared: list[str] = []
-        self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self.wake)
+        #: Images whose data are to be removed.
+        self.forgotten: list[str] = []
+        self.open(offload=True)
+
+    def open(self, *, offload: bool, placement: Rules = NOVA_RULES) -> None:
+        """Admit by the operator's settings from now on."""
+        self.admission = Admission(
+            self.database,
+            self.clock,
+            ShutdownDefaults(),
+            self.wake,
+            placement,
+            offload=offload,
+            forget_images=self.forgotten.extend,
+        )
         self.immediate = Immediate(self.admission, self.compared.append)
 
     def wake(self) -> None:

@@ -74,13 +74,16 @@ def aim(
         now: seconds since the epoch.
 
     Raises:
-        Invalid: the flavor does not fit the instance.
+        Invalid: the flavor does not fit the instance, or its image.
     """
     target = wanted.target
     if action.leaves and wanted.host is not None and wanted.host == instance.host:
         raise Invalid("Cannot migrate to the host where the server exists.")
     if action.name == "resize" and target.flavor is not None:
         _check_flavor(instance.flavor, target.flavor)
+        image = images.get(connection, instance.image.id)
+        if image is not None:
+            check_fits(target.flavor, image)
     if wanted.must_fit is not None:
         check_fits(instance.flavor, wanted.must_fit)
     if action.becomes is VmState.RESCUED and target.rescue is None:
@@ -91,8 +94,8 @@ def aim(
         target = msgspec.structs.replace(target, disk_from=instance.shelved_image)
     if Step.SNAPSHOT in action.steps:
         shelved = action.becomes in {VmState.SHELVED, VmState.SHELVED_OFFLOADED}
-        image = wanted.image or ImageWanted(name=f"{instance.name}-{'shelved' if shelved else 'snapshot'}")
-        made = _queued(instance, actor, image, now, protected=shelved)
+        copy = wanted.image or ImageWanted(name=f"{instance.name}-{'shelved' if shelved else 'snapshot'}")
+        made = _queued(instance, actor, copy, now, protected=shelved)
         images.insert(connection, made)
         quiesce = instance.image.properties.get(_QUIESCE, "").lower() in _TRUE
         target = msgspec.structs.replace(target, snapshot=made.id, quiesce=quiesce and not shelved)
