@@ -68,7 +68,7 @@ def apply(
     elif action.leaves:
         claims.release(connection, instance.id, Purpose.HOME)
     else:
-        _give_room_back(connection, instance, changed)
+        give_room_back(connection, instance, changed)
     image_id = given_up_image(instance, changes)
     if image_id is not None:
         images.delete(connection, image_id)
@@ -85,7 +85,7 @@ def _claims_a_move(action: Action) -> bool:
     return action.leaves or (action.becomes is VmState.RESIZED and not action.places)
 
 
-def _give_room_back(connection: sa.Connection, before: Instance, instance: Instance) -> None:
+def give_room_back(connection: sa.Connection, before: Instance, instance: Instance) -> None:
     """Give back the room that an instance does not take up any more.
 
     Resized, it holds room for both flavors until that is confirmed or reverted.
@@ -108,7 +108,7 @@ def _give_up_image(connection: sa.Connection, operation: Operation) -> list[str]
     image_id = target_of(operation).snapshot
     if image_id is None:
         return []
-    if BY_KEY[operation.action].becomes is VmState.SHELVED:
+    if BY_KEY[operation.action].becomes in {VmState.SHELVED, VmState.SHELVED_OFFLOADED}:
         # Also when it has its data: nobody asked for an image, and no instance lives on this one.
         images.delete(connection, image_id)
         return [image_id]

@@ -20,7 +20,7 @@ from stateward.domain.records import Actor, Instance, Operation
 from stateward.domain.states import VmState
 from stateward.operations import finishing
 from stateward.operations.admission import Admission, Admitted, guarded, operation_for
-from stateward.store import claims, instances, locks, operations
+from stateward.store import instances, locks, operations
 from stateward.store.engine import Database
 
 #: Changes an instance whose row the transaction already holds; returns what to write and what to audit.
@@ -119,7 +119,8 @@ class Immediate:
             changes: dict[str, Any] = {"vm_state": to.value, "task_state": None, "operation_id": None}
             if instance.was is not None:
                 # Nothing is left to confirm it by: it has the new flavor for good, and no room for the old one.
-                claims.settle_move(connection, instance.id)
+                confirmed = msgspec.structs.replace(instance, vm_state=to, was=None)
+                finishing.give_room_back(connection, instance, confirmed)
                 changes |= {"was": None, "old_flavor": None}
             return changes, {"from": instance.vm_state.value, "to": to.value}
 
