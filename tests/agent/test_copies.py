@@ -1,4 +1,4 @@
-"""Copies of disks that become no image: none is left on the host, whatever kept its operation from its end."""
+"""What failed operations leave on the host: no copy of a disk, no kept disk, no rescue disk."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest_asyncio
 from stateward.agent.driver import DriverError
 from stateward.agent.journal import Journal
 from stateward.domain.records import Dispatch, Outcome
+from stateward.domain.states import Observed
 from tests.agent.workbench import Workbench
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
@@ -38,6 +39,60 @@ def copying(bench: Workbench, fence: int = 2, image_id: str = IMAGE) -> Dispatch
 
 def copies(bench: Workbench) -> tuple[str, ...]:
     return bench.hypervisor.guest("a").snapshots
+
+
+def rescuing(bench: Workbench, fence: int) -> Dispatch:
+    dispatch = bench.dispatch("rescue", fence, seconds=0)
+    guest = msgspec.structs.replace(dispatch.guest, rescue=dispatch.guest.image)
+    return msgspec.structs.replace(dispatch, guest=guest)
+
+
+async def refused(bench: Workbench, dispatch: Dispatch, step: str) -> None:
+    """Have a driver call refuse; the operation fails with what it says."""
+    bench.hypervisor.fail_next(step, DriverError("No."))
+    result = await bench.result(await bench.send(dispatch))
+    assert (result.outcome, result.message) == (Outcome.FAILED, "No.")
+
+
+@pytest.mark.parametrize("step", ["keep_disk", "grow_disk", "define", "power_on"])
+async def test_a_resize_that_fails_gives_the_disk_back(bench: Workbench, step: str) -> None:
+    """As it was: not as large as the other flavor says, and nothing is kept beside it."""
+    before = bench.hypervisor.guest("a")
+    larger = bench.dispatch("resize", 2, seconds=0)
+    larger = msgspec.structs.replace(larger, guest=msgspec.structs.replace(larger.guest, disk=7))
+    await refused(bench, larger, step)
+    after = bench.hypervisor.guest("a")
+    assert (after.disk, after.kept) == (before.disk, before.kept)
+    assert bench.observed() is Observed.SHUTOFF
+
+
+@pytest.mark.parametrize("step", ["prepare_rescue_disk", "define", "power_on"])
+async def test_a_rescue_that_fails_leaves_the_guest_its_own_disk(bench: Workbench, step: str) -> None:
+    """It is defined to boot from it, and no rescue disk is left."""
+    await refused(bench, rescuing(bench, 2), step)
+    after = bench.hypervisor.guest("a")
+    assert after.spec is not None
+    assert (after.spec.rescue, after.rescue_image) == (None, None)
+    assert bench.observed() is Observed.SHUTOFF
+
+
+async def test_an_agent_killed_while_it_takes_back_does_not_lose_the_disk(bench: Workbench) -> None:
+    """It does the steps again, from the one that was being taken back."""
+    bench.hypervisor.fail_next("power_on", DriverError("No."))
+    hang = bench.hypervisor.hang_next("return_disk")
+    resize = await bench.send(bench.dispatch("resize", 2, seconds=0))
+    await hang.reached.wait()
+    await bench.kill()
+    await bench.revive()
+    assert (await bench.result(resize)).outcome is Outcome.SUCCEEDED
+    assert bench.observed() is Observed.RUNNING
+    assert bench.hypervisor.guest("a").kept is not None
+
+
+async def test_what_cannot_be_taken_back_keeps_nobody_waiting(bench: Workbench) -> None:
+    """What failed first is what is told."""
+    bench.hypervisor.fail_next("return_disk", DriverError("The disk is read-only."))
+    await refused(bench, bench.dispatch("resize", 2, seconds=0), "power_on")
 
 
 async def test_a_copy_that_cannot_be_handed_over_is_deleted(bench: Workbench) -> None:

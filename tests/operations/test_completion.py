@@ -6,6 +6,7 @@ import pytest
 
 from stateward.domain.bodies import ShutdownOptions
 from stateward.domain.records import Fault, Observation, Operation, OperationState, Outcome, Result
+from stateward.domain.shutdown import Ending
 from stateward.domain.states import Cause, Observed, TaskState, VmState
 from stateward.operations.completion import Completion
 from stateward.store.engine import Database, StoreUnavailable
@@ -32,6 +33,7 @@ class Applied:
         message: str | None = None,
         observed: Observed | None = Observed.SHUTOFF,
         seq: int = SEEN,
+        ending: Ending | None = None,
     ) -> None:
         """Hand a result over, as the bus does."""
         observation = None
@@ -49,6 +51,7 @@ class Applied:
                     message=message,
                     observation=observation,
                     shutdown="the guest was off",
+                    ending=ending,
                 )
             )
         )
@@ -121,6 +124,50 @@ async def test_a_failure(
     assert (row.vm_state, row.task_state, row.operation_id) == (becomes, None, None)
     assert row.fault == Fault(code=500, message="The host is full.", created=NOW)
     assert (await desk.operation(operation.id)).state is OperationState.FAILED
+
+
+@pytest.mark.parametrize("action", ["rescue", "resize", "shelve"])
+async def test_a_guest_that_was_shut_down_for_nothing_comes_back(
+    desk: Desk, applied: Applied, action: str
+) -> None:
+    """In the transaction that ends the failed operation: nobody may take its being off for the guest's own wish."""
+    instance_id = await desk.add()
+    failed = (await desk.admit(action, instance_id)).operation
+    await applied.result(failed, Outcome.FAILED, message="The image is broken.")
+    row = await desk.row(instance_id)
+    assert (row.vm_state, row.task_state) == (VmState.ACTIVE, TaskState.POWERING_ON)
+    before, start = sorted(await desk.operations(instance_id), key=lambda operation: operation.fence)
+    assert (before.state, before.message) == (OperationState.FAILED, "The image is broken.")
+    assert (start.action, start.state) == ("restore_start", OperationState.ACCEPTED)
+    assert (start.fence, start.request_id) == (failed.fence + 1, failed.request_id)
+    await applied.result(start, observed=Observed.RUNNING, seq=SEEN + 1)
+    row = await desk.row(instance_id)
+    assert (row.vm_state, row.task_state) == (VmState.ACTIVE, None)
+
+
+@pytest.mark.parametrize("action", ["rescue", "resize_stopped", "shelve"])
+async def test_a_guest_that_was_off_stays_off(desk: Desk, applied: Applied, action: str) -> None:
+    """It is as it was."""
+    instance_id = await desk.add(vm_state="stopped")
+    await applied.result((await desk.admit(action, instance_id)).operation, Outcome.FAILED, message="No.")
+    row = await desk.row(instance_id)
+    assert (row.vm_state, row.task_state) == (VmState.STOPPED, None)
+    assert len(await desk.operations(instance_id)) == 1
+
+
+@pytest.mark.parametrize(
+    ("outcome", "ending"),
+    [(Outcome.FAILED, Ending.LEFT_ON), (Outcome.CANCELLED, None), (Outcome.SUPERSEDED, None)],
+)
+async def test_a_guest_that_was_left_alone_is_not_started(
+    desk: Desk, applied: Applied, outcome: Outcome, ending: Ending | None
+) -> None:
+    """It was left on, as was chosen; or nothing more is done to it, as its owner asked."""
+    instance_id = await desk.add()
+    operation = (await desk.admit("rescue", instance_id)).operation
+    await applied.result(operation, outcome, message="No.", ending=ending, observed=Observed.RUNNING)
+    assert (await desk.row(instance_id)).task_state is None
+    assert len(await desk.operations(instance_id)) == 1
 
 
 async def test_what_the_host_gave_up_is_not_waited_for(desk: Desk, applied: Applied) -> None:

@@ -151,6 +151,13 @@ class Journal:
             (msgspec.json.encode(sorted(done | {step})).decode(), operation_id),
         )
 
+    def undone(self, operation_id: str, done: frozenset[Step]) -> None:
+        """Note that only these steps are done, because what came after them is being taken back."""
+        self._database.execute(
+            "UPDATE work SET done = ? WHERE operation_id = ?",
+            (msgspec.json.encode(sorted(done)).decode(), operation_id),
+        )
+
     def signalled(self, operation_id: str, at: float) -> None:
         """Note that the guest is about to be asked to shut down; written before it is asked."""
         self._database.execute(

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from stateward.agent.driver import Driver, HypervisorUnavailable
+from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
 from stateward.agent.journal import Journal
 from stateward.agent.limits import CallHung
-from stateward.agent.steps import STEPS
+from stateward.agent.steps import STEPS, UNDO
 from stateward.agent.telling import Telling
 from stateward.agent.work import Cancelled, Superseded, look
 from stateward.clock import Clock
@@ -111,6 +111,24 @@ class Run:
             await self._persist(functools.partial(STEPS[self._step], self))
             self._journal.finished_step(self.dispatch.operation_id, self._step, self._done)
             self._done |= {self._step}
+
+    async def undo(self) -> None:
+        """Take back what was done, after a failure; what cannot be taken back keeps nobody waiting.
+
+        In the journal it is not done any more, before it is taken back: killed in between, the agent does the steps
+        again from there, and so fails again or succeeds after all.
+        """
+        steps = self.dispatch.steps
+        begun = steps[: steps.index(self._step) + 1]
+        for step in [each for each in reversed(begun) if each in UNDO]:
+            self._done = frozenset(steps[: steps.index(step)])
+            self._journal.undone(self.dispatch.operation_id, self._done)
+            try:
+                await UNDO[step](self)
+            except DriverError as error:
+                log.warning("a step could not be taken back", step=step.value, error=str(error))
+            except Exception:
+                log.exception("a step could not be taken back by a fault of Stateward's own", step=step.value)
 
     async def _mark(self) -> None:
         """Store the fence with the guest; a newer one there means that this agent is the one that is late."""

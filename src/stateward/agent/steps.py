@@ -52,6 +52,22 @@ def _image(work: Work) -> str:
     return work.dispatch.snapshot
 
 
+async def return_kept_disk(work: Work) -> None:
+    """Put the disk back as it was before the operation."""
+    await work.driver.return_disk(work.dispatch.instance_id)
+
+
+async def leave_rescue(work: Work) -> None:
+    """Have the guest boot from its own disk again, and delete the rescue disk."""
+    await work.driver.define(msgspec.structs.replace(work.dispatch.guest, rescue=None))
+    await work.driver.discard_rescue_disk(work.dispatch.instance_id)
+
+
+async def discard_copy(work: Work) -> None:
+    """Delete the copy that becomes no image."""
+    await work.driver.discard_snapshot(_image(work))
+
+
 async def power_on(work: Work) -> None:
     """Start the guest; one that crashed, or hangs halted, is switched off first so that it can be."""
     guest = await look(work)
@@ -97,4 +113,12 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.DISCARD_RESCUE_DISK: _simple(lambda driver, instance_id: driver.discard_rescue_disk(instance_id)),
     Step.SNAPSHOT: snapshot,
     Step.PUBLISH_SNAPSHOT: publish_snapshot,
+}
+
+#: What takes a step back whose operation failed, so that it leaves nothing behind; each does nothing when the step did
+#: nothing. A kept disk is the failed operation's own: its steps drop an older one first.
+UNDO: dict[Step, Callable[[Work], Awaitable[None]]] = {
+    Step.KEEP_DISK: return_kept_disk,
+    Step.PREPARE_RESCUE_DISK: leave_rescue,
+    Step.SNAPSHOT: discard_copy,
 }

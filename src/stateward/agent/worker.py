@@ -186,26 +186,10 @@ class _Lane:
         with structlog.contextvars.bound_contextvars(
             instance=dispatch.instance_id, operation=dispatch.operation_id, action=dispatch.action
         ):
-            for image_id in self._worker.journal.leftovers(dispatch):
-                await self._discard_copy(image_id)
-            try:
-                await run.steps()
-            except Superseded:
-                result = result_of(dispatch, Outcome.SUPERSEDED, "Overtaken by a newer operation.")
-            except Cancelled:
-                result = result_of(dispatch, Outcome.CANCELLED, run.cancelled())
-            except LeftOn as left:
-                run.ending = Ending.LEFT_ON
-                result = result_of(dispatch, Outcome.FAILED, str(left))
-            except DriverError as error:
-                log.warning("an operation could not be carried out", error=str(error))
-                result = result_of(dispatch, Outcome.FAILED, str(error))
-            except Exception as error:  # a fault of ours must not leave the instance in a task state (B3)
-                log.exception("an operation failed by a fault of Stateward's own")
-                result = result_of(dispatch, Outcome.FAILED, f"Internal fault of the agent: {error!r}")
-            else:
-                result = result_of(dispatch, Outcome.SUCCEEDED, run.done())
-            if result.outcome is not Outcome.SUCCEEDED and dispatch.snapshot is not None:
+            result = await self._outcome(dispatch, run)
+            if result.outcome is Outcome.FAILED:
+                await run.undo()
+            elif result.outcome is not Outcome.SUCCEEDED and dispatch.snapshot is not None:
                 await self._discard_copy(dispatch.snapshot)
             try:
                 observation = await self._worker.observe(dispatch.instance_id)
@@ -219,6 +203,28 @@ class _Lane:
             self._worker.journal.finished(result)
             await self._worker.send(result)
 
+    async def _outcome(self, dispatch: Dispatch, run: Run) -> Result:
+        """Do the steps, and say how that went."""
+        for image_id in self._worker.journal.leftovers(dispatch):
+            await self._discard_copy(image_id)
+        try:
+            await run.steps()
+        except Superseded:
+            return result_of(dispatch, Outcome.SUPERSEDED, "Overtaken by a newer operation.")
+        except Cancelled:
+            return result_of(dispatch, Outcome.CANCELLED, run.cancelled())
+        except LeftOn as left:
+            run.ending = Ending.LEFT_ON
+            return result_of(dispatch, Outcome.FAILED, str(left))
+        except DriverError as error:
+            log.warning("an operation could not be carried out", error=str(error))
+            return result_of(dispatch, Outcome.FAILED, str(error))
+        except Exception as error:  # a fault of ours must not leave the instance in a task state (B3)
+            log.exception("an operation failed by a fault of Stateward's own")
+            return result_of(dispatch, Outcome.FAILED, f"Internal fault of the agent: {error!r}")
+        else:
+            return result_of(dispatch, Outcome.SUCCEEDED, run.done())
+
     async def _discard_copy(self, image_id: str) -> None:
         """Delete a copy of the disk that becomes no image; one that cannot be deleted keeps nobody waiting."""
         try:
@@ -227,6 +233,8 @@ class _Lane:
             log.warning(
                 "a copy of a disk that nobody needs is left on the host", image=image_id, error=str(error)
             )
+        except Exception:
+            log.exception("a copy of a disk could not be deleted by a fault of Stateward's own", image=image_id)
         else:
             self._worker.journal.discarded(image_id)
 

@@ -34,7 +34,16 @@ from stateward.domain.records import (
     Target,
 )
 from stateward.domain.seeds import seed_of
-from stateward.domain.shutdown import DEFAULT_SECONDS, AtDeadline, Layer, Limits, ShutdownPlan, layer, plan
+from stateward.domain.shutdown import (
+    DEFAULT_SECONDS,
+    AtDeadline,
+    Ending,
+    Layer,
+    Limits,
+    ShutdownPlan,
+    layer,
+    plan,
+)
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
 from stateward.operations import finishing
@@ -214,16 +223,20 @@ class Admission:
         return Admitted(instance=instance, operation=operation, images=tuple(ended.images))
 
     def follow_in(
-        self, connection: sa.Connection, operation: Operation, instance: Instance, *, succeeded: bool
+        self, connection: sa.Connection, operation: Operation, instance: Instance, result: Result
     ) -> bool:
         """Admit what follows an operation, for who asked for that; False when nothing does.
 
         A lock that was placed meanwhile, or anything else admitted, leaves the instance as it is.
         """
         done = BY_KEY[operation.action]
-        then = done.then if succeeded else done.undo
+        then: str | None = None
         # Who moves goes on in any case; what is shelved leaves its host where the operator says so.
-        if then is None or (done.becomes is VmState.SHELVED and not self._offload):
+        if result.outcome is Outcome.SUCCEEDED and (self._offload or done.becomes is not VmState.SHELVED):
+            then = done.then
+        elif result.outcome is Outcome.FAILED and result.ending is not Ending.LEFT_ON:
+            then = done.undo
+        if then is None:
             return False
         actor = Actor(
             kind=operation.actor_kind,

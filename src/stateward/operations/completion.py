@@ -94,7 +94,5 @@ class Completion:
             action=operation.action,
             detail={"outcome": result.outcome.value, "message": message, "shutdown": result.shutdown},
         )
-        followed = changed is not None and self._admission.follow_in(
-            connection, operation, changed, succeeded=result.outcome is Outcome.SUCCEEDED
-        )
+        followed = changed is not None and self._admission.follow_in(connection, operation, changed, result)
         return _Applied(images=gone, followed=followed)

@@ -104,6 +104,7 @@ LIFE: Final[tuple[Action, ...]] = (
         wire="rescue",
         body=((1, bodies.Rescue | None),),
         when=frozenset({VmState.ACTIVE, VmState.STOPPED, VmState.ERROR}),
+        undo="restore_start",
         pending=TaskState.RESCUING,
         becomes=VmState.RESCUED,
         wants=Observed.RUNNING,

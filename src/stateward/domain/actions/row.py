@@ -77,7 +77,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     if_saved: VmState | None = None
     #: The name of an action that follows at once when it succeeded, for the same actor, where settings say so.
     then: str | None = None
-    #: The key of the row that clears up after it failed, where its guest may be left half made.
+    #: The key of the row that clears up after it failed, where its guest may be left half made, or off; followed
+    #: only where that row is admitted, and not when the guest was left on, as was chosen.
     undo: str | None = None
     #: The instance goes to another host, where room for it is claimed as this is admitted.
     leaves: bool = False
