@@ -20,7 +20,7 @@ from stateward.bus.memory import MemoryBus
 from stateward.clock import Clock
 from stateward.domain.locks import ActorKind
 from stateward.domain.placement import Rules
-from stateward.domain.records import Actor, FlavorFacts, HostReport, ImageFacts, Instance, Operation
+from stateward.domain.records import Actor, FlavorFacts, HostReport, ImageFacts, Instance, Operation, Result
 from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
 from stateward.operations.completion import Completion
 from stateward.operations.creation import NewInstance, create
@@ -92,10 +92,10 @@ class OneByOne(Admission):
     """Lets nothing follow an operation: what would is a row of its own here."""
 
     def follow_in(
-        self, connection: sa.Connection, operation: Operation, instance: Instance, *, succeeded: bool
+        self, connection: sa.Connection, operation: Operation, instance: Instance, result: Result
     ) -> bool:
         """Admit nothing."""
-        del connection, operation, instance, succeeded
+        del connection, operation, instance, result
         return False
 
 

@@ -163,11 +163,15 @@ async def test_a_stopped_one_stays_stopped(move: Move) -> None:
 
 
 async def test_one_that_cannot_leave_is_as_it_was(move: Move) -> None:
-    """Its room elsewhere is given back, and the image that it would have filled is gone."""
+    """It is started again; its room elsewhere is given back, and the image that it would have filled is gone."""
     admitted = await move.ask("migrate")
     image_id = admitted.operation.params["target"]["snapshot"]
     stayed = await move.end(Outcome.FAILED)
-    assert (stayed.vm_state, stayed.task_state, stayed.host) == (VmState.ACTIVE, None, "h")
+    assert (stayed.vm_state, stayed.task_state, stayed.host) == (
+        VmState.ACTIVE,
+        TaskState.POWERING_ON,
+        "h",
+    )
     assert stayed.fault is not None
     assert await move.room() == {"h": room(SMALL)}
     assert await move.desk.database.read(lambda connection: images.get(connection, image_id)) is None

@@ -234,7 +234,9 @@ class _Lane:
                 "a copy of a disk that nobody needs is left on the host", image=image_id, error=str(error)
             )
         except Exception:
-            log.exception("a copy of a disk could not be deleted by a fault of Stateward's own", image=image_id)
+            log.exception(
+                "a copy of a disk could not be deleted by a fault of Stateward's own", image=image_id
+            )
         else:
             self._worker.journal.discarded(image_id)
 
