@@ -311,6 +311,8 @@ async def _copied(story: Story) -> None:
     await story.hears(ASKED, last="stateward-guest: powered off")
     answer = await story.act("createImage", {"name": "snapshot"})
     snapshot = await story.image_is_active(answer.body["image_id"])
+    # The image is there a moment before its operation has ended.
+    await story.becomes("SHUTOFF", "medium", power=4)
     assert (snapshot["disk_format"], snapshot["min_disk"], snapshot["image_type"]) == ("qcow2", 2, "snapshot")
     for name in ("monday", "tuesday"):
         body = {"name": name, "backup_type": "daily", "rotation": 1}
