@@ -25,6 +25,7 @@ from stateward.domain.records import (
     UNFINISHED,
     Actor,
     Dispatch,
+    FlavorFacts,
     GuestSpec,
     Instance,
     Operation,
@@ -231,10 +232,12 @@ class Admission:
         """
         done = BY_KEY[operation.action]
         then: str | None = None
+        flavor: FlavorFacts | None = None
         # Who moves goes on in any case; what is shelved leaves its host where the operator says so.
         if result.outcome is Outcome.SUCCEEDED and (self._offload or done.becomes is not VmState.SHELVED):
-            then = done.then
+            then, flavor = done.then, target_of(operation).flavor
         elif result.outcome is Outcome.FAILED and result.ending is not Ending.LEFT_ON:
+            # Without the flavor: what failed leaves no trace.
             then = done.undo
         if then is None:
             return False
@@ -250,7 +253,7 @@ class Admission:
                 BY_KEY[then],
                 instance.id,
                 actor,
-                wanted=Wanted(target=Target(flavor=target_of(operation).flavor)),
+                wanted=Wanted(target=Target(flavor=flavor)),
                 fence=operation.fence,
             )
         except Refused:
