@@ -325,7 +325,7 @@ async def _copied(story: Story) -> None:
     other.id = await create(other, server_body("twin", snapshot["id"], "medium", networks="none"))
     await other.becomes("ACTIVE", "medium")
     await other.hears("stateward-guest: boot 2", *MEDIUM)
-    await other.act("forceDelete", status=204)
+    await other.act("forceDelete")
 
     async def gone() -> bool | None:
         shown = await other.admin.ask("GET", f"/compute/v2.1/servers/{other.id}")
@@ -348,7 +348,7 @@ async def _deleted(story: Story) -> None:
 
     await _soft_deleted(story)
     await story.hears(ASKED, last="stateward-guest: powered off")
-    await story.act("forceDelete", status=204)
+    await story.act("forceDelete")
 
     async def gone() -> bool | None:
         shown = await story.admin.ask("GET", f"/compute/v2.1/servers/{story.id}")
