@@ -194,6 +194,20 @@ async def test_one_that_cannot_arrive_is_kept_as_an_image(move: Move) -> None:
     assert sum((await move.room()).values(), start=Room()) == room(SMALL)
 
 
+async def test_an_image_with_the_disk_outlives_what_failed_after_it(move: Move) -> None:
+    """The disk may be half removed: the image is all that is known to be whole. A deletion takes it along."""
+    admitted = await move.ask("migrate")
+    image_id = admitted.operation.params["target"]["snapshot"]
+    await move.desk.database.write(
+        lambda connection: (
+            images.begin_upload(connection, image_id, "u", 0.0),
+            images.finish_upload(connection, "u", size=1, checksum="c", hash_value="h", now=0.0),
+        )
+    )
+    await move.end(Outcome.FAILED)
+    assert await move.desk.database.read(lambda connection: images.get(connection, image_id)) is not None
+
+
 async def test_deleted_on_its_way_nothing_is_left(move: Move) -> None:
     """Neither room nor image, whichever half it was in."""
     await move.ask("migrate")

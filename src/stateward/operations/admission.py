@@ -190,7 +190,11 @@ class Admission:
         ended = Ended([], [])
         if action.over:
             ended = finishing.supersede(
-                connection, instance_id, now, f"Overtaken by {action.name} (request {actor.request_id})."
+                connection,
+                instance_id,
+                now,
+                f"Overtaken by {action.name} (request {actor.request_id}).",
+                by=action,
             )
         if wanted.seed:
             seed = msgspec.structs.replace(instance.seed, **wanted.seed)

@@ -28,8 +28,8 @@ class Ended(msgspec.Struct, frozen=True):
     images: list[str]
 
 
-def supersede(connection: sa.Connection, instance_id: str, now: float, message: str) -> Ended:
-    """End every unfinished operation of an instance as superseded.
+def supersede(connection: sa.Connection, instance_id: str, now: float, message: str, *, by: Action) -> Ended:
+    """End every unfinished operation of an instance as superseded, by a row that overtakes them.
 
     What they would have filled is given up: their agent may not act any more.
     """
@@ -39,7 +39,7 @@ def supersede(connection: sa.Connection, instance_id: str, now: float, message: 
         operation = operations.get(connection, operation_id)
         if operation is None:
             continue
-        gone += _give_up_image(connection, operation)
+        gone += _give_up_image(connection, operation, destroyed=by.becomes is VmState.DELETED)
         if _claims_a_move(BY_KEY[operation.action]):
             claims.release(connection, instance_id, Purpose.MOVE)
     return Ended(ended, gone)
@@ -60,7 +60,7 @@ def apply(
     changed = instances.guarded_update(connection, instance.id, (newest,), changes)
     gone: list[str] = []
     if result.outcome is not Outcome.SUCCEEDED:
-        gone += _give_up_image(connection, operation)
+        gone += _give_up_image(connection, operation, destroyed=False)
     if changed is None:
         return None, gone
     if _claims_a_move(action) and result.outcome is not Outcome.SUCCEEDED:
@@ -103,12 +103,16 @@ def give_room_back(connection: sa.Connection, before: Instance, instance: Instan
             claims.release(connection, instance.id, Purpose.MOVE)
 
 
-def _give_up_image(connection: sa.Connection, operation: Operation) -> list[str]:
-    """Delete the image that an operation did not come to fill; return what has data to be removed, by id."""
-    image_id = target_of(operation).snapshot
+def _give_up_image(connection: sa.Connection, operation: Operation, *, destroyed: bool) -> list[str]:
+    """Delete the image that an operation did not come to fill; return what has data to be removed, by id.
+
+    One that was filled before the disk was to be removed stays, unless the instance is to be destroyed: nobody knows
+    how much of the disk is left then, and the image is all of it.
+    """
+    image_id, action = target_of(operation).snapshot, BY_KEY[operation.action]
     if image_id is None:
         return []
-    if BY_KEY[operation.action].becomes in {VmState.SHELVED, VmState.SHELVED_OFFLOADED}:
+    if action.becomes is VmState.SHELVED or (action.leaves and destroyed):
         # Also when it has its data: nobody asked for an image, and no instance lives on this one.
         images.delete(connection, image_id)
         return [image_id]

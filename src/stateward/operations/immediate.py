@@ -115,7 +115,9 @@ class Immediate:
         ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
             message = f"The state was reset (request {actor.request_id})."
             # Not added to: what a write does that is tried again counts once.
-            gone[:] = finishing.supersede(connection, instance.id, now, message).images
+            gone[:] = finishing.supersede(
+                connection, instance.id, now, message, by=BY_KEY["reset_state"]
+            ).images
             changes: dict[str, Any] = {"vm_state": to.value, "task_state": None, "operation_id": None}
             if instance.was is not None:
                 # Nothing is left to confirm it by: it has the new flavor for good, and no room for the old one.
