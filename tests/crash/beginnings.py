@@ -2,88 +2,149 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, Final
 
 import msgspec
+import sqlalchemy as sa
 
 from stateward.agent.simulated import SimulatedDriver
-from stateward.domain.actions import ACTIONS, BY_KEY, CREATE, Action, Role, key
+from stateward.domain.actions import ACTIONS, CREATE, Action, Role, key
+from stateward.domain.admit import conditions, explain
+from stateward.domain.errors import Refused
 from stateward.domain.locks import ActorKind
-from stateward.domain.records import GuestSpec
-from stateward.domain.states import Observed, VmState
+from stateward.domain.records import GuestSpec, Target
+from stateward.domain.states import ON_NO_HOST, Observed, VmState
 from stateward.domain.verdicts import VERDICTS
-from tests.crash.stack import Plane, actor
+from stateward.operations.preparing import Wanted
+from stateward.store.tables import INSTANCES
+from tests.crash.stack import FLAVOR, HOST, Plane, actor
 
-#: What brings an active instance into a state; ERROR is a word only, and DELETED is the end.
-_WAY: Final = {
-    VmState.RESCUED: ("rescue", Observed.RUNNING),
-    VmState.SHELVED: ("shelve", Observed.SHUTOFF),
-    VmState.SOFT_DELETED: ("delete_soft", Observed.SHUTOFF),
-    VmState.STOPPED: ("stop", Observed.SHUTOFF),
-    VmState.PAUSED: ("pause", Observed.PAUSED),
-    VmState.SUSPENDED: ("suspend", Observed.SUSPENDED),
-    VmState.DELETED: ("forceDelete", Observed.MISSING),
+#: What an admission needs besides the row and the instance, by the action's name.
+OPTIONS: Final[dict[str, dict[str, Any]]] = {
+    **{row.name: {"wanted": Wanted(host=HOST)} for row in ACTIONS if row.places},
+    "resize": {
+        "wanted": Wanted(
+            target=Target(flavor=msgspec.structs.replace(FLAVOR, id="2", name="large", ram=128, disk=2))
+        )
+    },
+    "createBackup": {"wanted": Wanted(target=Target(backup_type="daily", rotation=1))},
 }
+
+#: States in which an instance can be while a row's operation runs, and never when it is admitted.
+_PASSING: Final = frozenset({VmState.BUILDING})
 
 
 class Beginning(msgspec.Struct, frozen=True):
-    """A row, the recorded state it begins in, and what the guest is then; None for one that is not there yet."""
+    """A row, the recorded state it begins in, and what the guest is then."""
 
     row: Action
+    #: None for one that is not there yet.
     vm_state: VmState | None
-    observed: Observed
+    #: None: as the state has it.
+    observed: Observed | None
 
     def __str__(self) -> str:
         """Name it."""
-        return f"{key(self.row)} of {self.vm_state or 'nothing'}, {self.observed}"
+        return f"{key(self.row)} of {self.vm_state or 'nothing'}" + (
+            f", {self.observed}" if self.observed else ""
+        )
 
 
 def beginnings() -> list[Beginning]:
     """Return those of every row that an agent works on.
 
     What a request can ask for begins with the guest as recorded, what the arbiter asks for with each deviation that
-    its table has the row for.
+    its table has the row for; what else the control plane asks for begins as a request does.
     """
     found: list[Beginning] = []
     for row in ACTIONS:
+        deviations = [verdict for verdict in VERDICTS if verdict.action == key(row)]
         if not row.is_operation:
             continue
         if row is CREATE:
-            found.append(Beginning(row, None, Observed.MISSING))
-        elif row.policy.role is Role.SYSTEM:
-            found.extend(
-                Beginning(row, verdict.expected, verdict.observed)
-                for verdict in VERDICTS
-                if verdict.action == key(row) and verdict.expected in _WAY.keys() | {VmState.ACTIVE}
-            )
+            found.append(Beginning(row, None, None))
+        elif deviations:
+            found.extend(Beginning(row, verdict.expected, verdict.observed) for verdict in deviations)
         else:
-            natural = {state: observed for state, (_key, observed) in _WAY.items()} | {
-                VmState.ACTIVE: Observed.RUNNING,
-                VmState.ERROR: Observed.RUNNING,
-            }
-            found.extend(
-                Beginning(row, state, natural[state]) for state in sorted(row.when) if state in natural
-            )
+            # An instance on no host is deleted in the transaction that admits that: no agent works on it.
+            agents = frozenset(VmState) if row.places else frozenset(VmState) - ON_NO_HOST
+            found.extend(Beginning(row, state, None) for state in sorted((row.when - _PASSING) & agents))
     return list(dict.fromkeys(found))
 
 
+def ways(to: VmState) -> Iterator[tuple[Action, ...]]:
+    """Return the ways by which requests bring a new instance into a state, the shortest first.
+
+    Nothing is known of what rows demand besides a state; a way that is not admitted is no way.
+    """
+    queue = deque[tuple[VmState, tuple[Action, ...], frozenset[VmState]]](
+        [(VmState.ACTIVE, (), frozenset({VmState.ACTIVE}))]
+    )
+    while queue:
+        state, way, passed = queue.popleft()
+        if state is to:
+            yield way
+            continue
+        for row in ACTIONS:
+            # What leaves its host is on its way to another one, where no agent is.
+            by_request = row.is_operation and row.policy.role is not Role.SYSTEM and not row.leaves
+            if by_request and state in row.when and row.becomes is not None and row.becomes not in passed:
+                queue.append((row.becomes, (*way, row), passed | {row.becomes}))
+
+
 async def begin(plane: Plane, beginning: Beginning, words: str) -> str:
-    """Make an instance that is so and return its id."""
-    world = plane.world
+    """Make an instance that is so and return its id.
+
+    Raises:
+        AssertionError: there is no way to begin the row.
+    """
+    if beginning.vm_state is None:
+        raise ValueError(beginning)
+    # ERROR is a word only: nothing leads there but an admin, or a failure.
+    error = beginning.vm_state is VmState.ERROR
+    tried: list[str] = []
+    for way in ways(VmState.ACTIVE if error else beginning.vm_state):
+        instance_id = await _go(plane, way, words)
+        if instance_id is None:
+            tried.append(_said(way))
+            continue
+        if error:
+            await plane.immediate.reset_state(instance_id, actor(ActorKind.ADMIN), to=VmState.ERROR)
+        if beginning.observed is not None:
+            await _deviate(plane, instance_id, beginning.observed)
+        if await _refused(plane, beginning.row, instance_id) is None:
+            return instance_id
+        tried.append(_said(way))
+    raise AssertionError(
+        f"No way leads to the beginning '{beginning}'. Tried: {tried}. If an action on the way needs more than its "
+        "row says, name it in OPTIONS of tests/crash/beginnings.py."
+    )
+
+
+def _said(way: tuple[Action, ...]) -> str:
+    return " > ".join(key(row) for row in way) or "create"
+
+
+async def _refused(plane: Plane, row: Action, instance_id: str) -> Refused | None:
+    """Say why the row is not admitted; None when it is."""
+    kind = ActorKind.SYSTEM if row.policy.role is Role.SYSTEM else ActorKind.MEMBER
+    return explain(conditions(row, kind), row, await plane.world.instance(instance_id))
+
+
+async def _go(plane: Plane, way: tuple[Action, ...], words: str) -> str | None:
     admitted = await plane.create(words)
     instance = await plane.finished(admitted.operation.id)
-    assert instance.vm_state is VmState.ACTIVE
-    vm_state = beginning.vm_state
-    if vm_state is VmState.ERROR:
-        await plane.immediate.reset_state(instance.id, actor(ActorKind.ADMIN), to=VmState.ERROR)
-    elif vm_state is not None and vm_state in _WAY:
-        # By force: a guest that takes its time has it in the test.
-        way = "stop_force" if _WAY[vm_state][0] == "stop" else _WAY[vm_state][0]
-        admitted = await plane.admission.admit(BY_KEY[way], instance.id, actor())
-        assert (await plane.finished(admitted.operation.id)).vm_state is vm_state
-    hypervisor = world.hypervisor
-    if hypervisor.guest(instance.id).observed is not beginning.observed or vm_state is VmState.DELETED:
-        await _deviate(plane, instance.id, beginning.observed)
+    for row in way:
+        try:
+            admitted = await plane.admission.admit(
+                row, instance.id, actor(ActorKind.ADMIN), **OPTIONS.get(row.name, {})
+            )
+        except Refused:
+            return None
+        instance = await plane.finished(admitted.operation.id)
+        assert instance.vm_state is row.becomes, f"{key(row)}: {instance.fault}"
     return instance.id
 
 
@@ -114,8 +175,12 @@ async def _deviate(plane: Plane, instance_id: str, observed: Observed) -> None:
 
 
 async def _make(plane: Plane, instance_id: str) -> None:
-    """Bring back the guest of a deleted instance, as a restored host would."""
+    """Bring back the guest of an instance that has none, as a restored host would."""
     instance = await plane.world.instance(instance_id)
+    if not instance.host:
+        # As a placing leaves it that failed.
+        where = sa.update(INSTANCES).where(INSTANCES.c.id == instance_id).values(host=HOST)
+        await plane.world.database.write(lambda connection: connection.execute(where))
     spec = GuestSpec(
         instance_id=instance.id,
         domain_name=instance.domain_name,

@@ -53,39 +53,55 @@ def points(row: Action) -> list[Point]:
     return [*found, Point(When.UNKEPT), Point(When.UNSENT)]
 
 
-class Trap:
-    """Lets an agent come to a moment and no further; ``reached`` tells when it is there."""
+class Traps:
+    """Lets each instance's operation come to a moment of its own and no further, as long as the patch is there."""
 
-    def __init__(self, point: Point, agent: Agent, patch: pytest.MonkeyPatch) -> None:
-        self.reached = asyncio.Event()
-        self._point = point
-        if point.step is not None:
-            patch.setitem(steps.STEPS, point.step, self._step(steps.STEPS[point.step]))
-        elif point.when is When.UNKEPT:
-            patch.setattr(agent.worker.journal, "finished", self._finished)
-        else:
-            patch.setattr(agent.worker, "send", self._send)
+    def __init__(self, agent: Agent, patch: pytest.MonkeyPatch) -> None:
+        self._set: dict[str, tuple[Point, asyncio.Event]] = {}
+        self._finished = agent.worker.journal.finished
+        self._send = agent.worker.send
+        for step, function in list(steps.STEPS.items()):
+            patch.setitem(steps.STEPS, step, self._around(step, function))
+        patch.setattr(agent.worker.journal, "finished", self._keep)
+        patch.setattr(agent.worker, "send", self._tell)
 
-    def _step(self, step: Callable[[Work], Awaitable[None]]) -> Callable[[Work], Awaitable[None]]:
+    def set(self, instance_id: str, point: Point) -> None:
+        """Set one."""
+        self._set[instance_id] = (point, asyncio.Event())
+
+    async def reached(self) -> None:
+        """Wait until all are where they are to be."""
+        for _, reached in self._set.values():
+            await reached.wait()
+
+    def _around(
+        self, step: Step, function: Callable[[Work], Awaitable[None]]
+    ) -> Callable[[Work], Awaitable[None]]:
         async def run(work: Work) -> None:
-            if self._point.when is When.DURING:
-                asyncio.get_running_loop().call_later(0.02, self.reached.set)
-                await step(work)
-                return
-            if self._point.when is When.AFTER:
-                await step(work)
-            await self._hold()
+            instance_id = work.dispatch.instance_id
+            await self._hold(instance_id, Point(When.BEFORE, step))
+            if self._is(instance_id, Point(When.DURING, step)):
+                asyncio.get_running_loop().call_later(0.02, self._set[instance_id][1].set)
+            await function(work)
+            await self._hold(instance_id, Point(When.AFTER, step))
 
         return run
 
-    def _finished(self, _result: Result) -> None:
-        # It cannot wait here; the lane ends where it is, as it does when the agent is stopped.
-        self.reached.set()
-        raise asyncio.CancelledError
+    def _keep(self, result: Result) -> None:
+        if self._is(result.instance_id, Point(When.UNKEPT)):
+            # It cannot wait here; the lane ends where it is, as it does when the agent is stopped.
+            self._set[result.instance_id][1].set()
+            raise asyncio.CancelledError
+        self._finished(result)
 
-    async def _send(self, _result: Result) -> None:
-        await self._hold()
+    async def _tell(self, result: Result) -> None:
+        await self._hold(result.instance_id, Point(When.UNSENT))
+        await self._send(result)
 
-    async def _hold(self) -> None:
-        self.reached.set()
-        await asyncio.Event().wait()
+    def _is(self, instance_id: str, point: Point) -> bool:
+        return instance_id in self._set and self._set[instance_id][0] == point
+
+    async def _hold(self, instance_id: str, point: Point) -> None:
+        if self._is(instance_id, point):
+            self._set[instance_id][1].set()
+            await asyncio.Event().wait()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import defaultdict
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,9 @@ from stateward.operations.progress import keep_progress
 from stateward.store import hosts, instances, operations
 from stateward.store.engine import Database
 
+#: Virtual seconds after which an operation never ends: more than all limits of an operation's calls.
+_PATIENCE = 100_000
+
 HOST = "h"
 FLAVOR = FlavorFacts(id="1", name="tiny", vcpus=1, ram=64, disk=1)
 
@@ -48,9 +52,9 @@ _ELSEWHERE: Final = HostReport(
     hypervisor_version=1,
     reachable=True,
     detail="",
-    vcpus=4,
-    memory=2048,
-    disk=20,
+    vcpus=1000,
+    memory=64 * 1024,
+    disk=2048,
     disk_used=0,
     running=0,
     cpu_info="",
@@ -100,7 +104,7 @@ class OneByOne(Admission):
 
 
 def _know_hosts(connection: sa.Connection) -> None:
-    """Make the host, and a small one to move to, on which nothing is ever done."""
+    """Make the host, and a smaller one to move to, on which nothing is ever done."""
     hosts.register(connection, HOST, "nova")
     hosts.register(connection, _ELSEWHERE.host, "nova")
     hosts.heard(connection, _ELSEWHERE)
@@ -119,18 +123,22 @@ class Plane:
         self.immediate = Immediate(self.admission, lambda _instance_id: None)
         #: Whether what is admitted is dispatched.
         self.dispatching = True
-        self._settled = asyncio.Event()
+        #: Set for each instance whose operation has ended.
+        self._settled = defaultdict[str, asyncio.Event](asyncio.Event)
 
     async def start(self) -> None:
         """Begin as a server does."""
         database = self.world.database
         await database.write(_know_hosts)
-        await Completion(self.admission, lambda _instance_id: self._settled.set()).start(self.bus)
+        await Completion(self.admission, self._ended).start(self.bus)
         await keep_heartbeats(self.bus, database)
         await keep_progress(self.bus, database, lambda _operation_id: None)
         # Reports are for the arbiter, and there is none; observations come with the results.
         await self.bus.subscribe("reports", _drop)
         await self.dispatcher.start()
+
+    def _ended(self, instance_id: str) -> None:
+        self._settled[instance_id].set()
 
     async def kill(self) -> None:
         """End it; what its bus held is gone."""
@@ -158,13 +166,14 @@ class Plane:
 
     async def finished(self, operation_id: str) -> Instance:
         """Wait until an operation is finished and return its instance."""
-        async with asyncio.timeout(600):
+        async with asyncio.timeout(_PATIENCE):
             while True:
-                self._settled.clear()
                 operation = await self.world.operation(operation_id)
                 if operation.finished_at is not None:
                     break
-                await self._settled.wait()
+                settled = self._settled[operation.instance_id]
+                await settled.wait()
+                settled.clear()
         return await self.world.instance(operation.instance_id)
 
 

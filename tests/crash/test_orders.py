@@ -34,7 +34,8 @@ EXTENDED = 100
 ROWS = {
     key(each.row): each
     for each in reversed(beginnings())
-    if Step.SHUT_DOWN in each.row.steps and each.observed is Observed.RUNNING
+    if Step.SHUT_DOWN in each.row.steps
+    and (each.observed is Observed.RUNNING or (each.observed is None and each.vm_state is VmState.ACTIVE))
 }
 
 
@@ -49,10 +50,10 @@ class Killed(enum.StrEnum):
 
 
 @pytest_asyncio.fixture
-async def world(inline_database: Database, tmp_path: Path) -> AsyncIterator[World]:
+async def world(swift_database: Database, swift_folder: Path) -> AsyncIterator[World]:
     """Give a world in which nothing runs, on virtual time."""
     hypervisor = SimulatedHypervisor()
-    yield World(inline_database, hypervisor, LoopClock(), tmp_path)
+    yield World(swift_database, hypervisor, LoopClock(), swift_folder)
     hypervisor.close()
 
 

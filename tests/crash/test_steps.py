@@ -7,26 +7,19 @@ import enum
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 import pytest_asyncio
 
 from stateward.agent.simulated import SimulatedHypervisor
-from stateward.agent.simulated.guests import SimulatedGuest
 from stateward.bus.port import RESULTS, operations_subject
-from stateward.domain.actions import BY_KEY, CREATE, Role, key
-from stateward.domain.locks import ActorKind
-from stateward.domain.records import Fault, OperationState
-from stateward.domain.states import Cause, Observed, TaskState, VmState
+from stateward.domain.actions import BY_KEY
 from stateward.domain.steps import Step
-from stateward.domain.verdicts import Kind, judge_instance
-from stateward.operations.admission import Admitted
 from stateward.store import operations
 from stateward.store.engine import Database
 from tests.agent.simulated_bench import LoopClock
-from tests.crash.beginnings import Beginning, begin, beginnings
-from tests.crash.points import Trap, points
-from tests.crash.stack import HOST, Plane, World, actor, new_agent
+from tests.crash.beginnings import Beginning, beginnings
+from tests.crash.life import End, Life, end_of, undisturbed
+from tests.crash.stack import HOST, World, actor
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
@@ -39,134 +32,19 @@ CASES = [
 
 
 @pytest_asyncio.fixture
-async def world(inline_database: Database, tmp_path: Path) -> AsyncIterator[World]:
+async def world(swift_database: Database, swift_folder: Path) -> AsyncIterator[World]:
     """Give a world in which nothing runs, on virtual time."""
     hypervisor = SimulatedHypervisor()
-    yield World(inline_database, hypervisor, LoopClock(), tmp_path)
+    yield World(swift_database, hypervisor, LoopClock(), swift_folder)
     hypervisor.close()
 
 
-class End(msgspec.Struct, frozen=True, kw_only=True):
-    """What can be seen of an instance when an operation on it is finished, but for times."""
-
-    vm_state: VmState
-    task_state: TaskState | None
-    operation_id: str | None
-    fault: Fault | None
-    observed: Observed
-    cause: Cause
-    fence: int
-    launched: bool
-    terminated: bool
-    verdict: Kind
-    #: The guest on its hypervisor: without its id and what it said.
-    guest: SimulatedGuest
-    operations: tuple[tuple[str, OperationState], ...]
-
-
-async def end_of(world: World, instance_id: str) -> End:
-    """Look at an instance."""
-    instance = await world.instance(instance_id)
-    guest = world.hypervisor.guest(instance_id)
-    return End(
-        vm_state=instance.vm_state,
-        task_state=instance.task_state,
-        operation_id=instance.operation_id,
-        fault=instance.fault,
-        observed=instance.observed,
-        cause=instance.cause,
-        fence=instance.fence,
-        launched=instance.launched_at is not None,
-        terminated=instance.terminated_at is not None,
-        verdict=judge_instance(instance).kind,
-        guest=msgspec.structs.replace(
-            guest, id="", console=(), run=None, spec=None, halted_at=0.0 if guest.halted_at else None
-        ),
-        operations=tuple((each.action, each.state) for each in await world.operations(instance_id)),
-    )
-
-
-class Life:
-    """A control plane and an agent that live now."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.plane = Plane(world)
-        self.agent = new_agent(world, self.plane.bus)
-
-    async def start(self) -> Life:
-        """Begin both."""
-        await self.plane.start()
-        await self.agent.start()
-        await asyncio.sleep(0.1)
-        return self
-
-    async def kill(self) -> None:
-        """End both."""
-        await self.agent.stop()
-        await self.plane.kill()
-
-    async def restart_agent(self, dead_for: float = 0.0) -> None:
-        """End the agent alone, and have the next one take its place some seconds later."""
-        await self.agent.stop()
-        await asyncio.sleep(dead_for)
-        self.agent = new_agent(self.world, self.plane.bus)
-        await self.agent.start()
-
-    async def prepare(self, beginning: Beginning, words: str) -> str | None:
-        """Make the instance that the row is carried out on; None for create."""
-        return None if beginning.row is CREATE else await begin(self.plane, beginning, words)
-
-    async def admit(self, beginning: Beginning, instance_id: str | None, words: str) -> Admitted:
-        """Admit the row's operation."""
-        if instance_id is None:
-            return await self.plane.create(words)
-        kind = ActorKind.SYSTEM if beginning.row.policy.role is Role.SYSTEM else ActorKind.MEMBER
-        return await self.plane.admission.admit(beginning.row, instance_id, actor(kind))
-
-
-async def undisturbed(world: World, beginning: Beginning, words: str) -> End:
-    """Carry the operation out without a kill, and return the end that all others must have."""
+async def undisturbed_alone(world: World, beginning: Beginning, words: str) -> End:
+    """Carry the operation out in a life of its own."""
     life = await Life(world).start()
-    admitted = await life.admit(beginning, await life.prepare(beginning, words), words)
-    await life.plane.finished(admitted.operation.id)
-    end = await end_of(world, admitted.instance.id)
+    _, end = await undisturbed(life, beginning, words)
     await life.kill()
-    assert end.operations[-1] == (key(beginning.row), OperationState.SUCCEEDED)
-    # A row that makes nothing else of them leaves state and guest as they were.
-    assert end.vm_state is (beginning.row.becomes or beginning.vm_state)
-    assert end.observed is (beginning.row.wants or beginning.observed)
-    assert end.task_state is None
-    assert end.verdict is (Kind.IGNORE if end.vm_state is VmState.ERROR else Kind.AGREE)
     return end
-
-
-@pytest.mark.parametrize(("beginning", "words"), CASES)
-@pytest.mark.parametrize("whole", [False, True], ids=["agent", "process"])
-async def test_a_killed_agent_ends_what_it_began(
-    world: World, beginning: Beginning, words: str, *, whole: bool
-) -> None:
-    """Killed at each moment of each step, alone or with the control plane, the end is that without a kill."""
-    expected = await undisturbed(world, beginning, words)
-    for point in points(beginning.row):
-        life = await Life(world).start()
-        instance_id = await life.prepare(beginning, words)
-        with pytest.MonkeyPatch.context() as patch:
-            trap = Trap(point, life.agent, patch)
-            admitted = await life.admit(beginning, instance_id, words)
-            await asyncio.wait_for(trap.reached.wait(), 600)
-            if whole:
-                await life.kill()
-        if whole:
-            life = await Life(world).start()
-        else:
-            await life.restart_agent()
-        try:
-            await life.plane.finished(admitted.operation.id)
-        except TimeoutError:
-            pytest.fail(f"killed at '{point}', the operation never ends")
-        assert await end_of(world, admitted.instance.id) == expected, str(point)
-        await life.kill()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +90,7 @@ async def test_a_killed_control_plane_ends_what_it_admitted(
     world: World, beginning: Beginning, words: str, lost: Lost
 ) -> None:
     """Whatever the bus inside the process held, the next start sends again, and the end is that without a kill."""
-    expected = await undisturbed(world, beginning, words)
+    expected = await undisturbed_alone(world, beginning, words)
     life = await Life(world).start()
     instance_id = await life.prepare(beginning, words)
     reached = asyncio.Event()
@@ -248,9 +126,14 @@ async def test_a_killed_control_plane_ends_what_it_admitted(
 @pytest.mark.parametrize("kept", [True, False], ids=["journal kept", "journal lost"])
 @pytest.mark.parametrize(("beginning", "words"), CASES)
 async def test_what_is_delivered_again_changes_nothing(
-    world: World, beginning: Beginning, words: str, *, kept: bool
+    world: World, beginning: Beginning, words: str, *, kept: bool, request: pytest.FixtureRequest
 ) -> None:
     """A dispatch and a result that come once more, long after, leave guest and record as they are."""
+    if Step.KEEP_DISK in beginning.row.steps and not kept:
+        reason = (
+            "the copy that is kept is made anew, of the disk as it is then: a revert brings back that one"
+        )
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     life = await Life(world).start()
     instance_id = await life.prepare(beginning, words)
     sent: list[tuple[str, bytes]] = []
