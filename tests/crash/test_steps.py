@@ -133,7 +133,9 @@ async def test_what_is_delivered_again_changes_nothing(
         reason = (
             "the copy that is kept is made anew, of the disk as it is then: a revert brings back that one"
         )
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+        # Nothing is seen of that where the disk does not grow.
+        grows = beginning.row.name == "resize"
+        request.applymarker(pytest.mark.xfail(strict=grows, reason=reason))
     life = await Life(world).start()
     instance_id = await life.prepare(beginning, words)
     sent: list[tuple[str, bytes]] = []
