@@ -161,6 +161,9 @@ async def test_a_disk_does_not_shrink(lives: Cloud) -> None:
     answer = await lives.ask("member", "POST", path, {"resize": {"flavorRef": "1"}}, microversion="2.104")
     assert answer.fault == bad("A disk cannot shrink: it has 3 GiB, and flavor m1.tiny has 1 GiB.")
     assert (await lives.settled(server))["OS-EXT-STS:vm_state"] == "active"
+    # Others' lists must not know of it.
+    assert (await lives.ask("member", "DELETE", f"/servers/{server}")).status == 204
+    assert await lives.settled(server) == {}
 
 
 async def test_no_room_to_grow(lives: Cloud) -> None:

@@ -256,9 +256,11 @@ async def test_what_a_resized_guest_has(cloud: Cloud) -> None:
 
 
 async def test_a_rebuild_keeps_what_the_server_is(cloud: Cloud) -> None:
-    """Id, flavor and addresses stay; image, name, metadata and what the guest is told change; the answer shows it."""
+    """Id, flavor and ports stay; image, name, metadata and what the guest is told change; the answer shows it."""
     server = await cloud.ready_server("before", metadata={"a": "b"})
     before = await cloud.settled(server)
+    spec = cloud.hypervisor.guest(server).spec
+    assert spec is not None
     other = await make_image(cloud, "other")
     body = {
         "imageRef": other,
@@ -279,11 +281,12 @@ async def test_a_rebuild_keeps_what_the_server_is(cloud: Cloud) -> None:
     assert after["image"]["id"] == other
     assert (after["name"], after["metadata"], after["description"]) == ("after", {"c": "d"}, "said")
     assert after["OS-EXT-SRV-ATTR:hostname"] == "host"
-    for same in ("id", "flavor", "addresses", "created", "tenant_id", "OS-EXT-SRV-ATTR:instance_name"):
+    for same in ("id", "flavor", "created", "tenant_id", "OS-EXT-SRV-ATTR:instance_name"):
         assert after[same] == before[same]
     guest = cloud.hypervisor.guest(server)
     assert (guest.disk_image, guest.observed) == (other, Observed.RUNNING)
     assert guest.spec is not None
+    assert guest.spec.ports == spec.ports
     assert guest.spec.seed is not None
     assert guest.spec.seed.hostname == "host"
 
