@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,8 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 
+from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
+from stateward.guest.build import GuestFiles, build
 from stateward.store.engine import Database, open_database
 from tests.crash.cells import RAN
 
@@ -36,6 +39,33 @@ async def swift_database(sqlite_template: Path, swift_folder: Path) -> AsyncIter
     opened = open_database(url.render_as_string(hide_password=False), inline_commit=True)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Give a folder with a path short enough for libvirt's sockets."""
+    path = Path(tempfile.mkdtemp(prefix="stateward-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest_asyncio.fixture
+async def place(folder: Path) -> AsyncIterator[LibvirtPlace]:
+    """Give a libvirtd that outlives the servers."""
+    if os.geteuid() != 0:
+        pytest.skip("a libvirtd of the tests' own needs root")
+    home = folder / "host"
+    yield await own(home)
+    await stop_own(home)
+
+
+@pytest_asyncio.fixture
+async def tiny_guest(request: pytest.FixtureRequest) -> GuestFiles:
+    """Give the tiny guest's files, made once and kept over sessions."""
+    cache = request.config.cache
+    assert cache is not None
+    return await build(cache.mkdir("tiny-guest"), print)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

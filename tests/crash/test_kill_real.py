@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import random
-import re
-import shutil
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
-import pytest_asyncio
 
-from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
+from stateward.agent.libvirt.daemons import LibvirtPlace
 from stateward.domain.states import Observed
-from stateward.guest.build import MEMORY, TINY_GUEST_PROPERTIES, GuestFiles, build
+from stateward.guest.build import MEMORY, GuestFiles
 from tests.crash.fleet import Fleet, Kind
+from tests.crash.real import real_guests, tiny_image
 from tests.crash.truth import check_everything, simulated_guests
 from tests.harness import Admin, ServerProcess
 
@@ -32,73 +27,10 @@ SHUTDOWN: Final = 3
 #: Seconds all operations have to end in, on a machine that has to emulate the guests' processors.
 PATIENCE: Final = 180
 
-#: virsh's words, of guests that nobody is doing anything to.
-_SAYS: Final = {
-    "running": Observed.RUNNING,
-    "paused": Observed.PAUSED,
-    "shut off": Observed.SHUTOFF,
-    "saved": Observed.SUSPENDED,
-    "crashed": Observed.CRASHED,
-}
-_ROW: Final = re.compile(r"^ *(?:-|\d+) +(?P<name>instance-\S+) +(?P<state>\S.*?) *$", re.MULTILINE)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Give a folder with a path short enough for libvirt's sockets."""
-    path = Path(tempfile.mkdtemp(prefix="stateward-"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest_asyncio.fixture
-async def place(folder: Path) -> AsyncIterator[LibvirtPlace]:
-    """Give a libvirtd that outlives the servers."""
-    if os.geteuid() != 0:
-        pytest.skip("a libvirtd of the tests' own needs root")
-    home = folder / "host"
-    yield await own(home)
-    await stop_own(home)
-
-
-@pytest_asyncio.fixture
-async def tiny_guest(request: pytest.FixtureRequest) -> GuestFiles:
-    """Give the tiny guest's files, made once and kept over sessions."""
-    cache = request.config.cache
-    assert cache is not None
-    return await build(cache.mkdir("tiny-guest"), print)
-
-
-async def virsh(uri: str, *arguments: str) -> str:
-    """Run virsh and return what it says."""
-    process = await asyncio.create_subprocess_exec(
-        "virsh", "--connect", uri, *arguments, stdout=asyncio.subprocess.PIPE
-    )
-    said = (await process.communicate())[0].decode()
-    assert process.returncode == 0, said
-    return said
-
-
-async def real_guests(uri: str) -> dict[str, Observed]:
-    """Return the account of virsh, by the guests' ids."""
-    guests = dict[str, Observed]()
-    for row in _ROW.finditer(await virsh(uri, "list", "--all", "--managed-save")):
-        guests[(await virsh(uri, "domuuid", row["name"])).strip()] = _SAYS[row["state"]]
-    return guests
-
 
 async def kinds(admin: Admin, files: GuestFiles) -> list[Kind]:
     """Make what three real and twenty simulated servers are made from."""
-    kernel = await admin.make_image("kernel", {}, data=files.kernel.read_bytes())
-    ramdisk = await admin.make_image("ramdisk", {}, data=files.ramdisk.read_bytes())
-    properties = {
-        **TINY_GUEST_PROPERTIES,
-        "kernel_id": kernel,
-        "ramdisk_id": ramdisk,
-        "os_shutdown_timeout": str(SHUTDOWN),
-    }
-    tiny = await admin.make_image("tiny", properties, kind="qcow2", data=files.disk.read_bytes())
+    tiny = await tiny_image(admin, files, shutdown=SHUTDOWN)
     words = {"os_command_line": "stateward.shutdown=0.4", "os_shutdown_timeout": "1"}
     flavor = await admin.make_flavor("smallest", ram=MEMORY)
     return [
