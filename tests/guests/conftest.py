@@ -73,11 +73,15 @@ def network(place: LibvirtPlace) -> Iterator[Network]:
     """Give a NAT network of the session's own: other sessions on this machine may run, with networks of theirs."""
     name = f"stateward-{os.getpid()}"
     connection = libvirt.open(place.uri)
-    made = _make_network(connection, name)
+    _make_network(connection, name)
+    connection.close()
     yield Network(name=name, kind=NetworkKind.NAT, source=name)
+    # On a connection of its own: the first one's daemon was stopped and started by the tests since.
+    connection = libvirt.open(place.uri)
     with contextlib.suppress(libvirt.libvirtError):
-        made.destroy()
-    made.undefine()
+        connection.networkLookupByName(name).destroy()
+    with contextlib.suppress(libvirt.libvirtError):
+        connection.networkLookupByName(name).undefine()
     connection.close()
 
 
