@@ -5,8 +5,6 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from stateward.store.migrations import first_placement
-
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -14,8 +12,6 @@ depends_on = None
 
 
 def upgrade() -> None:
-
-    first_placement.make()
     op.create_table(
         "audit",
         sa.Column(
@@ -32,6 +28,16 @@ def upgrade() -> None:
         sa.Column("request_id", sa.String(length=64), nullable=False),
         sa.Column("detail", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_audit")),
+    )
+    op.create_table(
+        "claims",
+        sa.Column("instance_id", sa.String(length=36), nullable=False),
+        sa.Column("purpose", sa.String(length=8), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("vcpus", sa.Integer(), nullable=False),
+        sa.Column("memory", sa.BigInteger(), nullable=False),
+        sa.Column("disk", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("instance_id", "purpose", name=op.f("pk_claims")),
     )
     op.create_table(
         "flavors",
@@ -236,6 +242,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("number", name=op.f("pk_outbox")),
     )
     op.create_table(
+        "server_groups",
+        sa.Column("number", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("project_id", sa.String(length=64), nullable=False),
+        sa.Column("user_id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("policy", sa.String(length=32), nullable=False),
+        sa.Column("most_per_host", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_server_groups")),
+        sa.UniqueConstraint("id", name=op.f("uq_server_groups_id")),
+    )
+    with op.batch_alter_table("server_groups", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_server_groups_project_id"), ["project_id"], unique=False)
+
+    op.create_table(
         "flavor_access",
         sa.Column("flavor", sa.Integer(), nullable=False),
         sa.Column("project_id", sa.String(length=255), nullable=False),
@@ -425,8 +446,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    first_placement.drop()
-
     with op.batch_alter_table("identity_grants", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_identity_grants_role_id"))
         batch_op.drop_index(batch_op.f("ix_identity_grants_project_id"))
@@ -459,6 +478,10 @@ def downgrade() -> None:
 
     op.drop_table("identity_projects")
     op.drop_table("flavor_access")
+    with op.batch_alter_table("server_groups", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_server_groups_project_id"))
+
+    op.drop_table("server_groups")
     op.drop_table("outbox")
     op.drop_table("keypairs")
     with op.batch_alter_table("instances", schema=None) as batch_op:
@@ -486,4 +509,5 @@ def downgrade() -> None:
     op.drop_table("idempotency_keys")
     op.drop_table("hosts")
     op.drop_table("flavors")
+    op.drop_table("claims")
     op.drop_table("audit")
