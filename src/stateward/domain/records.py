@@ -248,6 +248,16 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     #: The last order that was given to it (B4).
     order: Order | None = None
 
+    @property
+    def actor(self) -> Actor:
+        """Who asked for it, for what is done in its course."""
+        return Actor(
+            kind=self.actor_kind,
+            user_id=self.user_id,
+            project_id=self.project_id,
+            request_id=self.request_id,
+        )
+
 
 class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     """All an agent needs to make an instance's guest from nothing."""

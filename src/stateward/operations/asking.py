@@ -110,12 +110,7 @@ def _end(
         connection,
         at=now,
         event="finished",
-        actor=Actor(
-            kind=operation.actor_kind,
-            user_id=operation.user_id,
-            project_id=operation.project_id,
-            request_id=operation.request_id,
-        ),
+        actor=operation.actor,
         instance_id=operation.instance_id,
         operation_id=operation.id,
         action=operation.action,

@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.bus.port import RESULTS, Bus
-from stateward.domain.records import Actor, OperationState, Outcome, Result
+from stateward.domain.records import OperationState, Outcome, Result
 from stateward.operations import finishing
 from stateward.operations.admission import Admission
 from stateward.store import instances, observations, operations
@@ -83,12 +83,7 @@ class Completion:
             connection,
             at=now,
             event="finished",
-            actor=Actor(
-                kind=operation.actor_kind,
-                user_id=operation.user_id,
-                project_id=operation.project_id,
-                request_id=operation.request_id,
-            ),
+            actor=operation.actor,
             instance_id=instance.id,
             operation_id=operation.id,
             action=operation.action,
