@@ -7,9 +7,19 @@ import pytest
 from stateward.domain.actions import BY_KEY
 from stateward.domain.errors import Invalid, Refusal, Refused
 from stateward.domain.locks import ActorKind
+from stateward.domain.networks import PortAddress
 from stateward.domain.placement import NOTHING, Room, Rules
-from stateward.domain.records import Dispatch, FlavorFacts, Instance, Outcome, Result, Target
+from stateward.domain.records import (
+    AddressReport,
+    Dispatch,
+    FlavorFacts,
+    Instance,
+    Outcome,
+    Result,
+    Target,
+)
 from stateward.domain.states import Observed, TaskState, VmState
+from stateward.operations.addresses import take
 from stateward.operations.admission import Admitted
 from stateward.operations.completion import Completion
 from stateward.operations.creation import create
@@ -124,6 +134,23 @@ async def test_a_resize_to_another_host(move: Move) -> None:
     confirmed = await move.end()
     assert (confirmed.vm_state, confirmed.flavor, confirmed.old_flavor) == (VmState.ACTIVE, LARGE, None)
     assert await move.room() == {"g": room(LARGE)}
+
+
+async def test_addresses_are_taken_from_the_host_it_came_to(move: Move) -> None:
+    """However high the other host had counted; what that one still says does not count any more."""
+
+    async def hear(host: str, seq: int, address: str) -> tuple[str, ...]:
+        found = (PortAddress(mac="52:54:00:00:00:01", address=address),)
+        await take(move.desk.database, encoded(AddressReport(host=host, addresses={move.id: found}, seq=seq)))
+        return tuple(each.address for each in (await move.desk.row(move.id)).addresses)
+
+    assert await hear("h", 5000, "10.0.0.7") == ("10.0.0.7",)
+    await move.ask("migrate", "migrate_stopped")
+    await move.end()
+    await move.end()
+    assert await hear("h", 5001, "10.0.0.8") == ("10.0.0.7",)
+    assert await hear("g", 3, "10.0.1.9") == ("10.0.1.9",)
+    assert await hear("g", 2, "10.0.1.8") == ("10.0.1.9",)
 
 
 async def test_reverting_it_gives_the_old_flavor_back_where_it_is(move: Move) -> None:

@@ -55,4 +55,4 @@ def claim_for(
 def _now_on(connection: sa.Connection, instance: Instance, where: Mapping[str, str]) -> Instance:
     """Write the host that an instance comes to. Nothing was seen of it there: each host counts what it sees itself."""
     unseen = {"observed": Observed.UNKNOWN.value, "cause": Cause.OTHER.value, "observed_seq": 0}
-    return instances.change_held(connection, instance, {**where, **unseen})
+    return instances.change_held(connection, instance, {**where, **unseen, "addresses_seq": 0})
