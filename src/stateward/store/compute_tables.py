@@ -5,11 +5,9 @@ An instance keeps a copy of its flavor, so nothing refers to a flavor's row but 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from stateward.store.tables import METADATA, Packed
 
@@ -57,19 +55,3 @@ KEYPAIRS: Final = sa.Table(
     sa.Column("created_at", sa.Double, nullable=False),
     sa.UniqueConstraint("user_id", "name"),
 )
-
-
-def insert_new(connection: sa.Connection, table: sa.Table, values: Mapping[str, Any]) -> sa.Row[Any] | None:
-    """Insert a row unless one of the table's uniqueness constraints has it already.
-
-    Unlike catching the violation, this leaves a transaction of PostgreSQL's usable, to say what is in the way.
-
-    Returns:
-        The row as it was inserted; None when there was one.
-
-    Raises:
-        IntegrityError: another kind of constraint refused.
-    """
-    make = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = make(table).values(**values).on_conflict_do_nothing().returning(table)
-    return connection.execute(statement).one_or_none()

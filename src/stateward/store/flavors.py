@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from stateward.domain.errors import Conflict, NotFound
 from stateward.domain.records import FlavorFacts
-from stateward.store.compute_tables import FLAVOR_ACCESS, FLAVORS, insert_new
+from stateward.store.compute_tables import FLAVOR_ACCESS, FLAVORS
+from stateward.store.rows import insert_new
 
 _COLUMNS = FLAVORS.c
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from stateward.domain.placement import NOTHING, Room
 from stateward.domain.records import HostReport
+from stateward.store.rows import insert_new
 from stateward.store.tables import HOSTS
 
 _COLUMNS = HOSTS.c
@@ -64,13 +65,11 @@ def every(connection: sa.Connection) -> list[Host]:
 
 def register(connection: sa.Connection, name: str, zone: str) -> None:
     """Make a host known, unless it is."""
-    known = connection.execute(sa.select(_COLUMNS.name).where(_COLUMNS.name == name)).one_or_none()
-    if known is None:
-        connection.execute(
-            sa.insert(HOSTS).values(
-                id=str(uuid.uuid4()), name=name, zone=zone, enabled=True, forced_down=False
-            )
-        )
+    insert_new(
+        connection,
+        HOSTS,
+        {"id": str(uuid.uuid4()), "name": name, "zone": zone, "enabled": True, "forced_down": False},
+    )
 
 
 def heard(connection: sa.Connection, report: HostReport) -> None:

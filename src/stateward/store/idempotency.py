@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from stateward.store.compute_tables import insert_new
+from stateward.store.rows import insert_new
 from stateward.store.tables import METADATA
 
 #: Seconds a key is kept.

@@ -23,6 +23,7 @@ from stateward.store.identity_tables import (
     ROLES,
     USERS,
 )
+from stateward.store.rows import insert_new
 
 #: What having a role means beside itself.
 _IMPLIES: Final = {"admin": frozenset({"member", "reader"}), "member": frozenset({"reader"})}
@@ -107,9 +108,7 @@ def is_revoked(connection: sa.Connection, audit_id: str) -> bool:
 def revoke(connection: sa.Connection, audit_id: str, expires_at: float, now: float) -> None:
     """Revoke a token until it would have expired by itself, and forget those that have."""
     connection.execute(sa.delete(REVOKED).where(REVOKED.c.expires_at <= now))
-    if is_revoked(connection, audit_id):
-        return
-    connection.execute(sa.insert(REVOKED).values(audit_id=audit_id, expires_at=expires_at))
+    insert_new(connection, REVOKED, {"audit_id": audit_id, "expires_at": expires_at})
 
 
 def is_bootstrapped(connection: sa.Connection) -> bool:

@@ -8,7 +8,8 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.domain.errors import Conflict, NotFound
-from stateward.store.compute_tables import KEYPAIRS, insert_new
+from stateward.store.compute_tables import KEYPAIRS
+from stateward.store.rows import insert_new
 
 _COLUMNS = KEYPAIRS.c
 

@@ -121,14 +121,9 @@ class Identity:
     async def revoke(self, token: Token) -> None:
         """Make a token worthless, at once and in every process."""
         now = self.clock.now()
-        try:
-            await self.change(
-                lambda connection: identity_standing.revoke(connection, token.audit_id, token.expires_at, now)
-            )
-        except IntegrityError as error:
-            # Two requests revoked it at the same moment: it is revoked.
-            if not is_duplicate(error):
-                raise
+        await self.change(
+            lambda connection: identity_standing.revoke(connection, token.audit_id, token.expires_at, now)
+        )
 
     async def change(self, work: Work[T]) -> T:
         """Change the directory; when this returns, no token counts for more than the directory says.
