@@ -283,7 +283,12 @@ class Driver(Protocol):
         ...
 
     async def save_memory(self, instance_id: str) -> None:
-        """Write memory to disk and switch off. Raises ``DriverError`` when it is off, ``GuestMissing``."""
+        """Write memory to disk and switch off.
+
+        Raises:
+            GuestMissing, DriverError: it is off, or the host's disk is full; it is as it was then, and nothing is
+                left of what was written.
+        """
         ...
 
     async def restore_memory(self, instance_id: str) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from stateward.agent.driver import DriverError, Guest, GuestMissing
 from stateward.agent.libvirt import networks, xml
 from stateward.agent.libvirt.states import observed
+from stateward.agent.libvirt.tools import FULL, failure
 from stateward.domain.states import Cause, Observed
 
 _ON: Final = frozenset({Observed.RUNNING, Observed.PAUSED, Observed.CRASHED})
@@ -256,14 +257,25 @@ def unpause(connection: libvirt.virConnect, instance_id: str) -> None:
 
 
 def save_memory(connection: libvirt.virConnect, instance_id: str) -> None:
-    """Write memory to disk and switch off. Restored, it runs, also when it was paused before it was saved."""
+    """Write memory to disk and switch off. Restored, it runs, also when it was paused before it was saved.
+
+    When it cannot be written, libvirt deletes what it has of it and lets the guest run on.
+    """
     domain = require(connection, instance_id)
     now, _ = look(domain)
     if now is Observed.SUSPENDED:
         return
     if now not in (Observed.RUNNING, Observed.PAUSED):
         raise DriverError(f"The guest is {now.value}: it has no memory to save.")
-    domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
+    try:
+        domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
+    except libvirt.libvirtError as error:
+        # Asked for one that runs when it is restored, libvirt lets also one run on that was halted.
+        if now is Observed.PAUSED and look(domain)[0] is Observed.RUNNING:
+            domain.suspend()
+        if FULL in error.get_error_message():
+            raise failure("The guest's memory cannot be saved", FULL) from error
+        raise
 
 
 def inject_nmi(connection: libvirt.virConnect, instance_id: str) -> None:

@@ -1,0 +1,103 @@
+"""What cannot be done to a real guest leaves it as it was: running on, asked for nothing, and it is said why."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from stateward.agent.journal import Journal
+from stateward.agent.libvirt.daemons import own, stop_own
+from stateward.agent.libvirt.driver import LibvirtDriver
+from stateward.agent.watch import Watch
+from stateward.agent.worker import Worker
+from stateward.bus.memory import MemoryBus
+from stateward.bus.port import RESULTS
+from stateward.clock import SystemClock
+from stateward.domain.actions import BY_KEY
+from stateward.domain.records import Dispatch, GuestSpec, Outcome, Result
+from stateward.domain.states import Observed
+from tests.agent.contract import PAUSED, RUNNING, UP, Changes, Rig
+from tests.guests.conftest import NewSpec, TinyImages
+from tests.guests.test_disks import start, system
+
+pytestmark = [pytest.mark.guests, pytest.mark.asyncio]
+
+
+async def carry_out(rig: Rig, action: str, spec: GuestSpec, fence: int) -> Result:
+    """Have a worker carry out a row of the table, and return how it went."""
+    bus, clock = MemoryBus(), SystemClock()
+    results = asyncio.Queue[bytes]()
+    await bus.subscribe(RESULTS, results.put)
+    worker = Worker(rig.driver, bus, Journal(None, clock.now()), clock, Watch())
+    dispatch = Dispatch(
+        operation_id=f"{action}-{fence}",
+        instance_id=spec.instance_id,
+        action=action,
+        fence=fence,
+        steps=BY_KEY[action].steps,
+        guest=spec,
+        shutdown=None,
+    )
+    await worker.handle(msgspec.json.encode(dispatch))
+    async with asyncio.timeout(rig.patience):
+        result = msgspec.json.decode(await results.get(), type=Result)
+    await worker.stop()
+    await bus.close()
+    return result
+
+
+@pytest_asyncio.fixture
+async def no_room(tmp_path: Path, images: TinyImages, new_spec: NewSpec) -> AsyncIterator[tuple[Rig, Path]]:
+    """Give a host that has no room for its guests' memory, and the folder where libvirt puts it."""
+    home = tmp_path / "libvirt"
+    folder = home / "lib"
+    folder.mkdir(parents=True)
+    await system("mount", "-t", "tmpfs", "-o", "size=4m,mode=755", "tmpfs", str(folder))
+    try:
+        place = await own(home)
+        changes = Changes()
+        driver = LibvirtDriver(uri=place.uri, folder=tmp_path, images=images)
+        await driver.open(changes)
+        try:
+            yield Rig(driver=driver, changes=changes, spec=new_spec, patience=60.0), folder / "qemu" / "save"
+            for guest in await driver.list():
+                await driver.power_off(guest.instance_id)
+                await driver.remove(guest.instance_id)
+        finally:
+            await driver.close()
+            await stop_own(home)
+    finally:
+        await system("umount", str(folder))
+
+
+async def test_a_memory_that_there_is_no_room_for(no_room: tuple[Rig, Path]) -> None:
+    """The operation fails with what to do, nothing is left of the memory, and the guest goes on; also a halted one."""
+    rig, folder = no_room
+    spec = rig.spec()
+    await rig.driver.prepare_disk(spec)
+    await start(rig, spec)
+    full = "The guest's memory cannot be saved: the host's disk is full. Free some of it, and try again."
+
+    result = await carry_out(rig, "suspend", spec, 2)
+    assert (result.outcome, result.message) == (Outcome.FAILED, full)
+    assert result.observation is not None
+    assert result.observation.observed is Observed.RUNNING
+    assert await rig.state(spec.instance_id) == RUNNING
+    assert list(folder.iterdir()) == []
+
+    await rig.driver.pause(spec.instance_id)
+    result = await carry_out(rig, "restore_suspend", spec, 3)
+    assert (result.outcome, result.message) == (Outcome.FAILED, full)
+    assert await rig.state(spec.instance_id) == PAUSED
+    assert list(folder.iterdir()) == []
+
+    # It is the same guest still: it lives on where it was halted, and obeys.
+    await rig.driver.unpause(spec.instance_id)
+    await rig.driver.request_shutdown(spec.instance_id)
+    await rig.until(spec.instance_id, Observed.SHUTOFF)
+    assert await rig.said(spec.instance_id, UP) == 1
