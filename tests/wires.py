@@ -40,6 +40,11 @@ def version(row: Action) -> int:
     return 104 if row.until is None else row.until
 
 
+def accepted(row: Action) -> int:
+    """Return the status with which Nova 34 answers that it has begun what a row does."""
+    return {"rescue": 200, "confirmResize": 204, "delete": 204}.get(row.name, 202)
+
+
 def members() -> list[str]:
     """Return the name of every member that the body of some action has."""
     return sorted({name for row in ACTIONS for _, kind in row.body for name in _members_of(kind)})

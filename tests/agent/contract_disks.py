@@ -192,7 +192,7 @@ class DiskContract:
         """Said in a sentence; nothing comes of it, and the guest runs on."""
         spec, image_id = await defined(rig), str(uuid.uuid4())
         await rig.driver.power_on(spec.instance_id)
-        with pytest.raises(DriverError, match=r"agent|is on"):
+        with pytest.raises(DriverError, match="agent" if rig.driver.capabilities.live_snapshot else "is on"):
             await rig.driver.snapshot(spec, image_id, quiesce=True)
         with pytest.raises(DriverError):
             await rig.driver.publish_snapshot(image_id)

@@ -512,10 +512,15 @@ async def test_patterns_that_people_use(shared_cloud: Cloud, pattern: str) -> No
     assert answer.status == 200
 
 
-async def test_what_postgresql_does_not_take_for_a_pattern(shared_cloud: Cloud) -> None:
+async def test_what_postgresql_does_not_take_for_a_pattern(
+    shared_cloud: Cloud, shared_database: str | None
+) -> None:
     """A pattern that only one of the databases understands is refused by the other, not a fault."""
     answer = await shared_cloud.ask("member", "GET", "/servers?name=a%7B300%7D")
-    assert answer.status == 200 or answer.fault == bad("Invalid filter: 'a{300}' is not a regular expression")
+    if shared_database is None:
+        assert (answer.status, answer.body) == (200, {"servers": []})
+    else:
+        assert answer.fault == bad("Invalid filter: 'a{300}' is not a regular expression")
 
 
 async def test_other_projects_servers_are_for_admins(shared_cloud: Cloud) -> None:

@@ -169,13 +169,27 @@ async def test_without_an_answer_it_is_a_conflict(
             400,
             "Invalid input for field/attribute adminPass. Value: . '' should be non-empty",
         ),
-        ({"adminPass": "x" * 512}, 400, "is too long"),
+        (
+            {"adminPass": "x" * 512},
+            400,
+            f"Invalid input for field/attribute adminPass. Value: {'x' * 512}. '{'x' * 512}' is too long",
+        ),
         ({"adminPass": "x" * 1024 * 1024}, 413, "The request's body is larger than 1048576 bytes."),
-        ({"adminPass": "a\nroot:b"}, 400, "does not match"),
+        (
+            {"adminPass": "a\nroot:b"},
+            400,
+            (
+                "Invalid input for field/attribute adminPass. Value: a\nroot:b. "
+                r"'a\nroot:b' does not match '\\A[^\\r\\n]*\\Z'"
+            ),
+        ),
         (
             {"adminPass": "a", "user": "b"},
             400,
-            "Additional properties are not allowed ('user' was unexpected)",
+            (
+                "Invalid input for field/attribute changePassword. Value: {'adminPass': 'a', 'user': 'b'}. "
+                "Additional properties are not allowed ('user' was unexpected)"
+            ),
         ),
     ],
     ids=["null", "none", "number", "empty", "long", "1 MiB", "two lines", "more"],
@@ -185,8 +199,7 @@ async def test_a_bad_password_is_refused(cloud: Cloud, options: object, status: 
     instance_id = await cloud.stack.create(ANSWERS)
     before = len(await cloud.stack.operations(instance_id))
     answer = await cloud.act(instance_id, "changePassword", options)
-    assert answer.status == status
-    assert answer.message.endswith(sentence) or sentence in answer.message
+    assert (answer.status, answer.message) == (status, sentence)
     assert len(await cloud.stack.operations(instance_id)) == before
     assert cloud.stack.hypervisor.guest(instance_id).passwords == {}
 
@@ -282,7 +295,7 @@ async def test_diagnostics_are_the_admins(cloud: Cloud) -> None:
     await asyncio.sleep(100)
     found = await cloud("GET", path, by="admin", v=48)
     assert found.status == 200
-    assert found.body.pop("uptime") in {100, 101}
+    assert found.body.pop("uptime") == 100
     assert found.body == {
         "state": "running",
         "driver": "simulated",

@@ -221,26 +221,26 @@ async def test_other_addresses_and_methods_are_told_so(world: Embedded) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "status"),
     [
-        "/users/a%00b",
-        "/users?name=a%00b",
-        "/users/%ff",
-        "/users?name=%ff%fe",
-        f"/users/{'x' * 5000}",
-        "/projects?limit=-1",
-        "/projects?limit=x",
-        f"/projects?limit={'9' * 5000}",
-        "/projects?enabled=perhaps",
-        "/projects?parent_id=%F0%9F%98%80",
-        "/role_assignments?effective=perhaps",
-        "/projects?marker=%00",
+        ("/users/a%00b", 404),
+        ("/users?name=a%00b", 404),
+        ("/users/%ff", 404),
+        ("/users?name=%ff%fe", 200),
+        (f"/users/{'x' * 5000}", 404),
+        ("/projects?limit=-1", 400),
+        ("/projects?limit=x", 400),
+        (f"/projects?limit={'9' * 5000}", 400),
+        ("/projects?enabled=perhaps", 400),
+        ("/projects?parent_id=%F0%9F%98%80", 200),
+        ("/role_assignments?effective=perhaps", 400),
+        ("/projects?marker=%00", 404),
     ],
 )
-async def test_a_bad_address_is_the_clients_fault(world: Embedded, path: str) -> None:
+async def test_an_odd_address_is_no_fault_of_ours(world: Embedded, path: str, status: int) -> None:
     response = await world.client.get(V3 + path, headers=await world.admin())
 
-    assert response.status_code in {200, 400, 404}, response.text
+    assert response.status_code == status, response.text
 
 
 _KEYS = st.sampled_from(

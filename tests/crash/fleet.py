@@ -175,7 +175,8 @@ class Fleet:
         return servers
 
     def _note(self, server_id: str, asked: str, answer: Answer) -> None:
-        # 409: another client came first, or a lock holds; 404: it was deleted meanwhile.
+        # Which it is, is chance by design: the clients race. 409: another one came first, or a lock holds;
+        # 404: it was deleted meanwhile; a delete is answered 204, and everything else 202.
         assert answer.status in {202, 204, 404, 409}, answer
         self._answers += 1
         if self._answers >= self._wanted:

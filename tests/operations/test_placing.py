@@ -140,7 +140,9 @@ async def test_affinity_holds_under_a_race(desk: Desk) -> None:
     for name in ("a", "b", "c"):
         await desk.add_host(name)
     rows = await crowd(desk, 20, place=Place(group_id=await group(desk, GroupPolicy.AFFINITY)))
-    assert Counter(row.host for row in rows) == {rows[0].host or rows[-1].host: 16, "": 4}
+    # Which host is chance: whoever is served first says it.
+    (chosen,) = {row.host for row in rows} - {""}
+    assert Counter(row.host for row in rows) == {chosen: 16, "": 4}
 
 
 async def test_so_many_per_host(desk: Desk) -> None:

@@ -125,13 +125,13 @@ async def test_a_role_is_granted_once_and_taken_away_once(database: Database) ->
         await database.write(lambda c: directory.ungrant(c, *grant))
 
 
-@pytest.mark.parametrize("missing", [0, 1, 2])
-async def test_a_grant_needs_all_three(database: Database, missing: int) -> None:
+@pytest.mark.parametrize(("missing", "what"), [(0, "user"), (1, "project"), (2, "role")])
+async def test_a_grant_needs_all_three(database: Database, missing: int, what: str) -> None:
     await database.write(lambda connection: standing.bootstrap(connection, HASHES))
     grant = list(await ids(database, "demo", "admin", "reader"))
     grant[missing] = "nothing"
 
-    with pytest.raises(NotFound, match=r"Could not find (user|project|role): nothing"):
+    with pytest.raises(NotFound, match=f"Could not find {what}: nothing"):
         await database.write(lambda c: directory.grant(c, *grant))
 
 

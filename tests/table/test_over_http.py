@@ -11,13 +11,25 @@ from stateward.domain.locks import OperationClass
 from stateward.domain.records import Instance
 from stateward.domain.states import ON_NO_HOST, TaskState, VmState
 from tests.table.front import Front
-from tests.wires import WIRES, version
+from tests.wires import WIRES, accepted, version
 
 #: One row of each wire name and variant; rows that only the state tells apart stand for one another.
 ROWS: Final = [row for row in BY_KEY.values() if row.wire is not None and row.label is None]
 OPERATIONS: Final = [row for row in ROWS if row.is_operation]
 #: Refused whatever the server's state is: no guest has a screen.
 UNAVAILABLE: Final = {"get_vnc_console", "get_spice_console"}
+
+
+#: What is no operation and is not accepted here: no agent answers, no guest has a screen, and the host is up.
+AT_ONCE: Final = {
+    "changePassword": 503,
+    "evacuate": 400,
+    "getConsoleOutput": 503,
+    "get_serial_console": 400,
+    "get_spice_console": 400,
+    "get_vnc_console": 400,
+    "os-migrateLive": 400,
+}
 
 
 def by_key(row: Action) -> str:
@@ -33,6 +45,11 @@ def alike(row: Action) -> list[Action]:
 def states(row: Action) -> frozenset[VmState]:
     """Return the states that some row of the request is admitted in."""
     return frozenset[VmState]().union(*(each.when for each in alike(row)))
+
+
+def answered(row: Action, state: VmState) -> int:
+    """Return the status of the answer to whoever may, when no lock and nothing in flight is in the way."""
+    return AT_ONCE.get(row.name, accepted(row)) if state in states(row) else 409
 
 
 def asker(row: Action) -> str:
@@ -70,7 +87,7 @@ async def test_a_state_that_it_is_admitted_in(front: Front, row: Action) -> None
         for state in sorted(each.when):
             server = await front.add(state, **({"was": each.was.value} if each.was else {}))
             answer = await front.act(row, server, by=asker(row))
-            assert answer.status in {200, 202, 204}, (state, answer)
+            assert answer.status == accepted(row), (state, answer)
             (operation,) = await front.desk.operations(server)
             assert answer.headers["x-stateward-operation"] == operation.id
             assert operation.action == key(each)
@@ -110,7 +127,7 @@ async def test_a_hold_that_blocks_one_class(front: Front, row: Action) -> None:
                 assert (answer.status, answer.message) == (409, locked)
                 await untouched(front, before)
             else:
-                assert answer.status < 400 or answer.message != locked
+                assert (answer.status, locked in str(answer.body)) == (answered(row, state), False)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=by_key)
@@ -120,9 +137,12 @@ async def test_an_owners_lock(front: Front, row: Action) -> None:
     for by in ("member", "admin"):
         server = await front.add(state, owner_blocks=15, locked_by="owner")
         answer = await front.act(row, server, by=by)
-        locked = bool(row.guarded) and by == "member" and row.policy.role is not Role.ADMIN
-        found = answer.status == 409 and answer.message == f"Instance {server} is locked"
-        assert found == locked, (by, answer)
+        if by == "member" and row.policy.role is Role.ADMIN:
+            assert answer.status == 403
+        elif by == "member" and row.guarded:
+            assert (answer.status, answer.message) == (409, f"Instance {server} is locked")
+        else:
+            assert answer.status == answered(row, state), (by, answer)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=by_key)

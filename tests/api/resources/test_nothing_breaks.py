@@ -11,24 +11,25 @@ ODD = ("%00", "a%00b", "%ff", "%F0%9F%92%A9", "'%20OR%201=1", "9" * 400, "x" * 4
 
 @pytest.mark.parametrize("odd", ODD)
 async def test_an_odd_address_is_not_found_or_refused(api: Api, odd: str) -> None:
-    for method, path in (
-        ("GET", "/flavors/{}"),
-        ("DELETE", "/flavors/{}"),
-        ("GET", "/flavors/{}/os-extra_specs"),
-        ("GET", "/flavors/{}/os-flavor-access"),
-        ("GET", "/os-keypairs/{}"),
-        ("DELETE", "/os-keypairs/{}"),
-        ("GET", "/os-hypervisors/{}"),
-        ("GET", "/extensions/{}"),
-        ("GET", "/flavors?marker={}"),
-        ("GET", "/os-keypairs?marker={}"),
-        ("GET", "/os-hypervisors?marker={}"),
+    """Asked for by name it is not there, and as a filter it fits nothing; an address with a NUL leads nowhere."""
+    for method, path, status in (
+        ("GET", "/flavors/{}", 404),
+        ("DELETE", "/flavors/{}", 404),
+        ("GET", "/flavors/{}/os-extra_specs", 404),
+        ("GET", "/flavors/{}/os-flavor-access", 404),
+        ("GET", "/os-keypairs/{}", 404),
+        ("DELETE", "/os-keypairs/{}", 404),
+        ("GET", "/os-hypervisors/{}", 400),
+        ("GET", "/extensions/{}", 404),
+        ("GET", "/flavors?marker={}", 400),
+        ("GET", "/os-keypairs?marker={}", 400),
+        ("GET", "/os-hypervisors?marker={}", 400),
+        ("GET", "/os-quota-sets/{}/detail", 200),
+        ("GET", "/limits?tenant_id={}", 200),
+        ("GET", "/os-keypairs?user_id={}", 200),
     ):
         answer = await api(method, path.format(odd), by="admin", v="latest")
-        assert answer.status in {400, 404}, (path, answer.body)
-    for path in ("/os-quota-sets/{}/detail", "/limits?tenant_id={}", "/os-keypairs?user_id={}"):
-        answer = await api("GET", path.format(odd), by="admin", v="latest")
-        assert answer.status in {200, 400, 404}, (path, answer.body)
+        assert answer.status == (404 if "%00" in odd else status), (path, answer.body)
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 1, {}, {"flavor": None}, {"keypair": []}, {"flavor": "x"}])
