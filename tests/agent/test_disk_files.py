@@ -260,6 +260,22 @@ async def test_an_image_linked_as_a_kernel_first_is_looked_at_all_the_same(bench
         await bench.disks.prepare(spec_of("hostile", disk_format="qcow2"))
 
 
+@pytest.mark.parametrize("part", ["kernel_id", "ramdisk_id"])
+@pytest.mark.parametrize("name", ["/etc/hostname", "../disk.qcow2", "../../other/disk.qcow2", "..", ".", ""])
+async def test_a_kernel_is_an_image_and_no_file_of_the_host(bench: Bench, part: str, name: str) -> None:
+    """A property of an image is any text; what it names is shown to the guest."""
+    (bench.store / "kernel").write_bytes(b"kernel")
+    spec = spec_of()
+    hostile = ImageFacts(id="raw", disk_format="raw", properties={"kernel_id": "kernel"} | {part: name})
+    with pytest.raises(DriverError) as refusal:
+        await bench.disks.prepare(replace(spec, image=hostile))
+    assert str(refusal.value) == f"{name!r} is not the id of an image."
+    await bench.disks.prepare(spec)
+    with pytest.raises(DriverError) as refusal:
+        bench.disks.files(replace(spec, image=hostile))
+    assert str(refusal.value) == f"{name!r} is not the id of an image."
+
+
 @pytest.fixture
 def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Give what makes a program write something of its last argument and then find the disk full."""

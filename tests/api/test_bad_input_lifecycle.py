@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.test_bad_input import INVALID, NOBODY, NOT_A_NAME, act, bad
+from tests.api.test_bad_input import INVALID, NOBODY, NOT_A_NAME, act, bad, create
 from tests.cloud import Cloud
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -152,6 +152,32 @@ async def test_another_projects_image(lives: Cloud) -> None:
     hidden = lives.things["{hidden}"]
     for body in ({"rebuild": {"imageRef": hidden}}, {"rescue": {"rescue_image_ref": hidden}}):
         assert (await act(lives, body)).fault == bad("Can not find requested image")
+
+
+@pytest.mark.parametrize("part", ["kernel_id", "ramdisk_id"])
+@pytest.mark.parametrize("name", ["{hidden}", "{queued}", NOBODY, "/etc/hostname", ""])
+async def test_an_image_that_boots_what_its_owner_may_not_see(lives: Cloud, part: str, name: str) -> None:
+    """Else its guest would show another project's image, or a file of the host, to whoever names it."""
+    other = lives.things.get(name, name)
+    image = {
+        "name": "i",
+        "disk_format": "raw",
+        "container_format": "bare",
+        "kernel_id": lives.image,
+        part: other,
+    }
+    made = await lives.ask("member", "POST", "/images", image, api="/image/v2")
+    assert made.status == 201, made.body
+    image_id = made.body["id"]
+    headers = {"x-auth-token": lives.tokens["member"], "content-type": "application/octet-stream"}
+    path = f"/image/v2/images/{image_id}/file"
+    assert (await lives.send("PUT", path, content=b"0", headers=headers)).status == 204
+    refused = bad(f"Image {other} could not be found.")
+    assert (await create(lives, {"imageRef": image_id})).fault == refused
+    for body in ({"rebuild": {"imageRef": image_id}}, {"rescue": {"rescue_image_ref": image_id}}):
+        assert (await act(lives, body)).fault == refused
+    # Others' lists must not know of it.
+    assert (await lives.ask("member", "DELETE", f"/images/{image_id}", api="/image/v2")).status == 204
 
 
 async def test_a_disk_does_not_shrink(lives: Cloud) -> None:

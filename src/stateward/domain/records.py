@@ -48,6 +48,16 @@ class ImageFacts(msgspec.Struct, frozen=True, kw_only=True):
     disk_format: str
     properties: dict[str, str] = {}
 
+    @property
+    def kernel(self) -> str | None:
+        """The image of the kernel it is booted by, by id; None where it is booted by its own loader."""
+        return self.properties.get("kernel_id")
+
+    @property
+    def ramdisk(self) -> str | None:
+        """The image of the RAM disk that goes with the kernel, by id."""
+        return None if self.kernel is None else self.properties.get("ramdisk_id")
+
 
 class Fault(msgspec.Struct, frozen=True, kw_only=True):
     """Why an instance is in ERROR, or why its last operation did not finish."""

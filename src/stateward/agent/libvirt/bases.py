@@ -92,6 +92,18 @@ def usable_image(path: Path, disk_format: str) -> DiskImage:
     return image
 
 
+def named(folder: Path, image_id: str) -> Path:
+    """Return where an image's file is in a folder; what a property of an image names may be any text.
+
+    Raises:
+        DriverError: it would be elsewhere: a file of the host's, which QEMU would show to the guest.
+    """
+    path = folder / image_id
+    if path.parent != folder or path.name in {"", ".."}:
+        raise DriverError(f"{image_id!r} is not the id of an image.")
+    return path
+
+
 class Bases:
     """The bases of one host.
 
@@ -115,10 +127,10 @@ class Bases:
             disk_format: of an image that a disk is made over, which is looked at once; None for a kernel.
 
         Raises:
-            DriverError: the image is not there, or no disk can be made over it.
+            DriverError: the id is none, the image is not there, or no disk can be made over it.
             OSError: the disk is full or broken.
         """
-        base = self._folder / image_id
+        base = named(self._folder, image_id)
         async with self._alone:
             if await on_thread(_link_existing, base, target):
                 return

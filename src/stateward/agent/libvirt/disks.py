@@ -14,7 +14,7 @@ from typing import Final
 
 from stateward.agent import seeds
 from stateward.agent.driver import DriverError, ImageFiles
-from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, read_image, usable_image
+from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, named, read_image, usable_image
 from stateward.agent.libvirt.extra_disks import EXTRA_DISKS, extra_disks, write
 from stateward.agent.libvirt.threads import on_thread
 from stateward.agent.libvirt.tools import failure, qemu_img, run, sync, whole
@@ -59,16 +59,16 @@ class Disks:
         """Return where an instance's files are.
 
         Raises:
-            DriverError: its disk, the rescue disk, or the kernel it boots, is not there.
+            DriverError: its disk, the rescue disk, or the kernel it boots, is not there, or what its image names
+                as a kernel is no image.
         """
         home = self._home(spec.instance_id)
         image, links = (spec.image, home.images) if spec.rescue is None else (spec.rescue, home.rescue_images)
-        kernel, ramdisk = _boot_images(image)
         files = Files(
             disk=home.disk if spec.rescue is None else home.rescue,
             console=home.console,
-            kernel=links / kernel if kernel is not None else None,
-            ramdisk=links / ramdisk if ramdisk is not None else None,
+            kernel=named(links, image.kernel) if image.kernel is not None else None,
+            ramdisk=named(links, image.ramdisk) if image.ramdisk is not None else None,
             further=_extra(spec, home) if spec.rescue is None else (("vdb", home.disk, "qcow2"),),
             seed=home.seed if spec.seed is not None else None,
         )
@@ -234,11 +234,11 @@ class Disks:
             self._make_folder(home)
             links.mkdir(exist_ok=True)
             links.chmod(FOLDER_MODE)
-            base = links / image.id
+            base = named(links, image.id)
             await self._bases.link(image.id, base, image.disk_format)
-            for other in _boot_images(image):
+            for other in (image.kernel, image.ramdisk):
                 if other is not None:
-                    await self._bases.link(other, links / other, None)
+                    await self._bases.link(other, named(links, other), None)
             virtual_size = (await on_thread(usable_image, base, image.disk_format)).virtual_size
         except OSError as error:
             raise failure(doing, error.strerror or str(error)) from error
@@ -277,12 +277,6 @@ class Disks:
 
 def _extra(spec: GuestSpec, home: _Home) -> tuple[tuple[str, Path, str], ...]:
     return tuple((disk.device, disk.path, "raw") for disk in extra_disks(spec, home.folder))
-
-
-def _boot_images(image: ImageFacts) -> tuple[str | None, str | None]:
-    """Return the kernel and the ramdisk that an image is booted by, where it is not booted by its own loader."""
-    kernel = image.properties.get("kernel_id")
-    return kernel, image.properties.get("ramdisk_id") if kernel is not None else None
 
 
 async def _do(doing: str, act: Callable[[], None]) -> None:

@@ -312,16 +312,21 @@ def find_flavor(connection: sa.Connection, call: Call, reference: str) -> Flavor
 
 
 def find_image(connection: sa.Connection, call: Call, reference: str) -> Image:
-    """Return an image that the caller may use and that has its data.
+    """Return an image that the caller may use and that has its data, as has what it is booted by.
 
     Raises:
-        Invalid: there is none.
+        Invalid: there is none; or it names a kernel or RAM disk that the caller may not use, and would see by it.
     """
     image = images.get_visible(connection, reference, call.project_id, call.token.is_admin)
     if image is None:
         raise Invalid("Can not find requested image")
     if image.status != "active":
         raise Invalid(f"Image {image.id} is not active.")
+    for other in (image.facts.kernel, image.facts.ramdisk):
+        if other is not None:
+            boots = images.get_visible(connection, other, call.project_id, call.token.is_admin)
+            if boots is None or boots.status != "active":
+                raise Invalid(f"Image {short(other)} could not be found.")
     return image
 
 
