@@ -1,6 +1,6 @@
-"""What the embedded identity and image services share of HTTP: routing by method, JSON, faults and addresses.
+"""What the embedded services share of HTTP: routing by method, bodies, JSON, faults and addresses.
 
-Both answer faults in Keystone's format, which every OpenStack client can read.
+They answer faults in Keystone's format, which every OpenStack client can read.
 """
 
 from __future__ import annotations
@@ -94,6 +94,24 @@ def empty() -> Response:
     return Response(b"", http.HTTPStatus.NO_CONTENT)
 
 
+async def read_body(request: Request, *, most: int = MAX_JSON) -> bytes:
+    """Read a body of at most so many bytes.
+
+    Raises:
+        ApiFault: it is larger, or is announced to be (413).
+    """
+    too_large = ApiFault(413, f"The request's body is larger than {most} bytes.")
+    announced = request.headers.get("content-length", "0")
+    if announced.isdecimal() and int(announced) > most:
+        raise too_large
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > most:
+            raise too_large
+    return bytes(raw)
+
+
 async def json_body(request: Request) -> Any:
     """Read and decode a body of at most ``MAX_JSON`` bytes.
 
@@ -101,14 +119,7 @@ async def json_body(request: Request) -> Any:
         ApiFault: it is larger (413).
         Invalid: it is not JSON, or has NUL characters, which no database column takes.
     """
-    announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > MAX_JSON:
-        raise ApiFault(413, _TOO_LARGE)
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_JSON:
-            raise ApiFault(413, _TOO_LARGE)
+    raw = await read_body(request)
     try:
         decoded = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -195,5 +206,4 @@ def _answer_to(error: Exception, request_id: str) -> Response:
     )
 
 
-_TOO_LARGE: Final = f"The request's body is larger than {MAX_JSON} bytes."
 _LONGEST_NUMBER: Final = 18

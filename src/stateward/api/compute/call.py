@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from stateward.api.compute.services import Services
 from stateward.api.faults import ApiFault, Unauthorized, fault, status_of
+from stateward.api.http import read_body
 from stateward.api.identity.tokens import Token
 from stateward.api.once import Once, ticket_of
 from stateward.api.policy import allow
@@ -172,17 +173,7 @@ class Call:
         """
         if self._raw is not None:
             return self._raw
-        announced = self.request.headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > MAX_BODY:
-            raise ApiFault(413, _TOO_LARGE)
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in self.request.stream():
-            size += len(chunk)
-            if size > MAX_BODY:
-                raise ApiFault(413, _TOO_LARGE)
-            chunks.append(chunk)
-        return b"".join(chunks)
+        return await read_body(self.request, most=MAX_BODY)
 
     async def json(self) -> dict[str, Any]:
         """Read the body as a JSON object.
@@ -233,7 +224,6 @@ _VERSION_HEADERS: Final = {
     )
     for minor in range(MIN_MINOR, MAX_MINOR + 1)
 }
-_TOO_LARGE: Final = f"The request's body is larger than {MAX_BODY} bytes."
 
 
 def convert(value: object, kind: Any, name: str) -> Any:

@@ -17,8 +17,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from stateward.api.compute.services import Services
-from stateward.api.faults import ApiFault, Unauthorized, status_of
-from stateward.api.http import MAX_JSON, base_url
+from stateward.api.faults import Unauthorized, status_of
+from stateward.api.http import base_url, read_body
 from stateward.api.identity.tokens import Token
 from stateward.api.native.views import Problem
 from stateward.api.once import HEADER, Once, ticket_of
@@ -107,12 +107,7 @@ class Call:
 
     async def _body(self) -> bytes:
         if self._raw is None:
-            raw = bytearray()
-            async for chunk in self.request.stream():
-                raw += chunk
-                if len(raw) > MAX_JSON:
-                    raise ApiFault(413, f"The request's body is larger than {MAX_JSON} bytes.")
-            self._raw = bytes(raw)
+            self._raw = await read_body(self.request)
         return self._raw
 
 
