@@ -1,1 +1,1 @@
-"""Messages between the control plane and its agents, in one process or over NATS JetStream."""
+"""Messages between the control plane and its agents: the ports, and their forms within one process."""
