@@ -34,17 +34,16 @@ class ImageData:
         image_id = request.path_params["image_id"]
 
         def check(connection: sa.Connection) -> None:
-            image = caller.see(connection, image_id)
-            caller.require_owner(image)
+            image = caller.hold(connection, image_id)
             if image.disk_format is None or image.container_format is None:
                 raise Invalid("Properties disk_format, container_format must be set prior to saving data.")
 
-        await self._images.database.read(check)
         announced = request.headers.get("content-length", "")
         await self._images.upload(
             image_id,
             request.stream(),
             announced=int(announced) if announced.isdecimal() and len(announced) < _DIGITS else None,
+            check=check,
         )
         return empty()
 

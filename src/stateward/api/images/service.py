@@ -102,7 +102,14 @@ class Images:
         except FileNotFoundError:
             raise NotFound(f"The data of image {image.id} are not there.") from None
 
-    async def upload(self, image_id: str, chunks: AsyncIterator[bytes], *, announced: int | None) -> None:
+    async def upload(
+        self,
+        image_id: str,
+        chunks: AsyncIterator[bytes],
+        *,
+        announced: int | None,
+        check: Callable[[sa.Connection], None] = lambda _connection: None,
+    ) -> None:
         """Give a queued image its data.
 
         Whatever ends it early, the image is queued again afterwards and nothing is left of the data.
@@ -111,13 +118,14 @@ class Images:
             image_id: the image.
             chunks: the data.
             announced: their bytes, as far as the client said.
+            check: raises if whoever asks may not do this; called in the transaction that begins the upload.
 
         Raises:
             Conflict: the image is not queued.
             NotFound: it was deleted meanwhile.
             ApiFault: the disk is full (413) or broken (503).
         """
-        await self._fill(image_id, lambda upload: self._receive(upload, chunks, announced))
+        await self._fill(image_id, lambda upload: self._receive(upload, chunks, announced), check)
 
     async def take(self, image_id: str, file: Path) -> None:
         """Give a queued image a file of this machine as its data; an image that has data keeps them.
@@ -136,7 +144,7 @@ class Images:
             return
         if not file.exists():
             raise NotFound(f"The data for image {image_id} are not there: {file} does not exist.")
-        await self._fill(image_id, lambda upload: self._take(upload, file))
+        await self._fill(image_id, lambda upload: self._take(upload, file), lambda _connection: None)
 
     async def delete(self, image_id: str, check: Callable[[Image], None] = _anyone) -> None:
         """Delete an image and its data.
@@ -231,17 +239,23 @@ class Images:
             await self.upload(image_id, _pieces(file), announced=None)
         return image_id
 
-    async def _fill(self, image_id: str, receive: Callable[[_Upload], Awaitable[None]]) -> None:
+    async def _fill(
+        self,
+        image_id: str,
+        receive: Callable[[_Upload], Awaitable[None]],
+        check: Callable[[sa.Connection], None],
+    ) -> None:
         """Give a queued image its data, or leave nothing of them; ``receive`` writes them."""
         upload_id, now = str(uuid.uuid4()), self.clock.now()
+
+        def begin(connection: sa.Connection) -> bool:
+            check(connection)
+            return store.begin_upload(connection, image_id, upload_id, now)
+
         upload = _Upload(
             id=upload_id,
             image_id=image_id,
-            begun=asyncio.ensure_future(
-                self.database.write(
-                    lambda connection: store.begin_upload(connection, image_id, upload_id, now)
-                )
-            ),
+            begun=asyncio.ensure_future(self.database.write(begin)),
             incoming=Incoming(self._folder, image_id),
         )
         try:
