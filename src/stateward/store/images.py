@@ -26,30 +26,30 @@ _IDS_AT_ONCE: Final = 1000
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
-    """An image as it is kept."""
+    """An image as it is kept; what is left out is so of one that was just made."""
 
     id: str
-    name: str | None
+    name: str | None = None
     #: A project; None for an image that came with the installation.
     owner: str | None
     visibility: str
-    status: str
-    disk_format: str | None
-    container_format: str | None
+    status: str = "queued"
+    disk_format: str | None = None
+    container_format: str | None = None
     #: GiB and MiB that a flavor must have.
-    min_disk: int
-    min_ram: int
-    protected: bool
-    hidden: bool
+    min_disk: int = 0
+    min_ram: int = 0
+    protected: bool = False
+    hidden: bool = False
     #: Bytes; None until there are data.
-    size: int | None
-    checksum: str | None
-    hash_value: str | None
+    size: int | None = None
+    checksum: str | None = None
+    hash_value: str | None = None
     #: Seconds since the epoch.
     created_at: float
     updated_at: float
     properties: dict[str, str]
-    tags: tuple[str, ...]
+    tags: tuple[str, ...] = ()
 
     @property
     def facts(self) -> ImageFacts:

@@ -41,23 +41,11 @@ class ImageResources:
         now = self._images.clock.now()
         blank = Image(
             id=new.id or str(uuid.uuid4()),
-            name=None,
             owner=caller.project_id,
             visibility="shared",
-            status="queued",
-            disk_format=None,
-            container_format=None,
-            min_disk=0,
-            min_ram=0,
-            protected=False,
-            hidden=False,
-            size=None,
-            checksum=None,
-            hash_value=None,
             created_at=now,
             updated_at=now,
             properties=new.properties,
-            tags=(),
         )
         image = msgspec.structs.replace(blank, **new.values)
         caller.require_publisher(image)

@@ -212,20 +212,11 @@ class Images:
             name=name,
             owner=None,
             visibility=visibility,
-            status="queued",
             disk_format=disk_format,
             container_format=disk_format if disk_format in {"aki", "ari", "ami"} else "bare",
-            min_disk=0,
-            min_ram=0,
-            protected=False,
-            hidden=False,
-            size=None,
-            checksum=None,
-            hash_value=None,
             created_at=now,
             updated_at=now,
             properties=dict(properties or {}),
-            tags=(),
         )
         older, image = await self.database.write(
             lambda connection: (
