@@ -87,13 +87,6 @@ class Journal:
         self._counter += 1
         return (self._epoch << 28) + self._counter
 
-    def fence(self, instance_id: str) -> int:
-        """Return the highest fence seen for an instance; 0 for none."""
-        row = self._database.execute(
-            "SELECT fence FROM work WHERE instance_id = ?", (instance_id,)
-        ).fetchone()
-        return 0 if row is None else int(row[0])
-
     def accept(self, dispatch: Dispatch, now: float) -> bool:
         """Take an operation on, in the stead of any with a lower fence; False when it is not newer.
 

@@ -15,9 +15,9 @@ def allow(token: Token, policy: Policy) -> None:
     """
     match policy.role:
         case Role.READER:
-            enough = token.is_admin or "reader" in token.roles
+            enough = token.is_admin or token.is_reader
         case Role.MEMBER:
-            enough = token.is_admin or "member" in token.roles
+            enough = token.is_admin or token.is_member
         case Role.ADMIN:
             enough = token.is_admin
         case Role.SYSTEM:
