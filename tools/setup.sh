@@ -21,12 +21,12 @@ case "${1:-}" in
 esac
 
 # The daemon and its clients; the emulator and its disk tool; its NAT network and what gives out the addresses there;
-# what libvirt-python is compiled with; and what a small guest's initial RAM disk is made of.
+# what libvirt-python is compiled with; what a small guest's programs are; and what makes key pairs.
 packages_run=(
     libvirt-daemon-system libvirt-daemon-driver-qemu libvirt-clients qemu-system-x86 qemu-utils
     libvirt-daemon-config-network dnsmasq-base
     libvirt-dev pkg-config gcc libc6-dev python3-dev python3-venv
-    busybox-static cpio xz-utils zstd openssh-client
+    busybox-static openssh-client
 )
 # The store's tests run on both databases.
 packages_dev=(postgresql)
@@ -80,13 +80,13 @@ missing_packages() {
 
 check_without_dpkg() {
     local tool absent=()
-    for tool in libvirtd virsh qemu-system-x86_64 qemu-img gcc pkg-config busybox cpio; do
+    for tool in libvirtd virsh qemu-system-x86_64 qemu-img gcc pkg-config busybox; do
         command -v "$tool" >/dev/null || [[ -x /usr/sbin/$tool ]] || absent+=("$tool")
     done
     if ((${#absent[@]})); then
         die "this is not Debian, so nothing was installed, and these programs are missing: ${absent[*]}" \
             "Install libvirt (with its development files), QEMU for x86, gcc, pkg-config, the Python" \
-            "headers, a static busybox and cpio with your system's package manager, and run this again."
+            "headers and a static busybox with your system's package manager, and run this again."
     fi
     say "This is not Debian; going on with the programs that are installed"
 }
