@@ -19,7 +19,10 @@ def configure(*, verbose: bool, stream: TextIO | None = None) -> None:
     terminal = out.isatty()
     level = logging.DEBUG if verbose else logging.INFO
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=not os.environ.get("NO_COLOR"))
+        # Plain: the renderer's own tracebacks show the local variables, and so passwords and tokens.
+        structlog.dev.ConsoleRenderer(
+            colors=not os.environ.get("NO_COLOR"), exception_formatter=structlog.dev.plain_traceback
+        )
         if terminal
         else structlog.processors.JSONRenderer()
     )
