@@ -1,8 +1,4 @@
-"""What the parts of the control plane tell each other: one set of types for rows, bus, journal and API.
-
-The only module besides ``actions`` that knows msgspec, so that another serialiser would be a change of one file
-(ADR 0004).
-"""
+"""What the parts of the control plane tell each other: one set of types for rows, bus, journal and API (ADR 0004)."""
 
 from __future__ import annotations
 

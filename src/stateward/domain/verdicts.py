@@ -1,8 +1,7 @@
 """THE ARBITER'S TABLE: what is done when a guest is not as its record says (R13).
 
 A row is chosen by the recorded vm state, what was observed, its cause, and whether the instance is locked; the
-first match counts. The table covers every combination (tested), so there is no fall-through in code. Policies
-that change rows come with the whole arbiter; these are the defaults.
+first match counts. The table covers every combination (tested), so there is no fall-through in code.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ async def keep_addresses(bus: Bus, database: Database) -> None:
 async def take(database: Database, payload: bytes) -> None:
     """Keep one report; nothing is written where it is no news."""
     report = _decoder.decode(payload)
+    # Looked at outside of the write, which most reports need not: each write takes only what is newer than its row.
     changes = await database.read(lambda connection: _changes(connection, report))
     if changes:
         await database.write(lambda connection: _keep(connection, report, changes))

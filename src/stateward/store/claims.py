@@ -3,6 +3,9 @@
 A claim is a row, by instance and purpose, and part of the sums in its host's row. The room is tested in the WHERE
 clause of the UPDATE that takes it, so no race overcommits; it is given back by the rows that a DELETE returns, each
 of which is returned once, so giving back twice, or what was never taken, changes nothing (ADR 0012).
+
+Whoever changes the claims of an instance holds its row by a guarded UPDATE in the same transaction, or is about to
+insert it: what is read of them here stays so until the commit.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ def of_request(connection: sa.Connection, instance_id: str, request_id: str) -> 
 
 
 def unfinished(connection: sa.Connection, instance_id: str | None = None) -> list[Operation]:
-    """Return the operations that agents still owe a result for, oldest first; of one instance or of all."""
+    """Return the operations without a final state, oldest first; of one instance or of all."""
     statement = sa.select(OPERATIONS).where(_COLUMNS.finished_at.is_(None))
     if instance_id is not None:
         statement = statement.where(_COLUMNS.instance_id == instance_id)

@@ -173,7 +173,7 @@ AUDIT: Final = sa.Table(
     METADATA,
     sa.Column("number", COUNTER, primary_key=True, autoincrement=True),
     sa.Column("at", sa.Double, nullable=False),
-    #: ``admitted``, ``finished``, ``verdict`` or ``lifted`` …
+    #: ``admitted``, ``finished``, ``ordered`` or ``verdict``.
     sa.Column("event", sa.String(32), nullable=False),
     sa.Column("instance_id", sa.String(36)),
     sa.Column("operation_id", sa.String(36)),
