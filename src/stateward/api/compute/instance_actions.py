@@ -8,7 +8,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute.call import Call, Endpoint, reply
-from stateward.api.compute.server_queries import moment, positive
+from stateward.api.compute.paging import size
+from stateward.api.compute.server_queries import moment
 from stateward.api.compute.services import Services, host_id
 from stateward.api.compute.views import when_precisely
 from stateward.domain.actions import BY_KEY, Action, Policy, Role, key
@@ -48,11 +49,7 @@ async def index(call: Call) -> Response:
     instance = await _find(call)
     params = call.request.query_params
     paged = call.minor >= _PAGES
-    limit = (
-        positive("limit", params["limit"], most=call.services.max_limit)
-        if paged and "limit" in params
-        else None
-    )
+    limit = size(params.get("limit", "0") if paged else "0", most=call.services.max_limit)
     since = moment("changes-since", params["changes-since"]) if paged and "changes-since" in params else None
     before = (
         moment("changes-before", params["changes-before"])
@@ -65,7 +62,7 @@ async def index(call: Call) -> Response:
             lambda connection: operations.of_instance(
                 connection,
                 instance.id,
-                limit=limit or call.services.max_limit,
+                limit=limit,
                 marker=marker,
                 since=since,
                 before=before,

@@ -10,12 +10,13 @@ from urllib.parse import urlencode
 import msgspec
 
 from stateward.api.compute.call import Call
+from stateward.api.wording import short
 from stateward.domain.errors import Invalid
 
 #: From here on, Nova refuses query parameters it does not know.
 STRICT: Final = 75
-#: Digits of a number that any database's integers can be compared with.
-_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
+#: Digits of a number that any database's integers can be compared with; more of them are a mistake.
+NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -27,6 +28,29 @@ class Page(msgspec.Struct, frozen=True):
     marker: str | None
 
 
+def natural(name: str, text: str) -> int:
+    """Read a query parameter that is a number from 0 up.
+
+    Raises:
+        Invalid: it is none.
+    """
+    if not NUMBER.fullmatch(text):
+        raise Invalid(
+            f"Invalid input for query parameters {name}. Value: {short(text)}. "
+            f"'{short(text)}' does not match '^[0-9]*$'"
+        )
+    return int(text)
+
+
+def size(text: str, *, most: int) -> int:
+    """Read a page's ``limit``, at most ``most``; 0 asks for as many as there may be.
+
+    Raises:
+        Invalid: it is not a number from 0 up.
+    """
+    return min(natural("limit", text) or most, most)
+
+
 def page_of(call: Call) -> Page:
     """Read ``limit`` and ``marker``; a limit of 0, or none, is the largest.
 
@@ -34,13 +58,7 @@ def page_of(call: Call) -> Page:
         Invalid: the limit is not a number from 0 up.
     """
     params = call.request.query_params
-    most = call.services.max_limit
-    text = params.get("limit", "0")
-    if not _NUMBER.fullmatch(text):
-        raise Invalid(
-            f"Invalid input for query parameters limit. Value: {text}. '{text}' does not match '^[0-9]*$'"
-        )
-    return Page(min(int(text) or most, most), params.get("marker"))
+    return Page(size(params.get("limit", "0"), most=call.services.max_limit), params.get("marker"))
 
 
 def next_page(
@@ -90,6 +108,6 @@ def whole_number(call: Call, name: str) -> int | None:
     text: Any = call.request.query_params.get(name)
     if text is None:
         return None
-    if not _NUMBER.fullmatch(text.removeprefix("-")):
+    if not NUMBER.fullmatch(text.removeprefix("-")):
         raise Invalid(f"Invalid {name} filter [{text}]")
     return int(text)

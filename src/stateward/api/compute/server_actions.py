@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Route
 from stateward.api.compute import moving, questions, remote_consoles
 from stateward.api.compute.call import OPERATION_HEADER, Call, Endpoint, convert, empty, reply
 from stateward.api.compute.lifecycle import admit, answer_of, wanted_of
-from stateward.api.compute.server_queries import NUMBER
+from stateward.api.compute.paging import NUMBER
 from stateward.api.compute.servers_seen import find
 from stateward.api.compute.services import Services
 from stateward.api.faults import ApiFault

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import uuid
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import sqlalchemy as sa
@@ -12,9 +11,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from stateward.api.compute.call import Call, Endpoint, Handler, convert, empty, reply
-from stateward.api.compute.paging import only
+from stateward.api.compute.paging import natural, only, size
 from stateward.api.compute.services import Services
-from stateward.api.wording import short
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid, NotFound
 from stateward.domain.placement import GroupPolicy
@@ -22,8 +20,6 @@ from stateward.store import server_groups
 from stateward.store.server_groups import NewServerGroup, ServerGroup
 
 _OWNER, _SOFT, _ONE_POLICY = 13, 15, 64
-#: Digits of a number that any database's integers can be compared with.
-_NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 #: No spaces around it and nothing that cannot be seen, as Nova's names are.
 Name = Annotated[
@@ -85,14 +81,14 @@ async def index(call: Call) -> Response:
     only(call, "all_projects", "limit", "offset")
     params = call.request.query_params
     everywhere = "all_projects" in params and call.token.is_admin
-    limit, offset = _number(call, "limit"), _number(call, "offset")
-    most = call.services.max_limit
+    limit = size(params.get("limit", "0"), most=call.services.max_limit)
+    offset = natural("offset", params.get("offset", "0"))
 
     def read(connection: sa.Connection) -> list[dict[str, Any]]:
         found = server_groups.page(
             connection,
             None if everywhere else call.project_id,
-            limit=min(limit or most, most),
+            limit=limit,
             offset=offset,
         )
         members = server_groups.members(connection, [group.id for group in found])
@@ -167,17 +163,6 @@ async def delete(call: Call) -> Response:
 
 def _not_found(group_id: str) -> NotFound:
     return NotFound(f"Instance group {group_id} could not be found.")
-
-
-def _number(call: Call, name: str) -> int:
-    """Read a query parameter that is a number from 0 up; 0 when it is not given."""
-    text = call.request.query_params.get(name, "0")
-    if not _NUMBER.fullmatch(text):
-        raise Invalid(
-            f"Invalid input for query parameters {name}. Value: {short(text)}. "
-            f"'{short(text)}' does not match '^[0-9]*$'"
-        )
-    return int(text)
 
 
 def routes(services: Services, *, legacy: bool = False) -> list[BaseRoute]:

@@ -7,15 +7,13 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from stateward.api.compute.call import Call
-from stateward.api.compute.paging import only
+from stateward.api.compute.paging import only, size
 from stateward.api.faults import ApiFault
 from stateward.api.wording import short
 from stateward.domain.errors import Forbidden, Invalid
 from stateward.domain.states import TaskState, VmState, states_of_status
 from stateward.store.instances import Query
 
-#: Digits of a page size; more of them than a database's integers have is a mistake.
-NUMBER: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 #: What the time of a regular expression depends on: it grows with the name's length to the power of its repeats.
 _LONGEST_PATTERN, _MOST_REPEATS = 255, 3
 #: An escaped character, or a set of characters with what is in it.
@@ -107,20 +105,6 @@ def moment(name: str, text: str) -> float:
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
-def positive(name: str, text: str, *, most: int) -> int:
-    """Read a page size, at most ``most``; 0 asks for as many as there may be.
-
-    Raises:
-        Invalid: it is not a number from 0 up.
-    """
-    if not NUMBER.fullmatch(text):
-        raise Invalid(
-            f"Invalid input for query parameters {name}. Value: {short(text)}. "
-            f"'{short(text)}' does not match '^[0-9]*$'"
-        )
-    return min(int(text) or most, most)
-
-
 def query_of(call: Call) -> Query:
     """Read a request's filters, sorting and paging.
 
@@ -132,9 +116,7 @@ def query_of(call: Call) -> Query:
     params = call.request.query_params
     admin = call.token.is_admin
     found: dict[str, Any] = {
-        "limit": positive("limit", params["limit"], most=call.services.max_limit)
-        if "limit" in params
-        else call.services.max_limit,
+        "limit": size(params.get("limit", "0"), most=call.services.max_limit),
         "marker": params.get("marker"),
         "sort": _sort(call),
         "project_id": _project(call),
