@@ -74,18 +74,10 @@ def aim(
         now: seconds since the epoch.
 
     Raises:
-        Invalid: the flavor does not fit the instance, or its image.
+        Invalid: the flavor does not fit the instance, or its image; or it is to go where it is.
     """
+    _check(connection, action, instance, wanted)
     target = wanted.target
-    if action.leaves and wanted.host is not None and wanted.host == instance.host:
-        raise Invalid("Cannot migrate to the host where the server exists.")
-    if action.name == "resize" and target.flavor is not None:
-        _check_flavor(instance.flavor, target.flavor)
-        image = images.get(connection, instance.image.id)
-        if image is not None:
-            check_fits(target.flavor, image)
-    if wanted.must_fit is not None:
-        check_fits(instance.flavor, wanted.must_fit)
     if action.becomes is VmState.RESCUED and target.rescue is None:
         target = msgspec.structs.replace(target, rescue=instance.rescue or instance.image)
     if action.name == "revertResize":
@@ -93,13 +85,27 @@ def aim(
     if action.places:
         target = msgspec.structs.replace(target, disk_from=instance.shelved_image)
     if Step.SNAPSHOT in action.steps:
+        # Shelved, it is off when it is copied, and lives on the copy.
         shelved = action.becomes in {VmState.SHELVED, VmState.SHELVED_OFFLOADED}
         copy = wanted.image or ImageWanted(name=f"{instance.name}-{'shelved' if shelved else 'snapshot'}")
-        made = _queued(instance, actor, copy, now, protected=shelved)
-        images.insert(connection, made)
+        made = images.insert(connection, _queued(instance, actor, copy, now, protected=shelved))
         quiesce = instance.image.properties.get(_QUIESCE, "").lower() in _TRUE
         target = msgspec.structs.replace(target, snapshot=made.id, quiesce=quiesce and not shelved)
     return target
+
+
+def _check(connection: sa.Connection, action: Action, instance: Instance, wanted: Wanted) -> None:
+    """Refuse what cannot be made of an instance, whatever its state."""
+    flavor = wanted.target.flavor
+    if action.leaves and wanted.host is not None and wanted.host == instance.host:
+        raise Invalid("Cannot migrate to the host where the server exists.")
+    if action.name == "resize" and flavor is not None:
+        _check_flavor(instance.flavor, flavor)
+        image = images.get(connection, instance.image.id)
+        if image is not None:
+            check_fits(flavor, image)
+    if wanted.must_fit is not None:
+        check_fits(instance.flavor, wanted.must_fit)
 
 
 def check_fits(flavor: FlavorFacts, image: Image) -> None:
