@@ -34,6 +34,7 @@ with the search but the records.
 from __future__ import annotations
 
 import bisect
+import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -162,9 +163,11 @@ class _Search:
         bit = 1 << slot
         found: set[tuple[int, int]] = set()
         seen: set[tuple[int, int]] = set()
+        # Worked out once for an answer, for they are looked at for every configuration.
+        readings, changing = functools.cache(self._readings), self._changing()
         while waiting:
             state, placed = waiting.pop()
-            placed |= self._readings(state)
+            placed |= readings(state)
             if placed & bit:
                 found.add((state, placed & ~bit))
                 continue
@@ -173,18 +176,27 @@ class _Search:
             seen.add((state, placed))
             if _FINISH[state] != state:
                 waiting.append((_FINISH[state], placed))
-            for kind, slots in self._by_kind.items():
-                then = self._tables[kind][state]
-                if then is None or kind in self._harmless:
+            for table, bits in changing:
+                then = table[state]
+                if then is None:
                     continue
-                first = next((each for each in slots if not placed >> each & 1), None)
-                if first is None:
-                    continue
-                if first == slot:
-                    found.add((then, placed))
-                else:
-                    waiting.append((then, placed | 1 << first))
+                for first in bits:
+                    if placed & first:
+                        continue
+                    if first == bit:
+                        found.add((then, placed))
+                    else:
+                        waiting.append((then, placed | first))
+                    break
         return found
+
+    def _changing(self) -> list[tuple[list[int | None], list[int]]]:
+        """Return, for each kind that may change something, what comes after each state, and its slots as bits."""
+        return [
+            (self._tables[kind], [1 << each for each in slots])
+            for kind, slots in self._by_kind.items()
+            if kind not in self._harmless
+        ]
 
     def _readings(self, state: int) -> int:
         """Return the slots of the pending requests that are answered rightly in a state and change nothing ever."""

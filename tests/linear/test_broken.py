@@ -10,7 +10,7 @@ import pytest
 from tests.harness import ServerProcess
 from tests.linear.test_linear import convict, record
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.slow]
+pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,8 @@ def test_a_long_right_history_passes_and_one_wrong_answer_in_it_does_not(finishi
     # A member's stop that was refused as locked when nothing else was pending, told to have been admitted.
     ordered = sorted(history, key=lambda each: each.answered)
     found = None
-    for number in range(15_000, 15_200):
+    # In its middle: to find it, the search goes through all that comes before once more.
+    for number in range(5_000, 5_200):
         guilty = ordered[number]
         if guilty.outcome is LOCKED:
             changed = [*ordered[:number], asked(MEMBER, guilty.verb, guilty.invoked, guilty.answered)]

@@ -14,12 +14,13 @@ import pytest
 import pytest_asyncio
 
 from tests import postgres
-from tests.harness import Admin, ServerProcess
+from tests.harness import Admin, ServerProcess, until
 from tests.linear.checker import every_violation
 from tests.linear.clients import run
 from tests.linear.history import History, Outcome
 
-pytestmark = pytest.mark.asyncio
+# A busy machine needs minutes for what takes a quiet one seconds.
+pytestmark = [pytest.mark.asyncio, pytest.mark.timeout(400)]
 
 CLIENTS = 16
 
@@ -99,12 +100,23 @@ async def test_twenty_thousand_requests(server: ServerProcess) -> None:
     assert convict(await record(server, requests=20_000, seed=1)) == []
 
 
-@pytest.mark.parametrize("clients", [4, CLIENTS])
+@pytest.mark.parametrize(
+    ("server", "clients"),
+    [
+        ("sqlite", 4),
+        *(
+            pytest.param(*which, marks=pytest.mark.slow)
+            for which in (("sqlite", CLIENTS), ("postgresql", 4), ("postgresql", CLIENTS))
+        ),
+    ],
+    indirect=["server"],
+)
 async def test_three_thousand_requests(server: ServerProcess, clients: int) -> None:
     """The same, shorter, on both databases; few clients leave fewer orders that would explain a wrong answer."""
     assert convict(await record(server, requests=3000, seed=2, clients=clients)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 async def test_across_kills(server: ServerProcess) -> None:
     """One order explains the answers of six lives of a server: what was answered before a kill holds after it."""
@@ -114,6 +126,11 @@ async def test_across_kills(server: ServerProcess) -> None:
     instance_id = await one_active_server(server, admin)
     history = History()
     for life in range(6):
+        lived, answers = History(), dice.randint(40, 250)
+
+        async def reached(lived: History = lived, answers: int = answers) -> bool | None:
+            return True if len(lived.requests) >= answers else None
+
         asking = asyncio.create_task(
             run(
                 server,
@@ -123,9 +140,10 @@ async def test_across_kills(server: ServerProcess) -> None:
                 clients=CLIENTS,
                 requests=100_000,
                 seed=life,
+                history=lived,
             )
         )
-        await asyncio.sleep(dice.uniform(0.1, 0.6))
+        await until(reached, seconds=60, says=server.tail)
         await server.kill()
         dead = time.monotonic_ns()
         for request in (await asking).requests:
