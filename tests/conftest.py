@@ -6,9 +6,11 @@ import asyncio
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import pytest
 import pytest_asyncio
@@ -18,6 +20,9 @@ from looptime import LoopTimeEventLoop
 from stateward.store.engine import Database, PostgresDatabase, SqliteDatabase, open_database
 from stateward.store.schema import migrate
 from tests import postgres
+
+#: A folder in memory, where there is one: what is killed here is no machine, so nothing need reach a disk.
+_MEMORY: Final = Path("/dev/shm")
 
 
 def pytest_sessionstart() -> None:
@@ -92,9 +97,17 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def sqlite_url(sqlite_template: Path, tmp_path: Path) -> sa.URL:
+def swift_folder() -> Iterator[Path]:
+    """Give a folder that is as fast as can be."""
+    path = Path(tempfile.mkdtemp(prefix="stateward-", dir=_MEMORY if _MEMORY.is_dir() else None))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def sqlite_url(sqlite_template: Path, swift_folder: Path) -> sa.URL:
     """Name a fresh SQLite file."""
-    path = tmp_path / "stateward.db"
+    path = swift_folder / "stateward.db"
     shutil.copyfile(sqlite_template, path)
     return sa.URL.create("sqlite", database=str(path))
 

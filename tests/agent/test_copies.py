@@ -22,9 +22,9 @@ IMAGE, OTHER = "an image", "another image"
 
 
 @pytest_asyncio.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+async def bench(swift_folder: Path) -> AsyncIterator[Workbench]:
     """Give a running agent with one guest."""
-    bench = Workbench(tmp_path, disorder=None)
+    bench = Workbench(swift_folder, disorder=None)
     with looptime.enabled(strict=True):
         await bench.start()
         await bench.do("create", 1)

@@ -36,9 +36,9 @@ EXTEND, ESCALATE, CANCEL = Command
 
 
 @pytest_asyncio.fixture(params=[1, 2], ids="disorder-{}".format)
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Workbench]:
+async def bench(request: pytest.FixtureRequest, swift_folder: Path) -> AsyncIterator[Workbench]:
     """Give a running agent, behind a bus that misbehaves in one of two ways."""
-    bench = Workbench(tmp_path, disorder=Disorder(seed=request.param, duplicate=0.5))
+    bench = Workbench(swift_folder, disorder=Disorder(seed=request.param, duplicate=0.5))
     with looptime.enabled(strict=True):
         await bench.start()
     yield bench
@@ -215,10 +215,10 @@ async def test_a_memory_that_cannot_be_saved_leaves_the_guest_on(bench: Workbenc
     assert bench.observed() is Observed.RUNNING
 
 
-async def test_a_hypervisor_that_cannot_save_leaves_the_guest_on(tmp_path: Path) -> None:
+async def test_a_hypervisor_that_cannot_save_leaves_the_guest_on(swift_folder: Path) -> None:
     """It says so itself; nothing is tried."""
     bench = Workbench(
-        tmp_path, disorder=None, capabilities=msgspec.structs.replace(EVERYTHING, suspend=False)
+        swift_folder, disorder=None, capabilities=msgspec.structs.replace(EVERYTHING, suspend=False)
     )
     await bench.start()
     stop, _pressed = await stop_that_waits(bench, seconds=5, at_deadline=SAVE)
@@ -517,7 +517,7 @@ class Answering(SimulatedDriver):
     ],
 )
 async def test_an_agent_is_asked_until_it_has_answered_once(
-    tmp_path: Path, *, script: list[bool], expected: list[Rung]
+    swift_folder: Path, *, script: list[bool], expected: list[Rung]
 ) -> None:
     """Agent, power button, power button again."""
     rungs: list[Rung | None] = []
@@ -527,7 +527,7 @@ async def test_an_agent_is_asked_until_it_has_answered_once(
             rungs.append(await super().request_shutdown(instance_id, by_agent=by_agent))
             return rungs[-1]
 
-    bench = Workbench(tmp_path, disorder=None, driver=Listed)
+    bench = Workbench(swift_folder, disorder=None, driver=Listed)
     Listed.script = itertools.chain(script)
     await bench.start()
     stop, _pressed = await stop_that_waits(bench, seconds=12)

@@ -31,9 +31,9 @@ SAYS = (
 
 
 @pytest_asyncio.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Workbench]:
+async def bench(swift_folder: Path) -> AsyncIterator[Workbench]:
     """Give a running agent."""
-    bench = Workbench(tmp_path, disorder=None)
+    bench = Workbench(swift_folder, disorder=None)
     with looptime.enabled(strict=True):
         await bench.start()
     yield bench

@@ -24,10 +24,10 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 
 @pytest_asyncio.fixture(params=[True])
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Workbench]:
+async def bench(request: pytest.FixtureRequest, swift_folder: Path) -> AsyncIterator[Workbench]:
     """Give an agent that is not started yet; ``params`` says whether its driver tells of changes."""
     bench = Workbench(
-        tmp_path, disorder=None, capabilities=msgspec.structs.replace(EVERYTHING, events=request.param)
+        swift_folder, disorder=None, capabilities=msgspec.structs.replace(EVERYTHING, events=request.param)
     )
     yield bench
     with looptime.enabled(strict=True):

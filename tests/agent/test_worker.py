@@ -27,9 +27,9 @@ IGNORES = "stateward.acpi=ignore"
 
 
 @pytest_asyncio.fixture(params=[1, 2, 3], ids="disorder-{}".format)
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Workbench]:
+async def bench(request: pytest.FixtureRequest, swift_folder: Path) -> AsyncIterator[Workbench]:
     """Give a running agent, behind a bus that misbehaves in one of three ways."""
-    bench = Workbench(tmp_path, disorder=Disorder(seed=request.param, duplicate=0.5))
+    bench = Workbench(swift_folder, disorder=Disorder(seed=request.param, duplicate=0.5))
     with looptime.enabled(strict=True):
         await bench.start()
     yield bench

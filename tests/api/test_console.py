@@ -23,9 +23,9 @@ SERIAL = {"remote_console": {"protocol": "serial", "type": "serial"}}
 
 
 @pytest_asyncio.fixture
-async def cloud(inline_database: Database, tmp_path: Path) -> AsyncIterator[Cloud]:
+async def cloud(inline_database: Database, swift_folder: Path) -> AsyncIterator[Cloud]:
     """Give a running cloud of one simulated host."""
-    stack = Stack(inline_database, tmp_path, None)
+    stack = Stack(inline_database, swift_folder, None)
     with looptime.enabled(strict=True):
         await stack.start()
     yield Cloud(stack)

@@ -32,9 +32,9 @@ ANSWERS, MUTE = "stateward.agent=answer", "stateward.agent=mute"
 
 
 @pytest_asyncio.fixture
-async def cloud(inline_database: Database, tmp_path: Path) -> AsyncIterator[Cloud]:
+async def cloud(inline_database: Database, swift_folder: Path) -> AsyncIterator[Cloud]:
     """Give a running cloud of one simulated host."""
-    stack = Stack(inline_database, tmp_path, None)
+    stack = Stack(inline_database, swift_folder, None)
     with looptime.enabled(strict=True):
         await stack.start()
     yield Cloud(stack)
@@ -54,7 +54,7 @@ async def audit(cloud: Cloud, instance_id: str, action: str) -> list[tuple[str, 
 
 
 async def test_a_password_reaches_the_guest_and_nothing_else(
-    cloud: Cloud, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    cloud: Cloud, swift_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The guest has it; database, journal and logs have only that it was done."""
     instance_id = await cloud.stack.create(ANSWERS)
@@ -79,7 +79,8 @@ async def test_a_password_reaches_the_guest_and_nothing_else(
             repr(connection.execute(sa.select(table)).all()) for table in METADATA.sorted_tables
         ]
     )
-    kept = "".join(rows).encode() + b"".join(each.read_bytes() for each in tmp_path.glob("*.db*"))
+    kept = "".join(rows).encode() + b"".join(each.read_bytes() for each in swift_folder.glob("*.db*"))
+    assert instance_id.encode() in kept
     assert instance_id.encode() in kept
     assert SECRET.encode() not in kept
     assert SECRET not in "".join(capfd.readouterr())

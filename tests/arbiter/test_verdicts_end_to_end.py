@@ -25,10 +25,10 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 @pytest_asyncio.fixture(params=[1, 2], ids="disorder-{}".format)
 async def stack(
-    request: pytest.FixtureRequest, inline_database: Database, tmp_path: Path
+    request: pytest.FixtureRequest, inline_database: Database, swift_folder: Path
 ) -> AsyncIterator[Stack]:
     """Give a running stack, behind a bus that misbehaves in one of two ways."""
-    stack = Stack(inline_database, tmp_path, Disorder(seed=request.param, duplicate=0.5))
+    stack = Stack(inline_database, swift_folder, Disorder(seed=request.param, duplicate=0.5))
     with looptime.enabled(strict=True):
         await stack.start()
     yield stack

@@ -6,38 +6,13 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 import pytest_asyncio
-import sqlalchemy as sa
 
 from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
 from stateward.guest.build import GuestFiles, build
-from stateward.store.engine import Database, open_database
 from tests.crash.cells import RAN
-
-#: A folder in memory, where there is one: what is killed here is no machine, so nothing need reach a disk.
-_MEMORY: Final = Path("/dev/shm")
-
-
-@pytest.fixture
-def swift_folder() -> Iterator[Path]:
-    """Give a folder that is as fast as can be."""
-    path = Path(tempfile.mkdtemp(prefix="stateward-", dir=_MEMORY if _MEMORY.is_dir() else None))
-    yield path
-    shutil.rmtree(path)
-
-
-@pytest_asyncio.fixture
-async def swift_database(sqlite_template: Path, swift_folder: Path) -> AsyncIterator[Database]:
-    """Give an empty database in it that uses no thread: for tests on virtual time."""
-    path = swift_folder / "stateward.db"
-    shutil.copyfile(sqlite_template, path)
-    url = sa.URL.create("sqlite", database=str(path))
-    opened = open_database(url.render_as_string(hide_password=False), inline_commit=True)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

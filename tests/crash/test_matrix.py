@@ -59,9 +59,9 @@ async def hypervisor() -> AsyncIterator[FaultyHypervisor]:
 
 
 @pytest_asyncio.fixture
-async def world(swift_database: Database, swift_folder: Path, hypervisor: FaultyHypervisor) -> World:
+async def world(inline_database: Database, swift_folder: Path, hypervisor: FaultyHypervisor) -> World:
     """Give a world in which nothing runs, on virtual time."""
-    return World(swift_database, hypervisor, LoopClock(), swift_folder)
+    return World(inline_database, hypervisor, LoopClock(), swift_folder)
 
 
 async def prepared(life: Life, beginning: Beginning, words: str, count: int) -> list[str | None]:

@@ -50,10 +50,10 @@ class Killed(enum.StrEnum):
 
 
 @pytest_asyncio.fixture
-async def world(swift_database: Database, swift_folder: Path) -> AsyncIterator[World]:
+async def world(inline_database: Database, swift_folder: Path) -> AsyncIterator[World]:
     """Give a world in which nothing runs, on virtual time."""
     hypervisor = SimulatedHypervisor()
-    yield World(swift_database, hypervisor, LoopClock(), swift_folder)
+    yield World(inline_database, hypervisor, LoopClock(), swift_folder)
     hypervisor.close()
 
 

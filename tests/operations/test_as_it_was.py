@@ -20,9 +20,9 @@ pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
 
 @pytest_asyncio.fixture
-async def stack(inline_database: Database, tmp_path: Path) -> AsyncIterator[Stack]:
+async def stack(inline_database: Database, swift_folder: Path) -> AsyncIterator[Stack]:
     """Give a running stack, behind a bus that misbehaves."""
-    stack = Stack(inline_database, tmp_path, Disorder(seed=1, duplicate=0.5))
+    stack = Stack(inline_database, swift_folder, Disorder(seed=1, duplicate=0.5))
     with looptime.enabled(strict=True):
         await stack.start()
     yield stack

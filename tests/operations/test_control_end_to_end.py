@@ -60,10 +60,10 @@ class Controlled(Stack):
 
 @pytest_asyncio.fixture(params=[1, 2], ids="disorder-{}".format)
 async def stack(
-    request: pytest.FixtureRequest, inline_database: Database, tmp_path: Path
+    request: pytest.FixtureRequest, inline_database: Database, swift_folder: Path
 ) -> AsyncIterator[Controlled]:
     """Give everything, behind a bus that misbehaves in one of two ways."""
-    stack = Controlled(inline_database, tmp_path, Disorder(seed=request.param))
+    stack = Controlled(inline_database, swift_folder, Disorder(seed=request.param))
     with looptime.enabled(strict=True):
         await stack.start()
     yield stack
