@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -51,13 +52,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def virtual_time_passes() -> Iterator[None]:
     """Let a nanosecond of virtual time pass with every look at it, as real time does.
 
-    Otherwise who waits for the last 1e-13 s of a sum of floats waits, and looks, for ever.
+    Otherwise who waits for the last 1e-13 s of a sum of floats waits, and looks, for ever. Each loop counts its own
+    looks: a test's time begins at zero, whatever ran before it.
     """
     look = LoopTimeEventLoop.time
-    looks = itertools.count()
+    looks = weakref.WeakKeyDictionary[LoopTimeEventLoop, Iterator[int]]()
 
     def time(loop: LoopTimeEventLoop) -> float:
-        return look(loop) + next(looks) * 1e-9 if loop.looptime_on else look(loop)
+        if not loop.looptime_on:
+            return look(loop)
+        return look(loop) + next(looks.setdefault(loop, itertools.count())) * 1e-9
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LoopTimeEventLoop, "time", time)
