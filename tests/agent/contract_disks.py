@@ -21,19 +21,19 @@ Call = Callable[[Driver, GuestSpec, str], Awaitable[None]]
 #: What is no error where nothing is there: a spec nobody used, and the id of an image nobody made.
 NEEDS_NOTHING: dict[str, Call] = {
     "return_disk": lambda driver, spec, _: driver.return_disk(spec.instance_id),
-    "drop_kept_disk": lambda driver, spec, _: driver.drop_kept_disk(spec.instance_id),
+    "drop_kept_disk": lambda driver, spec, _: driver.drop_kept_disk(spec.instance_id, 2),
     "discard_disk": lambda driver, spec, _: driver.discard_disk(spec.instance_id),
     "discard_rescue_disk": lambda driver, spec, _: driver.discard_rescue_disk(spec.instance_id),
     "discard_snapshot": lambda driver, _, image: driver.discard_snapshot(image),
 }
 NEEDS_A_DISK: dict[str, Call] = {
-    "keep_disk": lambda driver, spec, _: driver.keep_disk(spec.instance_id),
+    "keep_disk": lambda driver, spec, _: driver.keep_disk(spec.instance_id, 1),
     "grow_disk": lambda driver, spec, _: driver.grow_disk(spec),
     "snapshot": lambda driver, spec, image: driver.snapshot(spec, image, quiesce=False),
 }
 #: What touches a disk that must not be in use.
 NEEDS_IT_OFF: dict[str, Call] = {
-    "keep_disk": lambda driver, spec, _: driver.keep_disk(spec.instance_id),
+    "keep_disk": lambda driver, spec, _: driver.keep_disk(spec.instance_id, 1),
     "grow_disk": lambda driver, spec, _: driver.grow_disk(replace(spec, disk=spec.disk + 1)),
     "discard_disk": lambda driver, spec, _: driver.discard_disk(spec.instance_id),
     "discard_rescue_disk": lambda driver, spec, _: driver.discard_rescue_disk(spec.instance_id),
@@ -91,7 +91,7 @@ class DiskContract:
         """Over each call made twice, and a disk that grew or was made anew meanwhile; the guest boots after."""
         spec = await defined(rig)
         for _ in range(2):
-            await rig.driver.keep_disk(spec.instance_id)
+            await rig.driver.keep_disk(spec.instance_id, 1)
         await rig.driver.grow_disk(replace(spec, disk=spec.disk + 1))
         await rig.driver.discard_disk(spec.instance_id)
         for _ in range(2):
@@ -101,15 +101,37 @@ class DiskContract:
     async def test_what_is_kept_does_not_matter_to_a_guest_that_is_on(self, rig: Rig) -> None:
         """Kept already, it is so; dropped, the disk in use stays."""
         spec = await defined(rig)
-        await rig.driver.keep_disk(spec.instance_id)
+        await rig.driver.keep_disk(spec.instance_id, 1)
         await rig.driver.power_on(spec.instance_id)
-        await rig.driver.keep_disk(spec.instance_id)
+        await rig.driver.keep_disk(spec.instance_id, 1)
         with pytest.raises(DriverError, match=" is "):
             await rig.driver.return_disk(spec.instance_id)
         for _ in range(2):
-            await rig.driver.drop_kept_disk(spec.instance_id)
+            await rig.driver.drop_kept_disk(spec.instance_id, 2)
         await rig.driver.return_disk(spec.instance_id)
         assert await rig.state(spec.instance_id) == RUNNING
+
+    async def test_an_operation_knows_the_disk_that_it_kept(self, rig: Rig) -> None:
+        """Dropping before it keeps, and keeping, done again later leave its own, though the guest is on by then."""
+        spec = await defined(rig)
+        await rig.driver.keep_disk(spec.instance_id, 1)
+        await rig.driver.grow_disk(replace(spec, disk=1))
+        for _ in range(2):
+            await rig.driver.drop_kept_disk(spec.instance_id, 2)
+            await rig.driver.keep_disk(spec.instance_id, 2)
+            await rig.driver.grow_disk(replace(spec, disk=2))
+            await rig.driver.power_on(spec.instance_id)
+        # Another operation's is not its own; a later one's is not its to drop.
+        with pytest.raises(DriverError, match=" is "):
+            await rig.driver.keep_disk(spec.instance_id, 3)
+        await rig.driver.drop_kept_disk(spec.instance_id, 1)
+        await rig.driver.power_off(spec.instance_id)
+        await rig.driver.return_disk(spec.instance_id)
+        await rig.driver.power_on(spec.instance_id)
+        # It has the size that it had when it was kept: on, it cannot be made larger.
+        await rig.driver.grow_disk(replace(spec, disk=1))
+        with pytest.raises(DriverError, match=" is "):
+            await rig.driver.grow_disk(replace(spec, disk=2))
 
     async def test_a_disk_grows_and_never_shrinks(self, rig: Rig) -> None:
         """Wanting less, or what is there, changes nothing, whether the guest is on or off."""
@@ -211,7 +233,7 @@ class DiskContract:
         """A copy is an image to be; neither a kept disk nor a rescue disk stays, though."""
         spec, image_id = await defined(rig), str(uuid.uuid4())
         await rig.driver.prepare_rescue_disk(replace(spec, rescue=spec.image))
-        await rig.driver.keep_disk(spec.instance_id)
+        await rig.driver.keep_disk(spec.instance_id, 1)
         await rig.driver.snapshot(spec, image_id, quiesce=False)
         await rig.driver.power_on(spec.instance_id)
         await rig.driver.power_off(spec.instance_id)

@@ -97,9 +97,9 @@ async def test_a_kept_disk_has_the_old_bytes_when_it_comes_back(bench: Bench) ->
     await bench.disks.prepare(spec)
     disk = bench.disks.disk(spec.instance_id)
     await bench.write(disk, b"old" * 512)
-    await bench.disks.keep(spec.instance_id)
+    await bench.disks.keep(spec.instance_id, 7)
     await bench.write(disk, b"new" * 512)
-    await bench.disks.keep(spec.instance_id)
+    await bench.disks.keep(spec.instance_id, 7)
     await bench.disks.grow(replace(spec, disk=1))
     assert (await bench.content(disk)).startswith(b"new" * 512)
     assert read_image(disk, "qcow2").virtual_size == GIB
@@ -109,11 +109,44 @@ async def test_a_kept_disk_has_the_old_bytes_when_it_comes_back(bench: Bench) ->
     assert bench.left(spec) == ["disk.qcow2"]
 
 
+async def test_what_an_operation_kept_is_known_by_its_name(bench: Bench) -> None:
+    """Keeping again keeps the first bytes; a later operation's take their place, whole or not at all."""
+    spec = spec_of()
+    await bench.disks.prepare(spec)
+    disk = bench.disks.disk(spec.instance_id)
+    for fence, data in ((7, b"first"), (7, b"again"), (11, b"later")):
+        await bench.write(disk, data.ljust(512))
+        await bench.disks.keep(spec.instance_id, fence)
+    assert bench.left(spec) == ["disk.kept.11", "disk.qcow2"]
+    assert await bench.content(bench.home(spec) / "disk.kept.11") == b"later".ljust(512) + BYTES[512:]
+    await bench.disks.drop_kept(spec.instance_id, 11)
+    assert bench.disks.kept(spec.instance_id) == {11}
+    await bench.disks.drop_kept(spec.instance_id, 12)
+    assert bench.left(spec) == ["disk.qcow2"]
+
+
+async def test_the_disk_that_was_kept_last_comes_back(bench: Bench) -> None:
+    """A killed agent can leave an older one besides; it goes."""
+    spec = spec_of()
+    await bench.disks.prepare(spec)
+    disk = bench.disks.disk(spec.instance_id)
+    await bench.write(disk, b"older".ljust(512))
+    await bench.disks.keep(spec.instance_id, 7)
+    older = (bench.home(spec) / "disk.kept.7").read_bytes()
+    await bench.write(disk, b"newer".ljust(512))
+    await bench.disks.keep(spec.instance_id, 11)
+    (bench.home(spec) / "disk.kept.7").write_bytes(older)
+    await bench.write(disk, b"grown".ljust(512))
+    await bench.disks.give_back(spec.instance_id)
+    assert bench.left(spec) == ["disk.qcow2"]
+    assert await bench.content(disk) == b"newer".ljust(512) + BYTES[512:]
+
+
 async def test_a_kept_disk_stands_on_its_image_over_a_rebuild(bench: Bench) -> None:
     (bench.store / "other").write_bytes(b"o" * MIB)
     spec = spec_of()
     await bench.disks.prepare(spec)
-    await bench.disks.keep(spec.instance_id)
+    await bench.disks.keep(spec.instance_id, 7)
     await bench.disks.discard(spec.instance_id)
     await bench.disks.prepare(replace(spec, image=ImageFacts(id="other", disk_format="raw")))
     disk = bench.disks.disk(spec.instance_id)
@@ -311,7 +344,7 @@ async def test_a_full_disk_is_said_and_leaves_nothing(bench: Bench, full: Callab
 
     calls: dict[str, Callable[[], Awaitable[None]]] = {
         "cannot be made in": lambda: bench.disks.prepare(new),
-        "cannot be kept": lambda: bench.disks.keep(spec.instance_id),
+        "cannot be kept": lambda: bench.disks.keep(spec.instance_id, 7),
         "cannot be made larger": lambda: bench.disks.grow(replace(spec, disk=1)),
         "cannot be copied": lambda: bench.snapshots.make("image", write),
         "cannot be made": lambda: bench.disks.prepare_rescue(replace(spec, rescue=spec.image)),
@@ -337,12 +370,12 @@ async def test_what_a_killed_agent_began_is_made_anew(bench: Bench) -> None:
     spec = spec_of()
     home = bench.home(spec)
     home.mkdir(parents=True)
-    for name in ("disk.qcow2.0.part", "disk.kept.0.part"):
+    for name in ("disk.qcow2.0.part", "disk.kept.7.0.part", "disk.kept.6.0.part"):
         (home / name).write_bytes(b"half")
     await bench.disks.prepare(spec)
-    await bench.disks.keep(spec.instance_id)
-    assert bench.left(spec) == ["disk.kept", "disk.qcow2"]
-    assert (home / "disk.kept").read_bytes() == (home / "disk.qcow2").read_bytes()
+    await bench.disks.keep(spec.instance_id, 7)
+    assert bench.left(spec) == ["disk.kept.7", "disk.qcow2"]
+    assert (home / "disk.kept.7").read_bytes() == (home / "disk.qcow2").read_bytes()
 
 
 async def test_a_file_is_private_and_whole_or_not_there(tmp_path: Path) -> None:

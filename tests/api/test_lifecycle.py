@@ -243,7 +243,7 @@ async def test_what_a_resized_guest_has(cloud: Cloud) -> None:
             guest.spec.vcpus,
             guest.spec.memory,
             guest.disk,
-            guest.kept,
+            guest.kept and guest.kept.disk,
         )
 
     small, large = ("m1.tiny", 1, 512, 1, None), ("large", 2, 1024, 2)

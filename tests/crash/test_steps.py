@@ -126,16 +126,9 @@ async def test_a_killed_control_plane_ends_what_it_admitted(
 @pytest.mark.parametrize("kept", [True, False], ids=["journal kept", "journal lost"])
 @pytest.mark.parametrize(("beginning", "words"), CASES)
 async def test_what_is_delivered_again_changes_nothing(
-    world: World, beginning: Beginning, words: str, *, kept: bool, request: pytest.FixtureRequest
+    world: World, beginning: Beginning, words: str, *, kept: bool
 ) -> None:
     """A dispatch and a result that come once more, long after, leave guest and record as they are."""
-    if Step.KEEP_DISK in beginning.row.steps and not kept:
-        reason = (
-            "the copy that is kept is made anew, of the disk as it is then: a revert brings back that one"
-        )
-        # Nothing is seen of that where the disk does not grow.
-        grows = beginning.row.name == "resize"
-        request.applymarker(pytest.mark.xfail(strict=grows, reason=reason))
     life = await Life(world).start()
     instance_id = await life.prepare(beginning, words)
     sent: list[tuple[str, bytes]] = []

@@ -91,10 +91,13 @@ async def test_rescue_shows_the_disk_and_revert_gives_the_old_one_back(rig: Rig,
     await rig.driver.prepare_disk(spec)
     await start(rig, spec, boot(1))
     await rig.driver.power_off(spec.instance_id)
-    await rig.driver.keep_disk(spec.instance_id)
+    await rig.driver.keep_disk(spec.instance_id, 1)
     await rig.driver.grow_disk(replace(spec, disk=1))
     await start(rig, replace(spec, disk=1), boot(2))
     await rig.driver.power_off(spec.instance_id)
+    # Delivered again to an agent that remembers nothing, the same operation keeps what it kept.
+    await rig.driver.drop_kept_disk(spec.instance_id, 1)
+    await rig.driver.keep_disk(spec.instance_id, 1)
 
     rescued = replace(spec, rescue=spec.image)
     await rig.driver.prepare_rescue_disk(rescued)

@@ -168,8 +168,13 @@ class Driver(Protocol):
         """
         ...
 
-    async def keep_disk(self, instance_id: str) -> None:
-        """Copy the disk aside as the kept one, unless one is kept already.
+    async def keep_disk(self, instance_id: str, fence: int) -> None:
+        """Copy the disk aside as the one that an operation keeps, unless that operation's is kept already.
+
+        Args:
+            instance_id: whose disk.
+            fence: the operation's, which is stored with the copy: an agent that remembers nothing knows by it which
+                copy is the operation's own, and leaves it. The copy of an older operation goes.
 
         Raises:
             DriverError: there is no disk, the guest is on, or the host's disk is full.
@@ -180,8 +185,8 @@ class Driver(Protocol):
         """Put the kept disk in the place of the disk, if one is kept. Raises ``DriverError`` when the guest is on."""
         ...
 
-    async def drop_kept_disk(self, instance_id: str) -> None:
-        """Delete the kept disk, if one is kept."""
+    async def drop_kept_disk(self, instance_id: str, fence: int) -> None:
+        """Delete the disk that an operation before the one with this fence kept, if one is kept."""
         ...
 
     async def grow_disk(self, spec: GuestSpec) -> None:

@@ -83,6 +83,13 @@ def _simple(call: Callable[[Driver, str], Awaitable[None]]) -> Callable[[Work], 
     return run
 
 
+def _with_fence(call: Callable[[Driver, str, int], Awaitable[None]]) -> Callable[[Work], Awaitable[None]]:
+    async def run(work: Work) -> None:
+        await call(work.driver, work.dispatch.instance_id, work.dispatch.fence)
+
+    return run
+
+
 def _with_spec(call: Callable[[Driver, GuestSpec], Awaitable[None]]) -> Callable[[Work], Awaitable[None]]:
     async def run(work: Work) -> None:
         await call(work.driver, work.dispatch.guest)
@@ -104,9 +111,11 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.INJECT_NMI: _simple(lambda driver, instance_id: driver.inject_nmi(instance_id)),
     Step.REMOVE: _simple(lambda driver, instance_id: driver.remove(instance_id)),
     Step.DISCARD_DISK: _simple(lambda driver, instance_id: driver.discard_disk(instance_id)),
-    Step.KEEP_DISK: _simple(lambda driver, instance_id: driver.keep_disk(instance_id)),
+    Step.KEEP_DISK: _with_fence(lambda driver, instance_id, fence: driver.keep_disk(instance_id, fence)),
     Step.RETURN_DISK: _simple(lambda driver, instance_id: driver.return_disk(instance_id)),
-    Step.DROP_KEPT_DISK: _simple(lambda driver, instance_id: driver.drop_kept_disk(instance_id)),
+    Step.DROP_KEPT_DISK: _with_fence(
+        lambda driver, instance_id, fence: driver.drop_kept_disk(instance_id, fence)
+    ),
     Step.GROW_DISK: _with_spec(lambda driver, spec: driver.grow_disk(spec)),
     Step.PREPARE_RESCUE_DISK: _with_spec(lambda driver, spec: driver.prepare_rescue_disk(spec)),
     Step.DEFINE_RESCUE: define_rescue,

@@ -48,21 +48,21 @@ class DiskCalls:
         """Make the instance's disk, an overlay over its image."""
         await self._disks.prepare(spec)
 
-    async def keep_disk(self, instance_id: str) -> None:
+    async def keep_disk(self, instance_id: str, fence: int) -> None:
         """Copy the disk aside."""
-        if not self._disks.keeps(instance_id):
+        if fence not in self._disks.kept(instance_id):
             await self._refuse_on(instance_id)
-            await self._disks.keep(instance_id)
+            await self._disks.keep(instance_id, fence)
 
     async def return_disk(self, instance_id: str) -> None:
         """Put the kept disk back."""
-        if self._disks.keeps(instance_id):
+        if self._disks.kept(instance_id):
             await self._refuse_on(instance_id)
             await self._disks.give_back(instance_id)
 
-    async def drop_kept_disk(self, instance_id: str) -> None:
-        """Delete the kept disk."""
-        await self._disks.drop_kept(instance_id)
+    async def drop_kept_disk(self, instance_id: str, fence: int) -> None:
+        """Delete the disk that an operation before this one kept."""
+        await self._disks.drop_kept(instance_id, fence)
 
     async def grow_disk(self, spec: GuestSpec) -> None:
         """Make the disk larger; the guest sees it at its next boot."""

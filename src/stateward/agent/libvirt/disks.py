@@ -27,13 +27,16 @@ _GIB: Final = 1024**3
 _CONSOLE_BYTES: Final = 1024 * 1024
 
 
+#: What the name of a kept disk begins with; the fence of the operation that kept it comes after.
+_KEPT: Final = "disk.kept."
+
+
 class _Home:
     """The names in an instance's folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.disk = folder / "disk.qcow2"
-        self.kept = folder / "disk.kept"
         self.rescue = folder / "disk.rescue"
         #: Links to the images that the disk, and the rescue disk, need; each has a folder, and goes with it.
         self.images = folder / "images"
@@ -41,6 +44,24 @@ class _Home:
         self.console = folder / "console.log"
         #: What the guest is told of itself.
         self.seed = folder / "seed.iso"
+
+    def kept_by(self, fence: int) -> Path:
+        """Return where the disk is that the operation with this fence keeps: a name comes and goes at once."""
+        return self.folder / f"{_KEPT}{fence}"
+
+    def kept(self) -> dict[int, Path]:
+        """Return the disks that are kept, by the fence of the operation that kept each."""
+        return {fence: path for fence, path in self._kept() if path.name == f"{_KEPT}{fence}"}
+
+    def kept_before(self, fence: int) -> list[Path]:
+        """Return what the operations before this one kept, or were killed while they kept it."""
+        return [path for other, path in self._kept() if other < fence]
+
+    def _kept(self) -> list[tuple[int, Path]]:
+        found = [
+            (path.name.removeprefix(_KEPT).partition(".")[0], path) for path in self.folder.glob(f"{_KEPT}*")
+        ]
+        return [(int(fence), path) for fence, path in found if fence.isdecimal()]
 
 
 class Disks:
@@ -134,39 +155,44 @@ class Disks:
         home = self._home(spec.instance_id)
         await self._make(home, home.rescue, home.rescue_images, spec.rescue, 0)
 
-    async def keep(self, instance_id: str) -> None:
-        """Copy the disk aside, unless one is kept; sharing the bytes where the file system can.
+    async def keep(self, instance_id: str, fence: int) -> None:
+        """Copy the disk aside, unless this operation did; sharing the bytes where the file system can.
 
         Raises:
             DriverError: there is no disk, or no room.
         """
-        home = self._home(instance_id)
-        if home.kept.exists():
+        kept = self._home(instance_id).kept_by(fence)
+        if kept.exists():
             return
         disk = self.disk(instance_id)
         doing = "The instance's disk cannot be kept"
-        async with whole(home.kept, doing) as part:
+        async with whole(kept, doing) as part:
             await run(
                 doing, "coreutils", "cp", "--reflink=auto", "--sparse=always", "--", str(disk), str(part)
             )
+        await self.drop_kept(instance_id, fence)
 
-    def keeps(self, instance_id: str) -> bool:
-        """Say whether a disk is kept."""
-        return self._home(instance_id).kept.exists()
+    def kept(self, instance_id: str) -> frozenset[int]:
+        """Return the fences of the operations that keep a disk."""
+        return frozenset(self._home(instance_id).kept())
 
     async def give_back(self, instance_id: str) -> None:
-        """Put the kept disk in the place of the disk; to be called when one is kept."""
+        """Put the disk that was kept last in the place of the disk; to be called when one is kept."""
         home = self._home(instance_id)
+        last, kept = max(home.kept().items())
+        # First: repeated after a kill in between, this must find no older one to put back.
+        await self.drop_kept(instance_id, last)
 
         def rename() -> None:
-            home.kept.replace(home.disk)
+            kept.replace(home.disk)
             sync(home.folder)
 
         await _do("The kept disk cannot be put back", rename)
 
-    async def drop_kept(self, instance_id: str) -> None:
-        """Delete the kept disk, if one is kept."""
-        await self._delete(self._home(instance_id).kept)
+    async def drop_kept(self, instance_id: str, fence: int) -> None:
+        """Delete what operations before this one kept, if anything is."""
+        for path in self._home(instance_id).kept_before(fence):
+            await self._delete(path)
 
     async def grow(self, spec: GuestSpec) -> None:
         """Make the disk as large as the spec says.
@@ -190,7 +216,7 @@ class Disks:
             await self._delete(home.folder / name)
         await self._delete(home.disk)
         # A kept disk stands on the same image.
-        if not home.kept.exists():
+        if not home.kept():
             await self._unlink(home.images)
 
     async def discard_rescue(self, instance_id: str) -> None:

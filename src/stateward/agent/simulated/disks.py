@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from stateward.agent.driver import AgentSilent, DriverError, NoAgent
 from stateward.agent.simulated.behaviour import AGENT_SECONDS, behaviour
-from stateward.agent.simulated.guests import SimulatedGuest, powered, says
+from stateward.agent.simulated.guests import Kept, SimulatedGuest, powered, says
 from stateward.domain.records import GuestSpec
 from stateward.domain.states import Observed
 
@@ -19,16 +19,16 @@ def prepare_disk(guest: SimulatedGuest, spec: GuestSpec) -> SimulatedGuest:
     return guest if guest.disk is not None else replace(guest, disk=spec.disk, disk_image=spec.image.id)
 
 
-def keep_disk(guest: SimulatedGuest) -> SimulatedGuest:
-    """Copy its disk aside, unless one is kept.
+def keep_disk(guest: SimulatedGuest, fence: int) -> SimulatedGuest:
+    """Copy its disk aside, unless the operation with this fence did.
 
     Raises:
         DriverError: there is no disk, or it has power.
     """
-    if guest.kept is not None:
+    if guest.kept is not None and guest.kept.fence == fence:
         return guest
     _refuse_powered(guest)
-    return replace(guest, kept=_disk(guest))
+    return replace(guest, kept=Kept(disk=_disk(guest), fence=fence))
 
 
 def return_disk(guest: SimulatedGuest) -> SimulatedGuest:
@@ -36,12 +36,12 @@ def return_disk(guest: SimulatedGuest) -> SimulatedGuest:
     if guest.kept is None:
         return guest
     _refuse_powered(guest)
-    return replace(guest, disk=guest.kept, kept=None)
+    return replace(guest, disk=guest.kept.disk, kept=None)
 
 
-def drop_kept_disk(guest: SimulatedGuest) -> SimulatedGuest:
-    """Delete the kept disk, if one is kept."""
-    return replace(guest, kept=None)
+def drop_kept_disk(guest: SimulatedGuest, fence: int) -> SimulatedGuest:
+    """Delete the disk that an operation before the one with this fence kept, if one is kept."""
+    return guest if guest.kept is None or guest.kept.fence >= fence else replace(guest, kept=None)
 
 
 def grow_disk(guest: SimulatedGuest, spec: GuestSpec) -> SimulatedGuest:

@@ -118,17 +118,17 @@ class SimulatedDriver:
             await self._images.path(spec.image.id)
         await self._change("prepare_disk", spec.instance_id, lambda guest, _: disks.prepare_disk(guest, spec))
 
-    async def keep_disk(self, instance_id: str) -> None:
+    async def keep_disk(self, instance_id: str, fence: int) -> None:
         """Note what size the disk had."""
-        await self._change("keep_disk", instance_id, lambda guest, _: disks.keep_disk(guest))
+        await self._change("keep_disk", instance_id, lambda guest, _: disks.keep_disk(guest, fence))
 
     async def return_disk(self, instance_id: str) -> None:
         """Give the disk the size it had."""
         await self._change("return_disk", instance_id, lambda guest, _: disks.return_disk(guest))
 
-    async def drop_kept_disk(self, instance_id: str) -> None:
+    async def drop_kept_disk(self, instance_id: str, fence: int) -> None:
         """Forget what size the disk had."""
-        await self._change("drop_kept_disk", instance_id, lambda guest, _: disks.drop_kept_disk(guest))
+        await self._change("drop_kept_disk", instance_id, lambda guest, _: disks.drop_kept_disk(guest, fence))
 
     async def grow_disk(self, spec: GuestSpec) -> None:
         """Give the disk its new size."""
@@ -292,7 +292,10 @@ class SimulatedDriver:
             vcpus=self.hypervisor.size.vcpus,
             memory=self.hypervisor.size.memory,
             disk=self.hypervisor.size.disk,
-            disk_used=sum((guest.disk or 0) + (guest.kept or 0) for guest in self.hypervisor.guests()),
+            disk_used=sum(
+                (guest.disk or 0) + (0 if guest.kept is None else guest.kept.disk)
+                for guest in self.hypervisor.guests()
+            ),
             cpu_info=_CPU_INFO,
         )
 

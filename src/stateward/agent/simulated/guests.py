@@ -38,6 +38,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     shutting_down: bool = False
 
 
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """A disk that was put aside."""
+
+    #: GiB.
+    disk: int
+    #: Of the operation that put it aside.
+    fence: int
+
+
 class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
     """All that a simulated hypervisor knows of one guest."""
 
@@ -47,8 +56,8 @@ class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
     #: What the disk was made of, and so the rescue disk; None without one.
     disk_image: str | None = None
     rescue_image: str | None = None
-    #: GiB of the disk that was put aside; None when none was.
-    kept: int | None = None
+    #: None when no disk was put aside.
+    kept: Kept | None = None
     #: The images that copies of its disk are to become.
     snapshots: tuple[str, ...] = ()
     #: None when the hypervisor has no such guest; its disk can be there without it.
