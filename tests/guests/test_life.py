@@ -66,7 +66,7 @@ class Story:
             return last if last["OS-EXT-STS:task_state"] is None else None
 
         server = await until(look, seconds=PATIENCE, says=lambda: f"{last}\n{self.owner.server.tail()}")
-        assert "fault" not in server, server
+        assert server.get("fault") is None, server["fault"]
         seen = (server["status"], server["flavor"]["original_name"], server["OS-EXT-STS:power_state"])
         assert seen == (status, flavor, power)
         return server
@@ -78,19 +78,21 @@ class Story:
         return output.splitlines()
 
     async def hears(self, *lines: str, last: str = "stateward-guest: up") -> list[str]:
-        """Wait until the guest says a line, anew; it must have said lines that begin like these, in this order."""
+        """Wait until the guest says lines, anew, that begin like these, in this order; return all that it said.
+
+        The last one alone would not do: a guest that is shut down may say it as late as that.
+        """
         said = list[str]()
+        wanted = (*lines, last)
 
         async def look() -> bool | None:
             everything = await self.console()
             said[:] = everything[self._heard :]
-            return True if any(line.startswith(last) for line in said) else None
+            rest = iter(said)
+            return True if all(any(line.startswith(each) for line in rest) for each in wanted) else None
 
-        await until(look, seconds=PATIENCE, says=lambda: f"no {last!r} in {said}")
+        await until(look, seconds=PATIENCE, says=lambda: f"not {wanted} in {said}")
         self._heard += len(said)
-        rest = iter(said)
-        for wanted in lines:
-            assert any(line.startswith(wanted) for line in rest), f"no {wanted!r} in its place in {said}"
         return said
 
     def forgets(self) -> None:
