@@ -143,6 +143,26 @@ class DiskContract:
         with pytest.raises(DriverError, match=" is "):
             await rig.driver.grow_disk(replace(spec, disk=3))
 
+    @pytest.mark.parametrize("step", ["check_image", "check_rescue_image"])
+    async def test_an_image_is_looked_at_while_the_guest_runs(self, rig: Rig, step: str) -> None:
+        """Good or not there, nothing happens to the guest; and there need not be one."""
+        spec = await defined(rig)
+        spec = replace(spec, rescue=spec.image)
+        await rig.driver.power_on(spec.instance_id)
+        missing = replace(spec.image, id=str(uuid.uuid4()))
+        no_image = replace(spec, **{"image" if step == "check_image" else "rescue": missing})
+        for wanted in (spec, replace(rig.spec(), rescue=spec.image)):
+            for _ in range(2):
+                await getattr(rig.driver, step)(wanted)
+        with pytest.raises(DriverError, match="no image"):
+            await getattr(rig.driver, step)(no_image)
+        assert await rig.state(spec.instance_id) == RUNNING
+
+    async def test_an_image_to_rescue_with_must_be_named(self, rig: Rig) -> None:
+        """Said before anything is shut down for it."""
+        with pytest.raises(DriverError, match="no image to rescue it with"):
+            await rig.driver.check_rescue_image(rig.spec())
+
     async def test_a_discarded_disk_is_made_anew(self, rig: Rig) -> None:
         """Without one the guest is not defined; the guest itself stays known."""
         spec = await defined(rig)

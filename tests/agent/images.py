@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
+from typing import Final
 
 from stateward.agent.driver import DriverError
+
+#: Where the first table of these tests' qcow2 images is, and bytes that are enough for one.
+QCOW2_TABLE: Final = 65536
 
 
 class FolderImages:
@@ -30,3 +35,10 @@ class FolderImages:
             msg = f"There is no file {path}."
             raise DriverError(msg)
         target.hardlink_to(path)
+
+
+def qcow2_header(virtual_size: int) -> bytes:
+    """Return how a qcow2 image of so many bytes begins; its first table takes ``QCOW2_TABLE`` bytes more."""
+    entries = -(-virtual_size // (QCOW2_TABLE * 8192))
+    header = struct.pack(">4sIQIIQIIQ", b"QFI\xfb", 2, 0, 0, 16, virtual_size, 0, entries, QCOW2_TABLE)
+    return header.ljust(QCOW2_TABLE, b"\0")

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from stateward.agent.disk_image import read_image
 from stateward.agent.driver import DriverError
-from stateward.agent.libvirt.bases import read_image
 from stateward.agent.libvirt.disks import Disks
 from stateward.agent.libvirt.snapshots import Snapshots, convert
 from stateward.agent.libvirt.tools import qemu_img, run, whole
@@ -228,6 +228,44 @@ async def test_a_snapshot_is_whole_in_itself(bench: Bench) -> None:
     assert await bench.content(bench.store / "image") == b"mine" * 128 + BYTES[512:]
 
 
+async def refused(bench: Bench, spec: GuestSpec) -> str:
+    """Look at an image that no disk can be made over; say why not, by either name that it may have."""
+    rescued = replace(spec, image=replace(spec.image, id="raw", disk_format="raw"), rescue=spec.image, disk=0)
+    with pytest.raises(DriverError) as refusal:
+        await bench.disks.check(spec)
+    if "too small" not in str(refusal.value):
+        with pytest.raises(DriverError) as other:
+            await bench.disks.check_rescue(rescued)
+        assert str(other.value) == str(refusal.value)
+    home = bench.home(spec)
+    assert not (home / "images.next").exists()
+    return str(refusal.value)
+
+
+async def test_an_image_found_good_is_there_when_the_disk_is_made(bench: Bench) -> None:
+    """Though it was deleted meanwhile, and the disk before it gave all its images back; then nothing holds it."""
+    (bench.store / "next").write_bytes(b"n" * MIB)
+    spec = spec_of()
+    await bench.disks.prepare(spec)
+    spec = replace(spec, image=ImageFacts(id="next", disk_format="raw"), rescue=spec.image)
+    for _ in range(2):
+        await bench.disks.check(spec)
+    assert bench.left(spec) == ["disk.qcow2"]
+    (bench.store / "next").unlink()
+    await bench.disks.discard(spec.instance_id)
+    await bench.disks.prepare(spec)
+    assert await bench.content(bench.disks.disk(spec.instance_id)) == b"n" * MIB
+    assert not (bench.home(spec) / "images.next").exists()
+    await bench.disks.check_rescue(spec)
+    (bench.store / "raw").unlink()
+    await bench.disks.discard_rescue(spec.instance_id)
+    await bench.disks.prepare_rescue(spec)
+    assert await bench.content(bench.home(spec) / "disk.rescue") == BYTES
+    assert not (bench.home(spec) / "images.next").exists()
+    await bench.disks.remove(spec.instance_id)
+    assert list((bench.folder / "base").iterdir()) == []
+
+
 async def test_an_image_larger_than_the_flavors_disk_is_refused(bench: Bench) -> None:
     with (bench.store / "raw").open("r+b") as file:
         file.truncate(GIB + 512)
@@ -236,9 +274,11 @@ async def test_an_image_larger_than_the_flavors_disk_is_refused(bench: Bench) ->
         await bench.disks.prepare(spec)
     assert str(refusal.value) == (
         "Flavor's disk is too small for requested image. "
-        f"Flavor disk is {GIB} bytes, image is {GIB + 512} bytes."
+        f"Flavor disk is {GIB} bytes, image is {GIB + 512} bytes. "
+        "Take a larger flavor, or a smaller image."
     )
     assert bench.left(spec) == []
+    assert await refused(bench, spec) == str(refusal.value)
     await bench.disks.prepare(replace(spec, disk=2))
     await bench.disks.prepare(spec_of(disk=0))
 
@@ -274,6 +314,7 @@ async def test_a_broken_image_is_refused_with_what_to_do(
     (bench.store / "broken").write_bytes(damage(bytearray(whole_image)))
     spec = spec_of("broken", disk_format="qcow2")
     for _ in range(2):
+        assert (await refused(bench, spec)).startswith("The image is broken, upload it again: ")
         with pytest.raises(DriverError, match=r"^The image is broken, upload it again: "):
             await bench.disks.prepare(spec)
     assert bench.left(spec) == []
@@ -291,6 +332,7 @@ async def test_an_image_linked_as_a_kernel_first_is_looked_at_all_the_same(bench
     await bench.disks.prepare(first)
     with pytest.raises(DriverError, match="refers to another file"):
         await bench.disks.prepare(spec_of("hostile", disk_format="qcow2"))
+    assert "refers to another file" in await refused(bench, spec_of("hostile", disk_format="qcow2"))
 
 
 @pytest.mark.parametrize("part", ["kernel_id", "ramdisk_id"])

@@ -277,6 +277,20 @@ def test_every_step_is_used_and_documented(step: Step) -> None:
     assert STEP_SAYS[step].endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("gone", "made", "looked_at"),
+    [
+        (Step.DISCARD_DISK, Step.PREPARE_DISK, Step.CHECK_IMAGE),
+        (Step.DISCARD_RESCUE_DISK, Step.PREPARE_RESCUE_DISK, Step.CHECK_RESCUE_IMAGE),
+    ],
+)
+def test_what_a_guest_is_shut_down_for_is_looked_at_first(gone: Step, made: Step, looked_at: Step) -> None:
+    """An image that no disk can be made over must be found while the guest still runs."""
+    rows = [row for row in ACTIONS if {Step.SHUT_DOWN, gone, made} <= set(row.steps)]
+    assert rows
+    assert {row.steps[0] for row in rows} == {looked_at}
+
+
 @pytest.mark.parametrize("row", [row for row in ACTIONS if Step.SHUT_DOWN in row.steps], ids=by_key)
 def test_asking_is_followed_by_taking_the_power(row: Action) -> None:
     """Forcing at the deadline is the next step's work; without it a guest that ignores us would run on."""

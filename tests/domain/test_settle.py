@@ -10,6 +10,7 @@ from stateward.domain.records import Fault, Outcome, Result
 from stateward.domain.settle import settle
 from stateward.domain.shutdown import Ending
 from stateward.domain.states import VmState
+from stateward.domain.steps import LOOKS, Step
 from tests.rows import NOW, instance
 
 OPERATIONS = [row for row in ACTIONS if row.is_operation]
@@ -98,6 +99,18 @@ def test_a_guest_that_was_left_on_is_no_error(row: Action) -> None:
     left_on = msgspec.structs.replace(result(Outcome.FAILED, "m"), ending=Ending.LEFT_ON)
     changes = settle(row, instance(), left_on, LATER)
     assert "vm_state" not in changes
+    assert (changes["task_state"], changes["operation_id"]) == (None, None)
+
+
+@pytest.mark.parametrize("row", OPERATIONS, ids=by_key)
+@pytest.mark.parametrize("step", Step)
+def test_a_failed_look_is_no_error(row: Action, step: Step) -> None:
+    """What fails before anything was done leaves the state, and says why; any other step is as the row says."""
+    failed = msgspec.structs.replace(result(Outcome.FAILED, "m"), failed_at=step)
+    changes = settle(row, instance(), failed, LATER)
+    error = row.on_failure is OnFailure.ERROR and step not in LOOKS
+    assert changes.get("vm_state") == (VmState.ERROR if error else None)
+    assert changes["fault"] == Fault(code=500, message="m", created=LATER)
     assert (changes["task_state"], changes["operation_id"]) == (None, None)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import subprocess
+import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import pytest_asyncio
+from msgspec.structs import replace
 
 from stateward.agent.journal import Journal
 from stateward.agent.libvirt.daemons import own, stop_own
@@ -19,9 +22,10 @@ from stateward.bus.memory import MemoryBus
 from stateward.bus.port import RESULTS
 from stateward.clock import SystemClock
 from stateward.domain.actions import BY_KEY
-from stateward.domain.records import Dispatch, GuestSpec, Outcome, Result
+from stateward.domain.records import Dispatch, GuestSpec, ImageFacts, Outcome, Result
 from stateward.domain.states import Observed
-from tests.agent.contract import PAUSED, RUNNING, UP, Changes, Rig
+from stateward.domain.steps import LOOKS
+from tests.agent.contract import PAUSED, PRESSED, RUNNING, UP, Changes, Rig
 from tests.guests.conftest import NewSpec, TinyImages
 from tests.guests.test_disks import start, system
 
@@ -49,6 +53,57 @@ async def carry_out(rig: Rig, action: str, spec: GuestSpec, fence: int) -> Resul
     await worker.stop()
     await bus.close()
     return result
+
+
+@pytest.fixture
+def bad(images: TinyImages) -> Iterator[dict[str, ImageFacts]]:
+    """Give images that no disk of 1 GiB can be made over: one that was cut off, and one that is too large."""
+    found = {name: ImageFacts(id=str(uuid.uuid4()), disk_format="qcow2") for name in ("broken", "large")}
+    paths = {name: images.folder / image.id for name, image in found.items()}
+    whole = images.files.disk.read_bytes()
+    paths["broken"].write_bytes(whole[: len(whole) // 2])
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(paths["large"]), "2G"], check=True)
+    yield found
+    for path in paths.values():
+        path.unlink()
+
+
+async def test_an_image_that_no_disk_can_be_made_over(
+    rig: Rig, new_spec: NewSpec, bad: dict[str, ImageFacts], tmp_path: Path
+) -> None:
+    """It is found while the guest runs, which goes on with its disk and hears nothing; a good one takes its place."""
+    spec = replace(new_spec(), disk=1)
+    await rig.driver.prepare_disk(spec)
+    await start(rig, spec)
+    home = tmp_path / "instances" / spec.instance_id
+    before = sorted(path.name for path in home.iterdir())
+    for fence, (action, wanted, says) in enumerate(
+        (
+            ("rebuild", replace(spec, image=bad["broken"]), "The image is broken, upload it again: "),
+            (
+                "rebuild",
+                replace(spec, image=bad["large"]),
+                "Flavor's disk is too small for requested image. ",
+            ),
+            ("rescue", replace(spec, rescue=bad["broken"]), "The image is broken, upload it again: "),
+        ),
+        start=2,
+    ):
+        result = await carry_out(rig, action, wanted, fence)
+        assert result.outcome is Outcome.FAILED
+        assert result.message is not None
+        assert result.message.startswith(says)
+        assert result.message.endswith(". Nothing was done to the guest.")
+        assert result.failed_at in LOOKS
+        assert result.observation is not None
+        assert result.observation.observed is Observed.RUNNING
+        assert sorted(path.name for path in home.iterdir()) == before
+    assert await rig.state(spec.instance_id) == RUNNING
+    assert (await rig.said(spec.instance_id, UP), await rig.said(spec.instance_id, PRESSED)) == (1, 0)
+
+    result = await carry_out(rig, "rebuild", spec, 5)
+    assert (result.outcome, result.failed_at) == (Outcome.SUCCEEDED, None)
+    assert await rig.state(spec.instance_id) == RUNNING
 
 
 @pytest_asyncio.fixture

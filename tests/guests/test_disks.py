@@ -13,9 +13,9 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
+from stateward.agent.disk_image import read_image
 from stateward.agent.driver import AgentSilent, DriverError
 from stateward.agent.libvirt import inside, xml
-from stateward.agent.libvirt.bases import read_image
 from stateward.agent.libvirt.daemons import own, stop_own
 from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.domain.records import GuestSpec, ImageFacts

@@ -157,6 +157,24 @@ class Driver(Protocol):
         """Store a fence with the guest, where it survives the agent. A missing guest is no error."""
         ...
 
+    async def check_image(self, spec: GuestSpec) -> None:
+        """Fetch the image and see that the instance's disk can be made over it; neither guest nor disk is touched.
+
+        What was found good is there when the disk is made, whatever becomes of the image meanwhile.
+
+        Raises:
+            DriverError: as for ``prepare_disk``.
+        """
+        ...
+
+    async def check_rescue_image(self, spec: GuestSpec) -> None:
+        """Do the same with the image that the spec rescues with.
+
+        Raises:
+            DriverError: as for ``prepare_rescue_disk``.
+        """
+        ...
+
     async def prepare_disk(self, spec: GuestSpec) -> None:
         """Make the instance's disks, the one over its image and its flavor's further ones, unless they are there.
 

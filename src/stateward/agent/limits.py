@@ -31,6 +31,8 @@ LIMITS: Final[dict[str, float]] = {
     # The guest's own time runs beside it.
     "request_shutdown": 30.0,
     # They copy, or fetch, a disk.
+    "check_image": 2 * _HOUR,
+    "check_rescue_image": 2 * _HOUR,
     "prepare_disk": 2 * _HOUR,
     "prepare_rescue_disk": 2 * _HOUR,
     "keep_disk": 2 * _HOUR,

@@ -65,6 +65,11 @@ class Run:
         #: The step under way, or the first to come.
         self._step = next((step for step in dispatch.steps if step not in self._done), dispatch.steps[-1])
 
+    @property
+    def step(self) -> Step:
+        """The step under way, or the last one."""
+        return self._step
+
     def supersede(self) -> None:
         """End at the next step, or now if it waits."""
         self._superseded = True

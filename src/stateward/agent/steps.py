@@ -98,6 +98,8 @@ def _with_spec(call: Callable[[Driver, GuestSpec], Awaitable[None]]) -> Callable
 
 
 STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
+    Step.CHECK_IMAGE: _with_spec(lambda driver, spec: driver.check_image(spec)),
+    Step.CHECK_RESCUE_IMAGE: _with_spec(lambda driver, spec: driver.check_rescue_image(spec)),
     Step.PREPARE_DISK: prepare_disk,
     Step.DEFINE: define,
     Step.POWER_ON: power_on,

@@ -23,6 +23,7 @@ from stateward.bus.port import RESULTS, Bus
 from stateward.clock import Clock
 from stateward.domain.records import Dispatch, Observation, Order, Outcome, Result
 from stateward.domain.shutdown import Ending
+from stateward.domain.steps import LOOKS, Step
 
 log = structlog.get_logger()
 
@@ -188,6 +189,7 @@ class _Lane:
         ):
             result = await self._outcome(dispatch, run)
             if result.outcome is Outcome.FAILED:
+                result = _failed_at(run.step, result)
                 await run.undo()
             elif result.outcome is not Outcome.SUCCEEDED and dispatch.snapshot is not None:
                 await self._discard_copy(dispatch.snapshot)
@@ -239,6 +241,14 @@ class _Lane:
             )
         else:
             self._worker.journal.discarded(image_id)
+
+
+def _failed_at(step: Step, result: Result) -> Result:
+    """Say where an operation failed; and to people, where nothing was done to the guest, that it was not."""
+    message = result.message
+    if step in LOOKS and message is not None:
+        message = f"{message.rstrip('.')}. Nothing was done to the guest."
+    return msgspec.structs.replace(result, failed_at=step, message=message)
 
 
 def result_of(dispatch: Dispatch, outcome: Outcome, message: str | None) -> Result:

@@ -342,6 +342,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     shutdown: str | None = None
     #: The same for ``settle``; None where no step shut a guest down, or it was overtaken.
     ending: Ending | None = None
+    #: The step that could not be done; those before it were.
+    failed_at: Step | None = None
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from stateward.domain.actions import Action, OnFailure
 from stateward.domain.records import Fault, Instance, Outcome, Result, Target
 from stateward.domain.shutdown import Ending
 from stateward.domain.states import ENDED, VmState
+from stateward.domain.steps import LOOKS
 
 #: Where the image that keeps a shelved instance's disk is needed; anywhere else it is deleted.
 _NEEDS_IMAGE: Final = frozenset(
@@ -48,10 +49,17 @@ def settle(
     elif result.outcome is Outcome.FAILED:
         message = result.message or f"{action.name} failed"
         changes["fault"] = Fault(code=500, message=message, created=now)
-        # A guest that was left on, as was chosen, is as it was: also where other failures leave it half removed.
-        if action.on_failure is OnFailure.ERROR and result.ending is not Ending.LEFT_ON:
+        if action.on_failure is OnFailure.ERROR and not is_as_it_was(result):
             changes["vm_state"] = VmState.ERROR
     return changes
+
+
+def is_as_it_was(result: Result) -> bool:
+    """Say whether an operation that failed left the instance as it was, also where others leave it half removed.
+
+    So it is with a guest that was left on, as was chosen, and when nothing was done yet but to look.
+    """
+    return result.ending is Ending.LEFT_ON or result.failed_at in LOOKS
 
 
 def _become(

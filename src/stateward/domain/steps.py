@@ -13,6 +13,8 @@ from typing import Final
 class Step(enum.StrEnum):
     """What an agent can do to a guest; the function of the same name is in ``stateward.agent.steps``."""
 
+    CHECK_IMAGE = "check_image"
+    CHECK_RESCUE_IMAGE = "check_rescue_image"
     PREPARE_DISK = "prepare_disk"
     DEFINE = "define"
     POWER_ON = "power_on"
@@ -37,7 +39,13 @@ class Step(enum.StrEnum):
     PUBLISH_SNAPSHOT = "publish_snapshot"
 
 
+#: What changes nothing of an instance: an operation that fails there leaves it as it was. Only these may come before
+#: a guest is asked to shut down.
+LOOKS: Final = frozenset({Step.CHECK_IMAGE, Step.CHECK_RESCUE_IMAGE})
+
 STEP_SAYS: Final[dict[Step, str]] = {
+    Step.CHECK_IMAGE: "Fetch the image, and see that the disk can be made over it; nothing else is touched.",
+    Step.CHECK_RESCUE_IMAGE: "The same with the image to rescue with.",
     Step.PREPARE_DISK: "Make the instance's disk over its image, unless it is there.",
     Step.DEFINE: "Tell the hypervisor of the guest, autostart and restart-on-crash off.",
     Step.POWER_ON: "Start the guest, unless it runs.",

@@ -35,10 +35,10 @@ from stateward.domain.records import (
     Target,
 )
 from stateward.domain.seeds import seed_of
+from stateward.domain.settle import is_as_it_was
 from stateward.domain.shutdown import (
     DEFAULT_SECONDS,
     AtDeadline,
-    Ending,
     Layer,
     Limits,
     ShutdownPlan,
@@ -240,7 +240,7 @@ class Admission:
         # Who moves goes on in any case; what is shelved leaves its host where the operator says so.
         if result.outcome is Outcome.SUCCEEDED and (self._offload or done.becomes is not VmState.SHELVED):
             then, flavor = done.then, target_of(operation).flavor
-        elif result.outcome is Outcome.FAILED and result.ending is not Ending.LEFT_ON:
+        elif result.outcome is Outcome.FAILED and not is_as_it_was(result):
             # Without the flavor: what failed leaves no trace.
             then = done.undo
         if then is None:

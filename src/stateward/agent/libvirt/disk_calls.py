@@ -44,6 +44,14 @@ class DiskCalls:
             thaw=self._inside(inside.thaw),
         )
 
+    async def check_image(self, spec: GuestSpec) -> None:
+        """Fetch the image and look into it."""
+        await self._disks.check(spec)
+
+    async def check_rescue_image(self, spec: GuestSpec) -> None:
+        """Fetch the image to rescue with and look into it."""
+        await self._disks.check_rescue(spec)
+
     async def prepare_disk(self, spec: GuestSpec) -> None:
         """Make the instance's disk, an overlay over its image."""
         await self._disks.prepare(spec)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Final
 
 from stateward.agent import seeds
+from stateward.agent.disk_image import check_room, read_image, usable_image
 from stateward.agent.driver import DriverError, ImageFiles
-from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, named, read_image, usable_image
+from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, named
 from stateward.agent.libvirt.extra_disks import EXTRA_DISKS, extra_disks, write
 from stateward.agent.libvirt.threads import on_thread
 from stateward.agent.libvirt.tools import failure, qemu_img, run, sync, whole
@@ -41,6 +42,8 @@ class _Home:
         #: Links to the images that the disk, and the rescue disk, need; each has a folder, and goes with it.
         self.images = folder / "images"
         self.rescue_images = folder / "images.rescue"
+        #: Links to those that the next disk will need, from when they were found good until it is made.
+        self.next_images = folder / "images.next"
         self.console = folder / "console.log"
         #: What the guest is told of itself.
         self.seed = folder / "seed.iso"
@@ -110,6 +113,18 @@ class Disks:
             )
         return disk
 
+    async def check(self, spec: GuestSpec) -> None:
+        """Fetch the image and see that the instance's disk can be made over it; it is held until the disk is.
+
+        Raises:
+            DriverError: the image cannot be had or used, or the disk is full; nothing is left of it then.
+        """
+        await self._check(spec, spec.image, spec.disk * _GIB)
+
+    async def check_rescue(self, spec: GuestSpec) -> None:
+        """Do the same with the image to rescue with. Raises ``DriverError``, also when the spec names none."""
+        await self._check(spec, _rescue_image(spec), 0)
+
     async def prepare(self, spec: GuestSpec) -> None:
         """Make an instance's disks, unless they are there; the one that it boots from comes last.
 
@@ -124,6 +139,7 @@ class Disks:
                 async with whole(extra.path, doing) as part:
                     await on_thread(write, extra, part)
         await self._make(home, home.disk, home.images, spec.image, spec.disk * _GIB)
+        await self._let_go(home)
 
     async def write_seed(self, spec: GuestSpec) -> None:
         """Write what the guest is told of itself, unless it is there as it is to be.
@@ -150,10 +166,9 @@ class Disks:
         Raises:
             DriverError: the spec names no image for it, the image cannot be had or used, or the disk is full.
         """
-        if spec.rescue is None:
-            raise DriverError("The instance is not being rescued: no image to rescue it with is named.")
-        home = self._home(spec.instance_id)
-        await self._make(home, home.rescue, home.rescue_images, spec.rescue, 0)
+        image, home = _rescue_image(spec), self._home(spec.instance_id)
+        await self._make(home, home.rescue, home.rescue_images, image, 0)
+        await self._let_go(home)
 
     async def keep(self, instance_id: str, fence: int) -> None:
         """Copy the disk aside, unless this operation did; sharing the bytes where the file system can.
@@ -256,6 +271,33 @@ class Disks:
         if disk.exists():
             return
         doing = f"The instance's disk cannot be made in {home.folder}"
+        virtual_size = await self._link(doing, home, links, image, size)
+        async with whole(disk, doing) as part:
+            await qemu_img(
+                doing,
+                *("create", "-q", "-f", "qcow2", "-F", image.disk_format, "-b", str(named(links, image.id))),
+                *(str(part), str(max(size, virtual_size))),
+            )
+
+    async def _check(self, spec: GuestSpec, image: ImageFacts, size: int) -> None:
+        home = self._home(spec.instance_id)
+        try:
+            await self._link("The image cannot be fetched", home, home.next_images, image, size)
+        except DriverError:
+            await self._let_go(home)
+            raise
+
+    async def _let_go(self, home: _Home) -> None:
+        """Hold no image any longer for a disk that is made, or will not be."""
+        if home.next_images.exists():
+            await self._unlink(home.next_images)
+
+    async def _link(self, doing: str, home: _Home, links: Path, image: ImageFacts, size: int) -> int:
+        """Link to an image, and to what it boots, and return its virtual size in bytes.
+
+        Raises:
+            DriverError: it cannot be had or used, or it is larger than ``size`` bytes, where that is not 0.
+        """
         try:
             self._make_folder(home)
             links.mkdir(exist_ok=True)
@@ -268,18 +310,8 @@ class Disks:
             virtual_size = (await on_thread(usable_image, base, image.disk_format)).virtual_size
         except OSError as error:
             raise failure(doing, error.strerror or str(error)) from error
-        if 0 < size < virtual_size:
-            # Nova's own words.
-            raise DriverError(
-                "Flavor's disk is too small for requested image. "
-                f"Flavor disk is {size} bytes, image is {virtual_size} bytes."
-            )
-        async with whole(disk, doing) as part:
-            await qemu_img(
-                doing,
-                *("create", "-q", "-f", "qcow2", "-F", image.disk_format, "-b", str(base)),
-                *(str(part), str(max(size, virtual_size))),
-            )
+        check_room(virtual_size, size)
+        return virtual_size
 
     def _make_folder(self, home: _Home) -> None:
         for folder in (self._instances, home.folder):
@@ -303,6 +335,12 @@ class Disks:
 
 def _extra(spec: GuestSpec, home: _Home) -> tuple[tuple[str, Path, str], ...]:
     return tuple((disk.device, disk.path, "raw") for disk in extra_disks(spec, home.folder))
+
+
+def _rescue_image(spec: GuestSpec) -> ImageFacts:
+    if spec.rescue is None:
+        raise DriverError("The instance is not being rescued: no image to rescue it with is named.")
+    return spec.rescue
 
 
 async def _do(doing: str, act: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from stateward.agent.driver import AgentSilent, DriverError, NoAgent
 from stateward.agent.simulated.behaviour import AGENT_SECONDS, behaviour
 from stateward.agent.simulated.guests import Kept, SimulatedGuest, powered, says
-from stateward.domain.records import GuestSpec
+from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Observed
 
 
@@ -62,12 +62,18 @@ def discard_disk(guest: SimulatedGuest) -> SimulatedGuest:
     return replace(guest, disk=None, disk_image=None)
 
 
-def prepare_rescue_disk(guest: SimulatedGuest, spec: GuestSpec) -> SimulatedGuest:
-    """Make its rescue disk, unless it is there. Raises ``DriverError`` when the spec names no image for it."""
+def rescue_image(spec: GuestSpec) -> ImageFacts:
+    """Return the image that a spec rescues with. Raises ``DriverError`` when it names none."""
     if spec.rescue is None:
         msg = "The instance is not being rescued: no image to rescue it with is named."
         raise DriverError(msg)
-    return guest if guest.rescue_image is not None else replace(guest, rescue_image=spec.rescue.id)
+    return spec.rescue
+
+
+def prepare_rescue_disk(guest: SimulatedGuest, spec: GuestSpec) -> SimulatedGuest:
+    """Make its rescue disk, unless it is there. Raises ``DriverError`` when the spec names no image for it."""
+    image = rescue_image(spec)
+    return guest if guest.rescue_image is not None else replace(guest, rescue_image=image.id)
 
 
 def discard_rescue_disk(guest: SimulatedGuest) -> SimulatedGuest:

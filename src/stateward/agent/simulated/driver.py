@@ -25,6 +25,7 @@ from stateward.agent.simulated.behaviour import AGENT_SECONDS
 from stateward.agent.simulated.console import SimulatedConsole
 from stateward.agent.simulated.guests import SimulatedGuest
 from stateward.agent.simulated.hypervisor import Change, SimulatedHypervisor
+from stateward.agent.simulated.images import check_image
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.networks import PortAddress
 from stateward.domain.records import GuestSpec
@@ -112,10 +113,22 @@ class SimulatedDriver:
         """Store a fence; a lower one than is stored changes nothing."""
         await self._change("mark_fence", instance_id, lambda guest, _: guests.mark_fence(guest, fence))
 
+    async def check_image(self, spec: GuestSpec) -> None:
+        """Look into the image."""
+        await self._call("check_image", spec.instance_id, lambda: None)
+        if self._images is not None:
+            await check_image(self._images, spec.image, spec.disk)
+
+    async def check_rescue_image(self, spec: GuestSpec) -> None:
+        """Look into the image to rescue with."""
+        await self._call("check_rescue_image", spec.instance_id, lambda: disks.rescue_image(spec))
+        if self._images is not None:
+            await check_image(self._images, disks.rescue_image(spec), 0)
+
     async def prepare_disk(self, spec: GuestSpec) -> None:
         """Note that there is a disk, and of what size."""
         if self._images is not None and self.hypervisor.guest(spec.instance_id).disk is None:
-            await self._images.path(spec.image.id)
+            await check_image(self._images, spec.image, spec.disk)
         await self._change("prepare_disk", spec.instance_id, lambda guest, _: disks.prepare_disk(guest, spec))
 
     async def keep_disk(self, instance_id: str, fence: int) -> None:
@@ -140,8 +153,8 @@ class SimulatedDriver:
 
     async def prepare_rescue_disk(self, spec: GuestSpec) -> None:
         """Note what image the rescue disk is made of."""
-        if self._images is not None and spec.rescue is not None:
-            await self._images.path(spec.rescue.id)
+        if self._images is not None and self.hypervisor.guest(spec.instance_id).rescue_image is None:
+            await check_image(self._images, disks.rescue_image(spec), 0)
         await self._change(
             "prepare_rescue_disk", spec.instance_id, lambda guest, _: disks.prepare_rescue_disk(guest, spec)
         )

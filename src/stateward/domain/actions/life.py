@@ -111,6 +111,7 @@ LIFE: Final[tuple[Action, ...]] = (
         guard=START | STOP,
         policy=member("os-rescue"),
         steps=(
+            Step.CHECK_RESCUE_IMAGE,
             Step.SHUT_DOWN,
             Step.POWER_OFF,
             Step.DISCARD_MEMORY,
@@ -144,6 +145,7 @@ LIFE: Final[tuple[Action, ...]] = (
         guard=START | STOP | DELETE | CHANGE,
         policy=member("servers:rebuild"),
         steps=(
+            Step.CHECK_IMAGE,
             Step.SHUT_DOWN,
             Step.POWER_OFF,
             Step.DISCARD_MEMORY,
@@ -167,6 +169,7 @@ LIFE: Final[tuple[Action, ...]] = (
         guard=START | STOP | DELETE | CHANGE,
         policy=member("servers:rebuild"),
         steps=(
+            Step.CHECK_IMAGE,
             Step.SHUT_DOWN,
             Step.POWER_OFF,
             Step.DISCARD_MEMORY,
