@@ -35,16 +35,19 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip real guests where not root, here alone.
+    """Give real guests time; and skip them where not root, here alone.
 
+    The first test of a session also makes the guest's files, of packages that it downloads.
     Their libvirtd must be nobody else's, so it gets a mount namespace; and its networks need bridges and NAT. A user's
     own libvirtd has neither: with it half of these tests would test something else.
     """
-    if os.geteuid() == 0:
-        return
     reason = "a libvirtd of the tests' own needs root: it gets a mount namespace, bridges and NAT"
     for item in items:
-        if item.get_closest_marker("guests") is not None:
+        if item.get_closest_marker("guests") is None:
+            continue
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(600))
+        if os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason))
 
 

@@ -246,16 +246,14 @@ async def test_a_libvirtd_of_its_own_sees_its_own_guests_only(
 
 @pytest.mark.asyncio
 async def test_qemu_can_run_as_the_owner_of_the_data_folder(
-    place: LibvirtPlace, folder: Path, images: TinyImages, new_spec: NewSpec, tmp_path: Path
+    place: LibvirtPlace, folder: Path, images: TinyImages, new_spec: NewSpec
 ) -> None:
-    private = tmp_path / "private"
+    # Not under pytest's folders: they are root's alone, and every session that starts makes them so again.
+    private = folder / "private"
     private.mkdir(mode=0o700)
     os.chown(private, 65534, 65534)
-    # pytest's own folders above it are root's alone.
-    for parent in list(private.parents)[:3]:
-        parent.chmod(0o755)
     # libvirt refuses a file to a second user while a guest of the first has it: these are nobody else's.
-    store = tmp_path / "images"
+    store = folder / "private-images"
     store.mkdir()
     changes = Changes()
     driver = LibvirtDriver(
