@@ -88,6 +88,7 @@ async def test_every_row_that_an_agent_works_on_is_in_the_matrix() -> None:
     assert {key(each.row) for each in beginnings()} == {key(row) for row in ACTIONS if row.is_operation}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("whole", [False, True], ids=["agent", "process"])
 @pytest.mark.parametrize(("beginning", "words"), CASES)
 async def test_killed(world: World, beginning: Beginning, words: str, *, whole: bool) -> None:

@@ -84,6 +84,7 @@ class Lost(enum.StrEnum):
     RESULT = "the result is sent, not applied"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beginning", "words"), CASES)
 @pytest.mark.parametrize("lost", Lost)
 async def test_a_killed_control_plane_ends_what_it_admitted(
