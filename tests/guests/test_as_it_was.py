@@ -14,8 +14,6 @@ import pytest_asyncio
 from msgspec.structs import replace
 
 from stateward.agent.journal import Journal
-from stateward.agent.libvirt.daemons import own, stop_own
-from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.agent.watch import Watch
 from stateward.agent.worker import Worker
 from stateward.bus.memory import MemoryBus
@@ -25,9 +23,9 @@ from stateward.domain.actions import BY_KEY
 from stateward.domain.records import Dispatch, GuestSpec, ImageFacts, Outcome, Result
 from stateward.domain.states import Observed
 from stateward.domain.steps import LOOKS
-from tests.agent.contract import PAUSED, PRESSED, RUNNING, UP, Changes, Rig
+from tests.agent.contract import PAUSED, PRESSED, RUNNING, UP, Rig
 from tests.guests.conftest import NewSpec, TinyImages
-from tests.guests.test_disks import start, system
+from tests.guests.test_disks import small_disk, start
 
 pytestmark = [pytest.mark.guests, pytest.mark.asyncio]
 
@@ -112,22 +110,9 @@ async def no_room(tmp_path: Path, images: TinyImages, new_spec: NewSpec) -> Asyn
     home = tmp_path / "libvirt"
     folder = home / "lib"
     folder.mkdir(parents=True)
-    await system("mount", "-t", "tmpfs", "-o", "size=4m,mode=755", "tmpfs", str(folder))
-    try:
-        place = await own(home)
-        changes = Changes()
-        driver = LibvirtDriver(uri=place.uri, folder=tmp_path, images=images)
-        await driver.open(changes)
-        try:
-            yield Rig(driver=driver, changes=changes, spec=new_spec, patience=60.0), folder / "qemu" / "save"
-            for guest in await driver.list():
-                await driver.power_off(guest.instance_id)
-                await driver.remove(guest.instance_id)
-        finally:
-            await driver.close()
-            await stop_own(home)
-    finally:
-        await system("umount", str(folder))
+    host = small_disk(folder, "4m", home=home, data=tmp_path, images=images, new_spec=new_spec)
+    async with host as rig:
+        yield rig, folder / "qemu" / "save"
 
 
 async def test_a_memory_that_there_is_no_room_for(no_room: tuple[Rig, Path]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import libvirt
@@ -236,19 +237,28 @@ async def system(*command: str) -> None:
     assert await process.wait() == 0
 
 
-@pytest_asyncio.fixture
-async def cramped(tmp_path: Path, images: TinyImages, new_spec: NewSpec) -> AsyncIterator[tuple[Rig, Path]]:
-    """Give a host whose data folder is on a small disk of its own."""
-    folder, home = tmp_path / "small", tmp_path / "libvirt"
-    folder.mkdir()
-    await system("mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "tmpfs", str(folder))
+@contextlib.asynccontextmanager
+async def small_disk(
+    mounted: Path, size: str, *, home: Path, data: Path, images: TinyImages, new_spec: NewSpec
+) -> AsyncGenerator[Rig]:
+    """Give a host of which one folder is on a small disk of its own.
+
+    Args:
+        mounted: the folder, which is there and empty.
+        size: of its disk, as mount says it.
+        home: of its libvirtd.
+        data: where its driver keeps the guests' disks.
+        images: what they are made from.
+        new_spec: makes a guest's description.
+    """
+    await system("mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(mounted))
     try:
         place = await own(home)
         changes = Changes()
-        driver = LibvirtDriver(uri=place.uri, folder=folder, images=images)
+        driver = LibvirtDriver(uri=place.uri, folder=data, images=images)
         await driver.open(changes)
         try:
-            yield Rig(driver=driver, changes=changes, spec=new_spec, patience=60.0), folder
+            yield Rig(driver=driver, changes=changes, spec=new_spec, patience=60.0)
             for guest in await driver.list():
                 await driver.power_off(guest.instance_id)
                 await driver.remove(guest.instance_id)
@@ -256,7 +266,17 @@ async def cramped(tmp_path: Path, images: TinyImages, new_spec: NewSpec) -> Asyn
             await driver.close()
             await stop_own(home)
     finally:
-        await system("umount", str(folder))
+        await system("umount", str(mounted))
+
+
+@pytest_asyncio.fixture
+async def cramped(tmp_path: Path, images: TinyImages, new_spec: NewSpec) -> AsyncIterator[tuple[Rig, Path]]:
+    """Give a host whose data folder is on a small disk of its own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    host = small_disk(folder, "64m", home=tmp_path / "libvirt", data=folder, images=images, new_spec=new_spec)
+    async with host as rig:
+        yield rig, folder
 
 
 async def test_a_full_disk_stops_no_guest(cramped: tuple[Rig, Path]) -> None:
