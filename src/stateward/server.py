@@ -45,9 +45,11 @@ from stateward.operations.changes import Changes
 from stateward.operations.completion import Completion
 from stateward.operations.control import Control
 from stateward.operations.dispatch import Dispatcher
+from stateward.operations.expiry import Expiry
 from stateward.operations.heartbeats import keep_heartbeats
 from stateward.operations.idempotency import OldKeys
 from stateward.operations.immediate import Immediate
+from stateward.operations.locking import Locking
 from stateward.operations.progress import keep_progress
 from stateward.operations.reclaim import Reclaimer
 from stateward.private import make_private, write_private
@@ -169,11 +171,16 @@ class Server:
             arbiter.wake(instance_id)
             changes.changed(instance_id)
 
+        immediate = Immediate(admission, settled)
+        expiry = Expiry(database, clock, self._settings.locks.warning)
+        locking = Locking(admission, immediate, expiry.wake)
         services = Services(
             database=database,
             identity=identity,
             admission=admission,
-            immediate=Immediate(admission, settled),
+            immediate=immediate,
+            locking=locking,
+            second_admin=self._settings.locks.second_admin,
             control=Control(database, clock, wake, cap=self._settings.shutdown.cap),
             changes=changes,
             bus=bus,
@@ -205,6 +212,8 @@ class Server:
         reclaimer = Reclaimer(admission, self._settings.reclaim.interval)
         await reclaimer.start()
         self._undo.push_async_callback(reclaimer.stop)
+        await expiry.start(locking)
+        self._undo.push_async_callback(expiry.stop)
         for host in self._hosts():
             await self._start_agent(host, database, bus, consoles, LocalImages(images))
         self.images = images

@@ -57,6 +57,15 @@ class ReclaimSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
+class LockSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[locks]``: of locks that expire, and of breaking the glass."""
+
+    #: Seconds before a lock expires in which that is told.
+    warning: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    #: An admin passes a hold only when a second one agrees.
+    second_admin: bool = False
+
+
 class ShelveSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[shelve]``: whether what is shelved leaves its host at once, as in Nova, or when an admin says so."""
 
@@ -135,6 +144,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent: AgentSettings = AgentSettings()
     arbiter: ArbiterSettings = ArbiterSettings()
     reclaim: ReclaimSettings = ReclaimSettings()
+    locks: LockSettings = LockSettings()
     shelve: ShelveSettings = ShelveSettings()
     token: TokenSettings = TokenSettings()
     placement: PlacementSettings = PlacementSettings()

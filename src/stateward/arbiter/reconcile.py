@@ -124,7 +124,14 @@ class Arbiter:
         """Say whether something was due for what was seen before, and has not been done."""
         if row.task_state is not None:
             return False
-        verdict = judge(row.vm_state, row.observed, row.cause, locked=row.locked_by is not None)
+        verdict = judge(
+            row.vm_state,
+            row.observed,
+            row.cause,
+            locked=row.locked_by is not None,
+            held=bool(row.hold_blocks),
+            kept_off=row.kept_off,
+        )
         return verdict.kind in {Kind.ADOPT, Kind.RESTORE}
 
     async def _run(self) -> None:
@@ -187,7 +194,8 @@ class Arbiter:
                 # No task state keeps a second reap from being admitted beside the first.
                 raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance.id)
             tries = operations.since(connection, instance.id, restores(), now - self._crash_loop.seconds)
-            if action.pending is not None and len(tries) >= self._crash_loop.restores:
+            # Who starts a held guest again and again does not get it that way.
+            if action.pending is not None and not instance.held and len(tries) >= self._crash_loop.restores:
                 return None
             pause = _pause(tries, now)
             if pause > 0:

@@ -130,6 +130,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     owner_blocks: OperationClass
     admin_blocks: OperationClass
     hold_blocks: OperationClass
+    #: A hold keeps the guest off, and not only as it is.
+    kept_off: bool
     locked_by: str | None
     locked_reason: str | None
     # --- the observation
@@ -155,6 +157,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     def locked(self) -> bool:
         """Whether anything locks it."""
         return self.locked_by is not None
+
+    @property
+    def held(self) -> bool:
+        """Whether a hold is on it (R6)."""
+        return bool(self.hold_blocks)
 
 
 class OperationState(enum.StrEnum):

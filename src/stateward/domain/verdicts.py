@@ -1,6 +1,6 @@
 """THE ARBITER'S TABLE: what is done when a guest is not as its record says (R13).
 
-A row is chosen by the recorded vm state, what was observed, its cause, and whether the instance is locked; the
+A row is chosen by the recorded vm state, what was observed, its cause, and whether the instance is locked or held; the
 first match counts. The table covers every combination (tested), so there is no fall-through in code.
 """
 
@@ -39,6 +39,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     causes: frozenset[Cause] | None = None
     #: None matches locked and unlocked instances.
     locked: bool | None = None
+    #: Whether a hold is on it; None matches both.
+    held: bool | None = None
+    #: Whether a hold keeps the guest off; None matches both.
+    kept_off: bool | None = None
     kind: Kind
     #: For RESTORE: the key of a row of ``ACTIONS``.
     action: str | None = None
@@ -80,6 +84,53 @@ R, Z, V, F, K = (
 )
 
 VERDICTS: Final[tuple[Verdict, ...]] = (
+    # ---- held: nothing brings it back, also not Stateward itself (R6)
+    *(
+        Verdict(
+            expected=A,
+            observed=observed,
+            held=True,
+            kind=Kind.ADOPT,
+            becomes=becomes,
+            says=f"The guest is held and {what}; nothing brings it back, so that is recorded.",
+        )
+        for observed, becomes, what in (
+            (Observed.SHUTOFF, T, "went off"),
+            (Observed.CRASHED, T, "crashed"),
+            (Observed.SUSPENDED, S, "was saved and switched off"),
+        )
+    ),
+    Verdict(
+        expected=A,
+        observed=Observed.PAUSED,
+        causes=frozenset({Cause.OPERATOR, Cause.OTHER}),
+        held=True,
+        kind=Kind.ADOPT,
+        becomes=P,
+        says="The guest is held and was paused outside Stateward; nothing lets it run, so that is recorded.",
+    ),
+    *(
+        Verdict(
+            expected=R,
+            observed=observed,
+            held=True,
+            kind=Kind.ALERT,
+            says="The rescue system is held and does not run any more; nothing brings it back.",
+        )
+        for observed in (Observed.PAUSED, Observed.SUSPENDED, Observed.SHUTOFF, Observed.CRASHED)
+    ),
+    *(
+        Verdict(
+            expected=expected,
+            observed=observed,
+            kept_off=True,
+            kind=Kind.RESTORE,
+            action="restore_off",
+            says="The guest is held off and was started outside Stateward; its power is taken.",
+        )
+        for expected in (Z, VmState.ERROR)
+        for observed in (Observed.RUNNING, Observed.PAUSED, Observed.CRASHED)
+    ),
     # ---- active
     _agree(A, Observed.RUNNING),
     Verdict(
@@ -342,7 +393,15 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
 IN_FLIGHT: Final = "An operation is in flight; its result will be compared."
 
 
-def judge(expected: VmState, observed: Observed, cause: Cause, *, locked: bool) -> Verdict:
+def judge(
+    expected: VmState,
+    observed: Observed,
+    cause: Cause,
+    *,
+    locked: bool,
+    held: bool = False,
+    kept_off: bool = False,
+) -> Verdict:
     """Return the row for a combination; the table has one for each."""
     return next(
         row
@@ -351,12 +410,21 @@ def judge(expected: VmState, observed: Observed, cause: Cause, *, locked: bool) 
         and row.observed is observed
         and (row.causes is None or cause in row.causes)
         and (row.locked is None or row.locked == locked)
+        and (row.held is None or row.held == held)
+        and (row.kept_off is None or row.kept_off == kept_off)
     )
 
 
 def judge_instance(instance: Instance) -> Verdict:
     """Judge an instance's row; an operation in flight is never judged (R12)."""
-    verdict = judge(instance.vm_state, instance.observed, instance.cause, locked=instance.locked)
+    verdict = judge(
+        instance.vm_state,
+        instance.observed,
+        instance.cause,
+        locked=instance.locked,
+        held=instance.held,
+        kept_off=instance.kept_off,
+    )
     if instance.task_state is not None and verdict.kind is not Kind.AGREE:
         return msgspec.structs.replace(verdict, kind=Kind.IGNORE, action=None, becomes=None, says=IN_FLIGHT)
     return verdict

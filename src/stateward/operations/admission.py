@@ -20,6 +20,7 @@ from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.bodies import ShutdownOptions, ShutdownRequest
 from stateward.domain.errors import Refusal, Refused
+from stateward.domain.locks import BINDS, ActorKind, Lock
 from stateward.domain.placement import NOVA_RULES, Rules
 from stateward.domain.records import (
     UNFINISHED,
@@ -47,11 +48,11 @@ from stateward.domain.shutdown import (
 )
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
-from stateward.operations import finishing
+from stateward.operations import finishing, stacking
 from stateward.operations.finishing import Ended, target_of
 from stateward.operations.preparing import NOTHING, Wanted, aim
 from stateward.operations.room import claim_for
-from stateward.store import instances, operations
+from stateward.store import instances, operations, overrides
 from stateward.store.engine import Database
 
 
@@ -186,6 +187,7 @@ class Admission:
             operation_id=operation_id,
             project_id=project_id,
             fence=fence,
+            now=now,
         )
         ended = Ended([], [])
         if action.over:
@@ -201,8 +203,11 @@ class Admission:
             instance = instances.change_held(connection, instance, {"seed": seed})
         target = aim(connection, action, instance, actor, wanted=wanted, now=now)
         instance = claim_for(connection, action, instance, wanted, self.placement, now=now)
-        if not instance.host and action.becomes is not VmState.DELETED:
+        if not instance.host and not action.takes_away:
             raise Refused(Refusal.NO_HOST, instance_id=instance_id)
+        lock: Lock | None = None
+        if wanted.lock is not None:
+            instance, lock = stacking.place_in(connection, instance, wanted.lock, now)
         operation = operation_for(action, instance, actor, now=now, operation_id=operation_id, message=why)
         if target != Target():
             operation.params["target"] = msgspec.to_builtins(target)
@@ -219,7 +224,10 @@ class Admission:
             operation_id=operation_id,
             action=operation.action,
             detail=_without_none(
-                shutdown=operation.params.get("shutdown"), why=why, overtakes=ended.operations or None
+                shutdown=operation.params.get("shutdown"),
+                why=why,
+                overtakes=ended.operations or None,
+                lock=None if lock is None else stacking.told(lock),
             ),
         )
         if not instance.host:
@@ -308,6 +316,7 @@ def _first_that_fits(
     operation_id: str,
     project_id: str | None,
     fence: int | None,
+    now: float,
 ) -> tuple[Action, Instance]:
     """Do the guarded UPDATE of the first row that admits, and return both.
 
@@ -323,10 +332,60 @@ def _first_that_fits(
             row_changes |= {"task_state": row.pending.value, "operation_id": operation_id}
         checks = admit.conditions(row, actor.kind, project_id=project_id, fence=fence)
         try:
-            return row, guarded(connection, row, instance_id, checks, row_changes, bump_fence=True)
+            found = admitted_row(
+                connection, row, instance_id, checks, row_changes, actor=actor, bump_fence=True, now=now
+            )
         except Refused as refused:
             refusals.append(refused)
+        else:
+            return row, found
     raise next((each for each in refusals if each.refusal is not Refusal.WRONG_VM_STATE), refusals[0])
+
+
+def admitted_row(
+    connection: sa.Connection,
+    action: Action,
+    instance_id: str,
+    checks: tuple[admit.Condition, ...],
+    changes: Mapping[str, Any],
+    *,
+    actor: Actor,
+    bump_fence: bool,
+    now: float,
+) -> Instance:
+    """Do the guarded UPDATE for an actor, past the locks that the actor has broken the glass of (R6).
+
+    Raises:
+        Refused: the reason, found by evaluating the same conditions on the row.
+    """
+    try:
+        return guarded(connection, action, instance_id, checks, changes, bump_fence=bump_fence)
+    except Refused as refused:
+        if refused.refusal is not Refusal.LOCKED or actor.kind is not ActorKind.ADMIN:
+            raise
+        # Held from here on: the locks that are read are those that are passed.
+        held = instances.hold(connection, instance_id)
+        if held is None:
+            raise
+        binding = [
+            lock
+            for lock in stacking.stack_of(connection, held)
+            if actor.kind in BINDS[lock.kind] and lock.blocks & action.guarded
+        ]
+        passed = [overrides.take(connection, lock, instance_id, actor.user_id, now) for lock in binding]
+        if not binding or None in passed:
+            raise
+        operations.record(
+            connection,
+            at=now,
+            event="override_used",
+            actor=actor,
+            instance_id=instance_id,
+            action=key(action),
+            detail={"overrides": passed, "locks": [lock.id for lock in binding]},
+        )
+    unlocked = tuple(check for check in checks if check.refusal is not Refusal.LOCKED)
+    return guarded(connection, action, instance_id, unlocked, changes, bump_fence=bump_fence)
 
 
 def guarded(

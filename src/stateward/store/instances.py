@@ -64,6 +64,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         owner_blocks,
         admin_blocks,
         hold_blocks,
+        kept_off,
         locked_by,
         locked_reason,
         observed,
@@ -110,6 +111,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         owner_blocks=_CLASSES[owner_blocks],
         admin_blocks=_CLASSES[admin_blocks],
         hold_blocks=_CLASSES[hold_blocks],
+        kept_off=bool(kept_off),
         locked_by=locked_by,
         locked_reason=locked_reason,
         observed=_OBSERVED[observed],
@@ -127,6 +129,23 @@ def get(connection: sa.Connection, instance_id: str) -> Instance | None:
     """Return one instance, deleted or not; None when there never was one of this id."""
     row = connection.execute(_BY_ID, {"b_id": instance_id}).one_or_none()
     return None if row is None else instance_of(row)
+
+
+def hold(connection: sa.Connection, instance_id: str) -> Instance | None:
+    """Hold an instance's row until the transaction ends, and return it; None when there is no such instance."""
+    statement = (
+        sa.update(INSTANCES)
+        .where(_COLUMNS.id == instance_id)
+        .values(updated_at=_COLUMNS.updated_at)
+        .returning(INSTANCES)
+    )
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else instance_of(row)
+
+
+def project_of(connection: sa.Connection, instance_id: str) -> str | None:
+    """Return the project of an instance, which never changes; None when there is no such instance."""
+    return connection.execute(sa.select(_COLUMNS.project_id).where(_COLUMNS.id == instance_id)).scalar()
 
 
 def insert(connection: sa.Connection, values: Mapping[str, Any]) -> Instance:
@@ -221,6 +240,31 @@ def change_held(connection: sa.Connection, held: Instance, changes: Mapping[str,
         for name, value in changes.items()
     }
     return msgspec.structs.replace(held, **typed)
+
+
+def touch_project(
+    connection: sa.Connection, project_id: str, tag: str | None, now: float
+) -> dict[str, tuple[str, ...]]:
+    """Hold the rows of a project's living instances, or of those with a tag, and return their tags by id."""
+    clauses = [_COLUMNS.project_id == project_id, _COLUMNS.vm_state != VmState.DELETED.value]
+    if tag is not None:
+        clauses.append(_has_tag(tag))
+    statement = (
+        sa.update(INSTANCES).where(*clauses).values(updated_at=now).returning(_COLUMNS.id, _COLUMNS.tags)
+    )
+    return {row.id: row.tags for row in connection.execute(statement)}
+
+
+def write_locks(connection: sa.Connection, columns: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the locks' union into rows that this transaction holds, by their ids."""
+    if not columns:
+        return
+    names = tuple(sorted(next(iter(columns.values()))))
+    parameters = [
+        {"b_id": instance_id, **{f"v_{name}": values[name] for name in names}}
+        for instance_id, values in columns.items()
+    ]
+    connection.execute(_plain(names), parameters)
 
 
 def ended_before(connection: sa.Connection, state: VmState, before: float) -> list[tuple[str, int]]:

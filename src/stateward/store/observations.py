@@ -80,6 +80,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     vm_state: VmState
     task_state: str | None
     locked_by: str | None
+    hold_blocks: int
+    kept_off: bool
     observed: Observed
     cause: Cause
     observed_seq: int
@@ -96,6 +98,8 @@ def _seen_of(rows: Iterable[sa.Row[Any]]) -> list[Seen]:
             vm_state=VmState(row.vm_state),
             task_state=row.task_state,
             locked_by=row.locked_by,
+            hold_blocks=row.hold_blocks,
+            kept_off=bool(row.kept_off),
             observed=Observed(row.observed),
             cause=Cause(row.cause),
             observed_seq=row.observed_seq,

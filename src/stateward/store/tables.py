@@ -98,6 +98,7 @@ INSTANCES: Final = sa.Table(
     sa.Column("owner_blocks", sa.Integer, nullable=False, default=0),
     sa.Column("admin_blocks", sa.Integer, nullable=False, default=0),
     sa.Column("hold_blocks", sa.Integer, nullable=False, default=0),
+    sa.Column("kept_off", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("locked_by", sa.String(16)),
     sa.Column("locked_reason", sa.String(255)),
     sa.Column("observed", sa.String(16), nullable=False),
@@ -122,15 +123,46 @@ LOCKS: Final = sa.Table(
     "locks",
     METADATA,
     sa.Column("id", sa.String(36), primary_key=True),
-    sa.Column("instance_id", sa.String(36), sa.ForeignKey("instances.id"), nullable=False),
+    #: Null for a lock that a project's instances inherit.
+    sa.Column("instance_id", sa.String(36), sa.ForeignKey("instances.id"), index=True),
+    sa.Column("project_id", sa.String(64), index=True),
+    sa.Column("tag", sa.String(60)),
+    #: ``Lock.scope``, by which it is unique: nulls are equal to nothing.
+    sa.Column("scope", sa.String(160), nullable=False),
     sa.Column("kind", sa.String(8), nullable=False),
-    #: Unique per instance and kind; Nova's ``lock`` places the unnamed one.
+    #: Nova's ``lock`` places the unnamed one.
     sa.Column("name", sa.String(64), nullable=False, default=""),
     sa.Column("holder", sa.String(64), nullable=False),
     sa.Column("reason", sa.String(255)),
+    sa.Column("ticket", sa.String(255)),
     sa.Column("blocks", sa.Integer, nullable=False),
     sa.Column("placed_at", sa.Double, nullable=False),
-    sa.UniqueConstraint("instance_id", "kind", "name"),
+    sa.Column("expires_at", sa.Double, index=True),
+    sa.Column("warned_at", sa.Double),
+    sa.Column("sealed", sa.Boolean, nullable=False, default=False),
+    sa.Column("off", sa.Boolean, nullable=False, default=False),
+    sa.UniqueConstraint("scope", "kind", "holder", "name"),
+)
+
+#: Break-glass: an admin's leave to pass a lock that binds admins.
+OVERRIDES: Final = sa.Table(
+    "overrides",
+    METADATA,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("instance_id", sa.String(36), sa.ForeignKey("instances.id"), nullable=False, index=True),
+    #: No foreign key: what was passed is to be known after the lock is gone.
+    sa.Column("lock_id", sa.String(36), nullable=False),
+    sa.Column("user_id", sa.String(64), nullable=False),
+    sa.Column("reason", sa.String(255), nullable=False),
+    sa.Column("asked_at", sa.Double, nullable=False),
+    #: Null: for so many operations, however long that takes.
+    sa.Column("expires_at", sa.Double),
+    #: Operations it is still good for; null: as many as come before it expires.
+    sa.Column("left", sa.Integer),
+    #: Null until a second admin agrees, where that is needed.
+    sa.Column("approved_by", sa.String(64)),
+    sa.Column("approved_at", sa.Double),
+    sa.Column("needs_approval", sa.Boolean, nullable=False),
 )
 
 OPERATIONS: Final = sa.Table(

@@ -16,6 +16,7 @@ from stateward.operations.admission import Admission
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from stateward.operations.immediate import Immediate
+from stateward.operations.locking import Locking
 from stateward.store.engine import Database
 
 
@@ -26,6 +27,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity
     admission: Admission
     immediate: Immediate
+    locking: Locking
     control: Control
     changes: Changes
     bus: Bus
@@ -40,6 +42,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[Network, ...] = ()
     #: Deleted instances are kept for a while (``[reclaim]``).
     reclaims: bool = False
+    #: A hold is passed only when a second admin agrees (``[locks]``).
+    second_admin: bool = False
     #: Servers of one page at most.
     max_limit: int = 1000
 

@@ -19,7 +19,8 @@ POWER: Final[tuple[Action, ...]] = (
         wants=Observed.RUNNING,
         guard=START,
         policy=member("servers:start"),
-        steps=(Step.POWER_ON,),
+        # Defined anew: what was overtaken may have left another definition, of a rescue system or another flavor.
+        steps=(Step.DEFINE, Step.POWER_ON),
         says="Start a stopped instance.",
     ),
     Action(
@@ -117,6 +118,7 @@ POWER: Final[tuple[Action, ...]] = (
     Action(
         name="suspend",
         wire="suspend",
+        body=((1, bodies.SuspendOptions | None),),
         when=frozenset({VmState.ACTIVE}),
         pending=TaskState.SUSPENDING,
         becomes=VmState.SUSPENDED,

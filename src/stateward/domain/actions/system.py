@@ -77,7 +77,10 @@ ITS_OWN: Final[tuple[Action, ...]] = (
     ),
     Action(
         name="restore_off",
-        when=frozenset({VmState.STOPPED, VmState.SHELVED, VmState.SOFT_DELETED}),
+        when=frozenset(
+            # The last two where a hold keeps the guest off.
+            {VmState.STOPPED, VmState.SHELVED, VmState.SOFT_DELETED, VmState.RESIZED, VmState.ERROR}
+        ),
         pending=TaskState.POWERING_OFF,
         wants=Observed.SHUTOFF,
         guard=KEEPS_RECORD,
