@@ -49,7 +49,6 @@ from stateward.operations.expiry import Expiry
 from stateward.operations.heartbeats import keep_heartbeats
 from stateward.operations.idempotency import OldKeys
 from stateward.operations.immediate import Immediate
-from stateward.operations.locking import Locking
 from stateward.operations.progress import keep_progress
 from stateward.operations.reclaim import Reclaimer
 from stateward.private import make_private, write_private
@@ -173,13 +172,12 @@ class Server:
 
         immediate = Immediate(admission, settled)
         expiry = Expiry(database, clock, self._settings.locks.warning)
-        locking = Locking(admission, immediate, expiry.wake)
         services = Services(
             database=database,
             identity=identity,
             admission=admission,
             immediate=immediate,
-            locking=locking,
+            expiring=expiry.wake,
             second_admin=self._settings.locks.second_admin,
             control=Control(database, clock, wake, cap=self._settings.shutdown.cap),
             changes=changes,
@@ -212,7 +210,7 @@ class Server:
         reclaimer = Reclaimer(admission, self._settings.reclaim.interval)
         await reclaimer.start()
         self._undo.push_async_callback(reclaimer.stop)
-        await expiry.start(locking)
+        await expiry.start(services.locking)
         self._undo.push_async_callback(expiry.stop)
         for host in self._hosts():
             await self._start_agent(host, database, bus, consoles, LocalImages(images))

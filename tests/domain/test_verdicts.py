@@ -4,39 +4,52 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
 from stateward.domain.actions import BY_KEY, Role, restores
+from stateward.domain.locks import ALL_CLASSES
 from stateward.domain.states import Cause, Observed, TaskState, VmState
 from stateward.domain.verdicts import IN_FLIGHT, VERDICTS, Kind, Verdict, judge, judge_instance
 from tests.rows import instance
 
-COMBINATIONS = tuple(itertools.product(VmState, Observed, Cause, (False, True)))
+#: How an instance can be locked, as (locked, held, kept off).
+FREE, LOCKED, HELD, KEPT_OFF = (
+    (False, False, False),
+    (True, False, False),
+    (True, True, False),
+    (True, True, True),
+)
+Locks = tuple[bool, bool, bool]
+COMBINATIONS = tuple(itertools.product(VmState, Observed, Cause, (FREE, LOCKED, HELD, KEPT_OFF)))
 
 
-def matches(row: Verdict, expected: VmState, observed: Observed, cause: Cause, *, locked: bool) -> bool:
+def judged(expected: VmState, observed: Observed, cause: Cause, locks: Locks) -> Verdict:
+    locked, held, kept_off = locks
+    return judge(expected, observed, cause, locked=locked, held=held, kept_off=kept_off)
+
+
+def matches(row: Verdict, expected: VmState, observed: Observed, cause: Cause, locks: Locks) -> bool:
+    asked = (row.locked, row.held, row.kept_off)
     return (
         row.expected is expected
         and row.observed is observed
         and (row.causes is None or cause in row.causes)
-        and row.locked in {None, locked}
+        and all(one in {None, is_so} for one, is_so in zip(asked, locks, strict=True))
     )
 
 
 def test_every_combination_has_a_verdict() -> None:
     """There is a row for each, and ``judge`` returns the first of them."""
-    for expected, observed, cause, locked in COMBINATIONS:
-        rows = [row for row in VERDICTS if matches(row, expected, observed, cause, locked=locked)]
-        assert rows, (expected, observed, cause, locked)
-        assert judge(expected, observed, cause, locked=locked) is rows[0]
+    for combination in COMBINATIONS:
+        rows = [row for row in VERDICTS if matches(row, *combination)]
+        assert rows, combination
+        assert judged(*combination) is rows[0]
 
 
 def test_every_row_is_reached() -> None:
     """A row that another hides would be a rule nobody follows."""
-    reached = {
-        id(judge(expected, observed, cause, locked=locked))
-        for expected, observed, cause, locked in COMBINATIONS
-    }
+    reached = {id(judged(*combination)) for combination in COMBINATIONS}
     assert [row for row in VERDICTS if id(row) not in reached] == []
 
 
@@ -63,7 +76,8 @@ def test_a_restore_is_admitted_and_ends_in_agreement() -> None:
         assert row.expected in action.when
         assert action.becomes in {None, row.expected}
         assert action.steps
-        assert {action.wants} == as_recorded(row.expected)
+        # A resized instance may be on or off, and one in error anything; a hold that keeps it off decides.
+        assert {action.wants} == as_recorded(row.expected) or row.kept_off
 
 
 def test_every_restoring_action_is_in_the_table() -> None:
@@ -74,10 +88,10 @@ def test_every_restoring_action_is_in_the_table() -> None:
 
 def test_an_adoption_ends() -> None:
     """What is adopted is then as recorded, or is restored; it is never adopted a second time."""
-    for expected, observed, cause, locked in COMBINATIONS:
-        row = judge(expected, observed, cause, locked=locked)
+    for expected, observed, cause, locks in COMBINATIONS:
+        row = judged(expected, observed, cause, locks)
         if row.becomes is not None:
-            after = judge(row.becomes, observed, cause, locked=locked)
+            after = judged(row.becomes, observed, cause, locks)
             agrees = observed in as_recorded(row.becomes)
             assert after.kind is (Kind.AGREE if agrees else Kind.RESTORE), row
 
@@ -167,3 +181,33 @@ def test_an_instance_is_judged_by_its_own_columns() -> None:
     for locked_by, action in ((None, "restore_stop"), ("owner", "restore_off"), ("admin", "restore_off")):
         row = instance(vm_state=T, observed=Observed.RUNNING, locked_by=locked_by)
         assert judge_instance(row).action == action
+
+
+@pytest.mark.parametrize("combination", [each for each in COMBINATIONS if each[3] in {HELD, KEPT_OFF}])
+def test_nothing_brings_a_held_guest_back(combination: tuple[VmState, Observed, Cause, Locks]) -> None:
+    """No verdict about an instance under a hold starts a guest that is off, or lets a halted one run (R6)."""
+    row = judged(*combination)
+    off = combination[1] not in {Observed.RUNNING, Observed.PAUSED}
+    if row.action is None:
+        return
+    assert BY_KEY[row.action].wants is not Observed.RUNNING
+    assert not off or BY_KEY[row.action].wants in {Observed.SHUTOFF, Observed.MISSING}
+
+
+@pytest.mark.parametrize("expected", [VmState.STOPPED, VmState.RESIZED, VmState.ERROR, VmState.SHELVED])
+def test_what_is_kept_off_is_switched_off_again(expected: VmState) -> None:
+    """Whoever started it, and however: also where nothing would be judged without the hold (R6)."""
+    for observed, cause in itertools.product((Observed.RUNNING, Observed.PAUSED), Cause):
+        row = judged(expected, observed, cause, KEPT_OFF)
+        assert (row.kind, row.action) == (Kind.RESTORE, "restore_off")
+
+
+def test_an_instance_is_judged_by_its_own_holds() -> None:
+    """By the columns that its locks are folded into."""
+    free = instance(vm_state=A, observed=Observed.SHUTOFF, cause=Cause.DESTROYED)
+    assert judge_instance(free).action == "restore_start"
+    held = msgspec.structs.replace(free, hold_blocks=ALL_CLASSES, locked_by="admin")
+    assert judge_instance(held).becomes is T
+    resized = instance(vm_state=VmState.RESIZED, observed=Observed.RUNNING, hold_blocks=15, locked_by="admin")
+    assert judge_instance(resized).kind is Kind.AGREE
+    assert judge_instance(msgspec.structs.replace(resized, kept_off=True)).action == "restore_off"

@@ -31,7 +31,7 @@ async def unlock(desk: Desk, instance_id: str, who: Actor = OWNER) -> Done:
 
 
 async def kinds(desk: Desk, instance_id: str) -> set[LockKind]:
-    found = await desk.database.read(lambda connection: locks.of_instance(connection, instance_id))
+    found = await desk.database.read(lambda connection: locks.of_instance(connection, instance_id, "p", ()))
     return {each.kind for each in found}
 
 

@@ -28,11 +28,7 @@ async def test_it_is_deleted_at_once(desk: Desk, action: str) -> None:
 
 @pytest.mark.parametrize(
     "action",
-    [
-        key(row)
-        for row in ACTIONS
-        if row.is_operation and VmState.ERROR in row.when and row.becomes is not VmState.DELETED
-    ],
+    [key(row) for row in ACTIONS if row.is_operation and VmState.ERROR in row.when and not row.without_host],
 )
 async def test_whatever_needs_an_agent_is_refused(desk: Desk, action: str) -> None:
     """In Nova's words, and nothing is changed."""
@@ -49,5 +45,4 @@ async def test_whatever_needs_an_agent_is_refused(desk: Desk, action: str) -> No
 def test_members_can_ask_for_some_of_them() -> None:
     """Otherwise the tests above would say nothing."""
     asked = [row for row in ACTIONS if row.is_operation and VmState.ERROR in row.when]
-    assert {row.policy.role for row in asked} == {Role.MEMBER}
-    assert len(asked) >= 4
+    assert len([row for row in asked if row.policy.role is Role.MEMBER]) >= 4

@@ -39,7 +39,7 @@ class LockWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
     ticket: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
     #: Names of ``CLASS_SETS``.
-    blocks: list[str] = ["all"]
+    blocks: tuple[str, ...] = ("all",)
     #: ISO 8601, UTC without a zone.
     expires_at: str | None = None
     sealed: bool = False

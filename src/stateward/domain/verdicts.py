@@ -103,7 +103,7 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
     Verdict(
         expected=A,
         observed=Observed.PAUSED,
-        causes=frozenset({Cause.OPERATOR, Cause.OTHER}),
+        causes=frozenset(Cause) - {Cause.IO_ERROR, Cause.MIGRATION},
         held=True,
         kind=Kind.ADOPT,
         becomes=P,

@@ -203,7 +203,7 @@ class Admission:
             instance = instances.change_held(connection, instance, {"seed": seed})
         target = aim(connection, action, instance, actor, wanted=wanted, now=now)
         instance = claim_for(connection, action, instance, wanted, self.placement, now=now)
-        if not instance.host and not action.takes_away:
+        if not instance.host and not action.without_host:
             raise Refused(Refusal.NO_HOST, instance_id=instance_id)
         lock: Lock | None = None
         if wanted.lock is not None:

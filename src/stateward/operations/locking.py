@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import sqlalchemy as sa
 
-from stateward.domain.actions import BY_KEY, Action, holds
+from stateward.domain.actions import BY_KEY, WAYS, Action
 from stateward.domain.bodies import Hold
 from stateward.domain.errors import Forbidden, NotFound
 from stateward.domain.locks import Lock, LockKind, may_release
@@ -82,7 +82,7 @@ class Locking:
             ticket=wanted.ticket,
             off=wanted.shutdown != "none",
         )
-        rows = holds(wanted.shutdown)
+        rows = WAYS[wanted.shutdown]
         if wish.off:
             return await self._admission.admit(
                 rows, instance_id, actor, body=wanted, wanted=Wanted(lock=wish), why=wanted.reason

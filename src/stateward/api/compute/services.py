@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import lru_cache
 
 import msgspec
@@ -17,6 +18,7 @@ from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from stateward.operations.immediate import Immediate
 from stateward.operations.locking import Locking
+from stateward.operations.overriding import Overriding
 from stateward.store.engine import Database
 
 
@@ -27,7 +29,6 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     identity: Identity
     admission: Admission
     immediate: Immediate
-    locking: Locking
     control: Control
     changes: Changes
     bus: Bus
@@ -42,10 +43,22 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[Network, ...] = ()
     #: Deleted instances are kept for a while (``[reclaim]``).
     reclaims: bool = False
+    #: Called when a lock was placed that expires.
+    expiring: Callable[[], None] = lambda: None
     #: A hold is passed only when a second admin agrees (``[locks]``).
     second_admin: bool = False
     #: Servers of one page at most.
     max_limit: int = 1000
+
+    @property
+    def locking(self) -> Locking:
+        """What places and releases locks."""
+        return Locking(self.admission, self.immediate, self.expiring)
+
+    @property
+    def overriding(self) -> Overriding:
+        """What gives leave to pass locks."""
+        return Overriding(self.admission, second_admin=self.second_admin)
 
     def root(self, scheme: str, host: str, *, legacy: bool) -> str:
         """Return the address of the API as the client reaches it, without a slash at the end."""

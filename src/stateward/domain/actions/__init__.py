@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from stateward.domain.actions.holds import HOLD, HOLDS
+from stateward.domain.actions.holds import HOLDS, WAYS
 from stateward.domain.actions.life import CREATE, LIFE
 from stateward.domain.actions.moves import MOVES
 from stateward.domain.actions.notes import NOTES
@@ -25,7 +25,7 @@ __all__ = [
     "ACTIONS",
     "BY_KEY",
     "CREATE",
-    "HOLD",
+    "WAYS",
     "Action",
     "Exempt",
     "OnFailure",
@@ -33,7 +33,6 @@ __all__ = [
     "Role",
     "alternatives",
     "body_type",
-    "holds",
     "key",
     "of_wire",
     "pending_owners",
@@ -49,11 +48,6 @@ def restores() -> frozenset[str]:
     return frozenset(
         key(row) for row in ACTIONS if row.guard is KEEPS_RECORD and row.is_operation and row.pending
     )
-
-
-def holds(shutdown: str) -> tuple[Action, ...]:
-    """Return the rows of a hold by how the guest is to go off; which of them it is, the instance's state decides."""
-    return tuple(row for row in ACTIONS if row.name == HOLD and row.variant == ("shutdown", shutdown))
 
 
 def key(action: Action) -> str:

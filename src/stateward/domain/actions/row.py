@@ -12,8 +12,6 @@ from stateward.domain.states import Observed, TaskState, VmState
 from stateward.domain.steps import Step
 
 START, STOP, DELETE, CHANGE = OperationClass
-#: Steps that end something; there is nothing to end where no host has the guest.
-_TAKE_AWAY: Final = frozenset({Step.SHUT_DOWN, Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE})
 
 
 class Exempt(msgspec.Struct, frozen=True):
@@ -88,6 +86,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     comes_from: VmState | None = None
     #: The instance is on no host; one is found in the transaction that admits it.
     places: bool = False
+    #: Admitted of an instance on no host too, where there is nothing to do for it.
+    without_host: bool = False
     #: What the guest must be seen as for the result to be true; the arbiter restores towards it.
     wants: Observed | None = None
     guard: OperationClass | Exempt
@@ -101,11 +101,6 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     def is_operation(self) -> bool:
         """Whether an agent works on it; the rest is done when it is admitted."""
         return bool(self.steps)
-
-    @property
-    def takes_away(self) -> bool:
-        """Whether there is nothing to do where the instance is on no host."""
-        return self.is_operation and _TAKE_AWAY.issuperset(self.steps)
 
     @property
     def guarded(self) -> OperationClass:
