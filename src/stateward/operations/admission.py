@@ -72,6 +72,20 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     operation: Operation
     #: Images deleted with it, by id, whose data are to be removed once this is durable.
     images: tuple[str, ...] = ()
+    #: The lock that was placed with it, if one was wanted.
+    lock: Lock | None = None
+
+    @property
+    def placed(self) -> Lock:
+        """The lock that was placed with it, where one was wanted.
+
+        Raises:
+            ValueError: none was.
+        """
+        if self.lock is None:
+            msg = f"operation {self.operation.id} placed no lock"
+            raise ValueError(msg)
+        return self.lock
 
 
 class Admission:
@@ -231,9 +245,10 @@ class Admission:
             ),
         )
         if not instance.host:
-            return _gone(connection, operation, instance, actor, ended.images)
+            gone = _gone(connection, operation, instance, actor, ended.images)
+            return msgspec.structs.replace(gone, lock=lock)
         post_dispatch(connection, action, operation, instance)
-        return Admitted(instance=instance, operation=operation, images=tuple(ended.images))
+        return Admitted(instance=instance, operation=operation, images=tuple(ended.images), lock=lock)
 
     def follow_in(
         self, connection: sa.Connection, operation: Operation, instance: Instance, result: Result

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
+import msgspec
 import sqlalchemy as sa
 
 from stateward.domain.actions import BY_KEY, WAYS, Action
@@ -101,6 +102,7 @@ class Locking:
         project_id: str | None,
     ) -> Done:
         gone: list[str] = []
+        placed: list[Lock] = []
 
         def effect(
             connection: sa.Connection, instance: Instance, now: float
@@ -112,6 +114,7 @@ class Locking:
                 ended = {"task_state": None, "operation_id": None}
                 instance = instances.change_held(connection, instance, ended)
             instance, lock = stacking.place_in(connection, instance, wish, now)
+            placed[:] = [lock]
             return instance, {"lock": stacking.told(lock), "overtakes": overtake}
 
         done = await self._immediate.do(
@@ -119,7 +122,7 @@ class Locking:
         )
         if overtake:
             self._immediate.overtaken(instance_id, gone)
-        return done
+        return msgspec.structs.replace(done, admitted=msgspec.structs.replace(done.admitted, lock=placed[0]))
 
     async def release(
         self, instance_id: str, lock_id: str, actor: Actor, *, reason: str | None, project_id: str | None

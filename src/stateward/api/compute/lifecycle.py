@@ -23,7 +23,9 @@ from stateward.api.compute.server_create import (
     find_image,
     find_key,
 )
+from stateward.api.compute.servers_seen import find
 from stateward.api.compute.views import detail, host_status
+from stateward.api.locking import wish_of
 from stateward.domain import bodies
 from stateward.domain.actions import BY_KEY, Action, Policy, Role
 from stateward.domain.errors import Invalid, Refusal, Refused
@@ -186,7 +188,18 @@ async def admit(
     return await one_of((BY_KEY["resize_away"], BY_KEY["resize_away_stopped"]))
 
 
+async def _with_lock(call: Call, options: bodies.ShutdownOptions | bodies.SuspendOptions | None) -> Wanted:
+    """Read the lock that is to be placed with a stop or a suspend (R7)."""
+    if options is None or options.lock is None:
+        return NOTHING
+    call.allow(BY_KEY["lock"].policy)
+    instance = await find(call, call.path["id"])
+    return Wanted(lock=wish_of(options.lock, call.actor, instance.project_id))
+
+
 _LOOKS: Final[dict[str, Callable[[Call, Any], Awaitable[Wanted]]]] = {
+    "stop": _with_lock,
+    "suspend": _with_lock,
     "rescue": _rescue,
     "resize": _resize,
     "rebuild": _rebuild,

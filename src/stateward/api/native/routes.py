@@ -11,12 +11,16 @@ from starlette.routing import Route, Router
 
 from stateward.api.compute.services import Services
 from stateward.api.http import base_url
-from stateward.api.native import events, operations
+from stateward.api.native import events, locks, operations
 from stateward.api.native.call import Endpoint, Resource, nothing_here, reply
 from stateward.api.native.openapi import document
 
 #: Those with a fixed name before those with an id in its place.
-_RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {**events.RESOURCES, **operations.RESOURCES}
+_RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {
+    **events.RESOURCES,
+    **operations.RESOURCES,
+    **locks.RESOURCES,
+}
 
 
 def native_app(services: Services) -> Router:

@@ -1,0 +1,362 @@
+"""``/v1/instances/{id}/locks``, ``holds`` and ``overrides``, and ``/v1/projects/{id}/locks`` (B2, R3-R6)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from starlette.responses import Response
+
+from stateward.api.http import iso_time
+from stateward.api.locking import LockView, lock_view, wish_of
+from stateward.api.native.call import Call, Resource, reply
+from stateward.api.native.operations import shown
+from stateward.api.native.views import OperationView
+from stateward.domain.actions import BY_KEY, Policy, Role
+from stateward.domain.bodies import Hold, LockWanted
+from stateward.domain.errors import NotFound
+from stateward.domain.locks import LockKind
+from stateward.domain.records import Instance, Operation
+from stateward.operations import stacking
+from stateward.store import instances, locks, overrides
+from stateward.store.operation_queries import Found
+from stateward.store.overrides import Override
+
+_READ: Final = Policy("stateward:locks:read", Role.READER)
+_RELEASE_HOLD: Final = Policy("stateward:holds:release", Role.ADMIN)
+_OVERRIDE: Final = Policy("stateward:overrides:ask", Role.ADMIN)
+_REASON: Final = {"reason": "Why; it is kept in the audit trail."}
+_Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+
+
+class NewLock(LockWanted, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A lock to be placed on an instance, beside those that are there."""
+
+    #: By default as Nova's ``lock``: an admin of another project places the provider's.
+    kind: Literal["owner", "admin"] | None = None
+    #: End what is in flight; otherwise it is finished, and the answer names it.
+    overtake: bool = False
+
+
+class NewProjectLock(LockWanted, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A lock that a project's instances inherit, those made later too."""
+
+    kind: Literal["owner", "admin"] | None = None
+    #: Only those with this tag.
+    tag: Annotated[str, msgspec.Meta(min_length=1, max_length=60)] | None = None
+
+
+class NewOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Leave to pass a lock that binds administrators: for so many operations, or for so many seconds."""
+
+    #: The lock's id: the glass is broken for this one alone.
+    lock: str
+    reason: _Reason
+    #: 1 when neither is given.
+    operations: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] | None = None
+
+
+class LocksView(msgspec.Struct, frozen=True, kw_only=True):
+    """Locks, oldest first."""
+
+    locks: list[LockView]
+
+
+class PlacedView(msgspec.Struct, frozen=True, kw_only=True):
+    """A lock that was placed."""
+
+    lock: LockView
+    #: What was admitted before the lock, and will be finished (B1); null: nothing.
+    in_flight: OperationView | None
+
+
+class ProjectLockView(msgspec.Struct, frozen=True, kw_only=True):
+    """A project's lock that was placed."""
+
+    lock: LockView
+    #: Which inherit it now, by id.
+    instances: list[str]
+
+
+class HeldView(msgspec.Struct, frozen=True, kw_only=True):
+    """A hold that was placed, and the operation that switches the guest off."""
+
+    hold: LockView
+    operation: OperationView
+
+
+class OverrideView(msgspec.Struct, frozen=True, kw_only=True):
+    """An administrator's leave to pass a lock."""
+
+    id: str
+    instance_id: str
+    lock: str
+    #: Whose it is.
+    user_id: str
+    reason: str
+    asked_at: str
+    expires_at: str | None
+    #: Null: as many as come before it expires.
+    operations_left: int | None
+    needs_approval: bool
+    approved_by: str | None
+    approved_at: str | None
+    #: It lets its administrator pass now.
+    good: bool
+
+
+class OverridesView(msgspec.Struct, frozen=True, kw_only=True):
+    """Overrides of an instance's locks, oldest first."""
+
+    overrides: list[OverrideView]
+
+
+async def find_instance(call: Call, instance_id: str) -> Instance:
+    """Return an instance that the caller may see.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = await call.services.database.read(lambda connection: instances.get(connection, instance_id))
+    if found is None or call.visible_project not in {None, found.project_id}:
+        raise NotFound(f"Instance {instance_id} could not be found.")
+    return found
+
+
+def _operation(call: Call, operation: Operation, instance: Instance) -> OperationView:
+    return shown(
+        call, Found(operation=operation, project_id=instance.project_id, instance_name=instance.name)
+    )
+
+
+def _view(call: Call, lock: locks.Lock) -> LockView:
+    return lock_view(lock, admin=call.token.is_admin)
+
+
+async def _index(call: Call) -> Response:
+    instance = await find_instance(call, call.request.path_params["id"])
+    stack = await call.services.database.read(lambda connection: stacking.stack_of(connection, instance))
+    return reply(LocksView(locks=[_view(call, lock) for lock in stack]))
+
+
+async def _place(call: Call) -> Response:
+    wanted = await call.body(NewLock)
+    instance = await find_instance(call, call.request.path_params["id"])
+    kind = None if wanted.kind is None else LockKind(wanted.kind)
+    wish = wish_of(wanted, call.actor, instance.project_id, kind=kind, named=True)
+    done = await call.services.locking.place(
+        instance.id, call.actor, wish, overtake=wanted.overtake, project_id=call.visible_project
+    )
+    in_flight = None if wanted.overtake else done.in_flight
+    return reply(
+        PlacedView(
+            lock=_view(call, done.admitted.placed),
+            in_flight=None if in_flight is None else _operation(call, in_flight, instance),
+        ),
+        201,
+    )
+
+
+async def _release(call: Call) -> Response:
+    await call.services.locking.release(
+        call.request.path_params["id"],
+        call.request.path_params["lock"],
+        call.actor,
+        reason=call.request.query_params.get("reason"),
+        project_id=call.visible_project,
+    )
+    return Response(b"", 204)
+
+
+async def _hold(call: Call) -> Response:
+    wanted = await call.body(Hold)
+    admitted = await call.services.locking.hold(call.request.path_params["id"], call.actor, wanted)
+    return reply(
+        HeldView(
+            hold=_view(call, admitted.placed),
+            operation=_operation(call, admitted.operation, admitted.instance),
+        ),
+        202,
+    )
+
+
+async def _project_index(call: Call) -> Response:
+    project_id = _project(call)
+    found = await call.services.database.read(lambda connection: locks.of_project(connection, project_id))
+    return reply(LocksView(locks=[_view(call, lock) for lock in found]))
+
+
+async def _project_place(call: Call) -> Response:
+    wanted = await call.body(NewProjectLock)
+    project_id = _project(call)
+    kind = None if wanted.kind is None else LockKind(wanted.kind)
+    wish = wish_of(wanted, call.actor, project_id, kind=kind, named=True)
+    lock, inheriting = await call.services.locking.place_on_project(project_id, wanted.tag, call.actor, wish)
+    return reply(ProjectLockView(lock=_view(call, lock), instances=inheriting), 201)
+
+
+async def _project_release(call: Call) -> Response:
+    await call.services.locking.release_from_project(
+        call.request.path_params["lock"],
+        call.actor,
+        reason=call.request.query_params.get("reason"),
+        project_id=_project(call),
+    )
+    return Response(b"", 204)
+
+
+def _project(call: Call) -> str:
+    """Return the project of the path, if it exists for the caller.
+
+    Raises:
+        NotFound: it is another's.
+    """
+    project_id: str = call.request.path_params["id"]
+    if call.visible_project not in {None, project_id}:
+        raise NotFound(f"Project {project_id} could not be found.")
+    return project_id
+
+
+async def _override(call: Call) -> Response:
+    wanted = await call.body(NewOverride)
+    override = await call.services.overriding.ask(
+        call.request.path_params["id"],
+        wanted.lock,
+        call.actor,
+        reason=wanted.reason,
+        uses=wanted.operations,
+        seconds=wanted.seconds,
+    )
+    return reply(_override_view(call, override), 201)
+
+
+async def _overrides(call: Call) -> Response:
+    instance = await find_instance(call, call.request.path_params["id"])
+    found = await call.services.database.read(
+        lambda connection: overrides.of_instance(connection, instance.id)
+    )
+    return reply(OverridesView(overrides=[_override_view(call, each) for each in found]))
+
+
+async def _approve(call: Call) -> Response:
+    override = await call.services.overriding.approve(call.request.path_params["override"], call.actor)
+    return reply(_override_view(call, override))
+
+
+def _override_view(call: Call, override: Override) -> OverrideView:
+    return OverrideView(
+        id=override.id,
+        instance_id=override.instance_id,
+        lock=override.lock_id,
+        user_id=override.user_id,
+        reason=override.reason,
+        asked_at=iso_time(override.asked_at),
+        expires_at=None if override.expires_at is None else iso_time(override.expires_at),
+        operations_left=override.left,
+        needs_approval=override.needs_approval,
+        approved_by=override.approved_by,
+        approved_at=None if override.approved_at is None else iso_time(override.approved_at),
+        good=override.good(call.services.clock.now()),
+    )
+
+
+_PLACE: Final = BY_KEY["place_lock"].policy
+_RELEASE: Final = BY_KEY["release_lock"].policy
+
+#: By path, below ``/v1``.
+RESOURCES: Final[dict[str, dict[str, Resource]]] = {
+    "/instances/{id}/locks": {
+        "GET": Resource(
+            handler=_index,
+            summary="List the locks that hold for an instance.",
+            policy=_READ,
+            answer=LocksView,
+        ),
+        "POST": Resource(
+            handler=_place,
+            summary="Place a lock on an instance, beside those that are there.",
+            policy=_PLACE,
+            body=NewLock,
+            answer=PlacedView,
+            status=201,
+        ),
+    },
+    "/instances/{id}/locks/{lock}": {
+        "DELETE": Resource(
+            handler=_release,
+            summary="Release one lock; the others hold on.",
+            policy=_RELEASE,
+            status=204,
+            query=_REASON,
+        )
+    },
+    "/instances/{id}/holds": {
+        "POST": Resource(
+            handler=_hold,
+            summary="Place a legal hold: overtake what is in flight, switch the guest off, and keep it off.",
+            policy=BY_KEY["hold_none"].policy,
+            body=Hold,
+            answer=HeldView,
+            status=202,
+        )
+    },
+    "/instances/{id}/holds/{lock}": {
+        "DELETE": Resource(
+            handler=_release,
+            summary="Release a hold; the guest stays as it is.",
+            policy=_RELEASE_HOLD,
+            status=204,
+            query=_REASON,
+        )
+    },
+    "/instances/{id}/overrides": {
+        "GET": Resource(
+            handler=_overrides,
+            summary="List who was given leave to pass an instance's locks.",
+            policy=_OVERRIDE,
+            answer=OverridesView,
+        ),
+        "POST": Resource(
+            handler=_override,
+            summary="Break the glass: pass one lock that binds administrators too.",
+            policy=_OVERRIDE,
+            body=NewOverride,
+            answer=OverrideView,
+            status=201,
+        ),
+    },
+    "/overrides/{override}/approve": {
+        "POST": Resource(
+            handler=_approve,
+            summary="Agree, as the second administrator, to an override.",
+            policy=Policy("stateward:overrides:approve", Role.ADMIN),
+            answer=OverrideView,
+        )
+    },
+    "/projects/{id}/locks": {
+        "GET": Resource(
+            handler=_project_index,
+            summary="List the locks that a project's instances inherit.",
+            policy=_READ,
+            answer=LocksView,
+        ),
+        "POST": Resource(
+            handler=_project_place,
+            summary="Place a lock that a project's instances inherit, those made later too.",
+            policy=_PLACE,
+            body=NewProjectLock,
+            answer=ProjectLockView,
+            status=201,
+        ),
+    },
+    "/projects/{id}/locks/{lock}": {
+        "DELETE": Resource(
+            handler=_project_release,
+            summary="Release a project's lock, from all its instances.",
+            policy=_RELEASE,
+            status=204,
+            query=_REASON,
+        )
+    },
+}
