@@ -15,7 +15,7 @@ from stateward.api.native.views import OperationView
 from stateward.domain.actions import BY_KEY, Policy, Role
 from stateward.domain.bodies import Hold, LockWanted
 from stateward.domain.errors import NotFound
-from stateward.domain.locks import LockKind
+from stateward.domain.locks import Lock, LockKind
 from stateward.domain.records import Instance, Operation
 from stateward.operations import stacking
 from stateward.store import instances, locks, overrides
@@ -130,7 +130,7 @@ def _operation(call: Call, operation: Operation, instance: Instance) -> Operatio
     )
 
 
-def _view(call: Call, lock: locks.Lock) -> LockView:
+def _view(call: Call, lock: Lock) -> LockView:
     return lock_view(lock, admin=call.token.is_admin)
 
 
