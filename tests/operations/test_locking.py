@@ -315,3 +315,28 @@ async def test_a_project_s_lock_expires(desk: Desk) -> None:
     assert await locking(desk).expire(lock)
     assert (await desk.row(instance_id)).locked_by is None
     assert await refused(desk, "delete", instance_id) is None
+
+
+async def test_a_refusal_says_who_locked_it_and_why(desk: Desk) -> None:
+    """All that bind who asks, the strongest first; the provider's person and ticket are not the customer's to know."""
+    instance_id = await desk.add()
+    await place(desk, instance_id, name="nightly", blocks=DELETE, reason="Backups.", expires_at=NOW + 3600)
+    await place(desk, instance_id, ADMIN, kind=LockKind.ADMIN, name="x", reason="Unpaid.", ticket="T-9")
+    desk.clock.at = NOW + 1
+    await locking(desk).place_on_project("p", None, OWNER, wish(name="freeze", blocks=DELETE | STOP))
+    with pytest.raises(Refused) as error:
+        await desk.admit("delete", instance_id)
+    assert str(error.value) == (
+        f"Instance {instance_id} is locked. It was locked by the provider at 2023-11-14T22:13:20Z: Unpaid. "
+        "It was locked against delete by user a member as 'nightly' at 2023-11-14T22:13:20Z until "
+        "2023-11-14T23:13:20Z: Backups. "
+        "It was locked against delete, stop with the whole project by user a member as 'freeze' at "
+        "2023-11-14T22:13:21Z."
+    )
+    desk.clock.at = NOW + 2
+    await place(desk, instance_id, ADMIN, kind=LockKind.HOLD, name="case", reason="Case 7.")
+    with pytest.raises(Refused) as error:
+        await desk.admit("stop", instance_id, ActorKind.ADMIN)
+    assert str(error.value) == (
+        f"Instance {instance_id} is locked. It was locked by the provider (a hold) at 2023-11-14T22:13:22Z: Case 7."
+    )

@@ -25,11 +25,12 @@ class Refusal(enum.StrEnum):
 class Refused(Exception):
     """An action was not admitted; ``refusal`` says why and ``str()`` is the sentence for people."""
 
-    def __init__(self, refusal: Refusal, **facts: object) -> None:
-        """Keep the refusal and the facts its sentence needs."""
+    def __init__(self, refusal: Refusal, *, says: str = "", **facts: object) -> None:
+        """Keep the refusal and the facts its sentence needs; ``says`` is said after it."""
         self.refusal = refusal
         self.facts = facts
-        super().__init__(refusal.value.format_map(facts))
+        sentence = refusal.value.format_map(facts)
+        super().__init__(f"{sentence}. {says}" if says else sentence)
 
 
 class Forbidden(Exception):

@@ -6,6 +6,7 @@ instance row carries their union per kind, so that one UPDATE's WHERE clause can
 
 from __future__ import annotations
 
+import datetime as dt
 import enum
 from collections.abc import Iterable
 from typing import Final
@@ -181,6 +182,34 @@ def summarise(locks: Iterable[Lock]) -> LockSummary:
         locked_by=locked_by,
         locked_reason=shown.reason if shown is not None else None,
     )
+
+
+def explained(locks: Iterable[Lock]) -> str:
+    """Say who locked, since when, why, and until when, one sentence each; what a customer may know.
+
+    The strongest first. Of the provider's locks neither the person nor the ticket is named.
+    """
+    stack = sorted(locks, key=lambda lock: (_STRENGTH.index(lock.kind), lock.placed_at))
+    return " ".join(_explained(lock) for lock in stack)
+
+
+def _explained(lock: Lock) -> str:
+    who = {
+        LockKind.OWNER: f"user {lock.holder}",
+        LockKind.ADMIN: "the provider",
+        LockKind.HOLD: "the provider (a hold)",
+    }[lock.kind]
+    named = f" as {lock.name!r}" if lock.name and lock.kind is LockKind.OWNER else ""
+    what = "" if lock.blocks == ALL_CLASSES else f" against {', '.join(words_of(lock.blocks))}"
+    where = " with the whole project" if lock.inherited and lock.tag is None else ""
+    where = f" with everything tagged {lock.tag!r}" if lock.inherited and lock.tag is not None else where
+    until = "" if lock.expires_at is None else f" until {_time(lock.expires_at)}"
+    why = "." if lock.reason is None else f": {lock.reason}"
+    return f"It was locked{what}{where} by {who}{named} at {_time(lock.placed_at)}{until}{why}"
+
+
+def _time(at: float) -> str:
+    return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def kind_placed_by(actor_kind: ActorKind, *, in_own_project: bool) -> LockKind:

@@ -20,7 +20,7 @@ from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.bodies import ShutdownOptions, ShutdownRequest
 from stateward.domain.errors import Refusal, Refused
-from stateward.domain.locks import BINDS, ActorKind, Lock
+from stateward.domain.locks import BINDS, ActorKind, Lock, explained
 from stateward.domain.placement import NOVA_RULES, Rules
 from stateward.domain.records import (
     UNFINISHED,
@@ -371,25 +371,25 @@ def admitted_row(
     """Do the guarded UPDATE for an actor, past the locks that the actor has broken the glass of (R6).
 
     Raises:
-        Refused: the reason, found by evaluating the same conditions on the row.
+        Refused: the reason, found by evaluating the same conditions on the row; of locks, whose and why.
     """
     try:
         return guarded(connection, action, instance_id, checks, changes, bump_fence=bump_fence)
     except Refused as refused:
-        if refused.refusal is not Refusal.LOCKED or actor.kind is not ActorKind.ADMIN:
+        if refused.refusal is not Refusal.LOCKED:
             raise
-        # Held from here on: the locks that are read are those that are passed.
-        held = instances.hold(connection, instance_id)
-        if held is None:
-            raise
-        binding = [
-            lock
-            for lock in stacking.stack_of(connection, held)
-            if actor.kind in BINDS[lock.kind] and lock.blocks & action.guarded
-        ]
-        passed = [overrides.take(connection, lock, instance_id, actor.user_id, now) for lock in binding]
-        if not binding or None in passed:
-            raise
+    # Held from here on: the locks that are read are those that are told, or passed.
+    held = instances.hold(connection, instance_id)
+    stack = [] if held is None else stacking.stack_of(connection, held)
+    binding = [lock for lock in stack if actor.kind in BINDS[lock.kind] and lock.blocks & action.guarded]
+    passed = (
+        [overrides.take(connection, lock, instance_id, actor.user_id, now) for lock in binding]
+        if actor.kind is ActorKind.ADMIN
+        else [None]
+    )
+    if None in passed:
+        raise Refused(Refusal.LOCKED, says=explained(binding), action=action.name, instance_id=instance_id)
+    if passed:
         operations.record(
             connection,
             at=now,
@@ -399,7 +399,8 @@ def admitted_row(
             action=key(action),
             detail={"overrides": passed, "locks": [lock.id for lock in binding]},
         )
-    unlocked = tuple(check for check in checks if check.refusal is not Refusal.LOCKED)
+    # Without any: the lock went away between the two statements, which only PostgreSQL lets happen.
+    unlocked = tuple(check for check in checks if not binding or check.refusal is not Refusal.LOCKED)
     return guarded(connection, action, instance_id, unlocked, changes, bump_fence=bump_fence)
 
 
