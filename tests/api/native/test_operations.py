@@ -361,6 +361,13 @@ async def test_the_document(api: Api) -> None:
     """Anybody may read it; every reference in it leads somewhere, and every path of the API is in it."""
     described = (await api("GET", "/v1/openapi.json", by=None)).body
     assert sorted((path, sorted(methods)) for path, methods in described["paths"].items()) == [
+        ("/instances/{id}/dry-run", ["post"]),
+        ("/instances/{id}/explain", ["get"]),
+        ("/instances/{id}/holds", ["post"]),
+        ("/instances/{id}/holds/{lock}", ["delete"]),
+        ("/instances/{id}/locks", ["get", "post"]),
+        ("/instances/{id}/locks/{lock}", ["delete"]),
+        ("/instances/{id}/overrides", ["get", "post"]),
         ("/operations", ["get"]),
         ("/operations/events", ["get"]),
         ("/operations/{id}", ["get"]),
@@ -368,6 +375,10 @@ async def test_the_document(api: Api) -> None:
         ("/operations/{id}/escalate", ["post"]),
         ("/operations/{id}/events", ["get"]),
         ("/operations/{id}/extend", ["post"]),
+        ("/overrides/{override}/approve", ["post"]),
+        ("/preflight", ["post"]),
+        ("/projects/{id}/locks", ["get", "post"]),
+        ("/projects/{id}/locks/{lock}", ["delete"]),
     ]
     schemas = described["components"]["schemas"]
 

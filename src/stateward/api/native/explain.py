@@ -1,0 +1,295 @@
+"""``/v1/instances/{id}/explain`` and ``dry-run``, and ``/v1/preflight`` for several instances (B6)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+import sqlalchemy as sa
+from starlette.responses import Response
+
+from stateward.api.http import iso_time
+from stateward.api.locking import LockView, lock_view
+from stateward.api.native.call import Call, Resource, reply
+from stateward.api.native.locks import find_instance
+from stateward.api.native.views import ActorView
+from stateward.api.policy import allow
+from stateward.domain.actions import BY_KEY, Action, Policy, Role
+from stateward.domain.errors import Invalid, Refused
+from stateward.domain.records import Instance, Operation, OperationState
+from stateward.domain.states import Cause, Observed, TaskState, VmState
+from stateward.domain.verdicts import judge_instance
+from stateward.operations import foresight, stacking
+from stateward.operations.foresight import Forecast, Foreseen
+from stateward.store import operations
+
+_READ: Final = Policy("stateward:explain:read", Role.READER)
+_PREFLIGHT: Final = Policy("stateward:preflight", Role.MEMBER)
+#: Operations of the chain of causes at most.
+_CHAIN: Final = 20
+#: What people ask about first; what blocks these is said without being asked.
+_ASKED: Final = ("start", "stop", "reboot", "suspend", "resume", "rebuild", "resize", "shelve", "delete")
+
+
+class CauseView(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was done to an instance."""
+
+    at: str
+    operation_id: str
+    action: str
+    #: What the action is, in a sentence.
+    says: str
+    actor: ActorView
+    state: OperationState
+    finished_at: str | None
+    #: Why it was done, or how it ended.
+    message: str | None
+
+
+class ForecastView(msgspec.Struct, frozen=True, kw_only=True):
+    """What would come of an action, as of now."""
+
+    instance_id: str
+    action: str
+    foreseen: Foreseen
+    #: The vm state it would come to; null: it stays, or nothing would be done.
+    becomes: VmState | None
+    #: Why it would be refused.
+    why: str
+    #: The locks that block it, oldest first; without these it would go on to be judged by the instance's state.
+    blocked_by: list[LockView]
+    #: It would pass a lock by an override of the caller's.
+    by_override: bool
+
+
+class SeenView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the hypervisor said last, and what the arbiter makes of it."""
+
+    observed: Observed
+    cause: Cause
+    at: str | None
+    verdict: str
+
+
+class ExplainView(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an instance is as it is, and what can be done to it."""
+
+    instance_id: str
+    name: str
+    vm_state: VmState
+    task_state: TaskState | None
+    fault: str | None
+    seen: SeenView
+    #: What made it so, newest first; the first that ended well is what it is.
+    causes: list[CauseView]
+    #: The locks that hold, oldest first.
+    locks: list[LockView]
+    #: What the usual actions would come to for the caller.
+    actions: list[ForecastView]
+
+
+class DryRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An action that is only thought of."""
+
+    action: str
+
+
+class Preflight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An action on several instances."""
+
+    action: str
+    instances: Annotated[list[str], msgspec.Meta(min_length=1, max_length=foresight.MOST)]
+    #: ``check``: only say what would come of it; ``all``: do it to all or to none; ``continue``: to those that allow it.
+    mode: Literal["check", "all", "continue"] = "check"
+
+
+class OutcomeView(ForecastView, frozen=True, kw_only=True):
+    """What came of it for one instance."""
+
+    #: The operation that was admitted; null: none was.
+    operation_id: str | None
+
+
+class PreflightView(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it, or would, in the order of the request."""
+
+    mode: str
+    #: How many of each.
+    counts: dict[Foreseen, int]
+    outcomes: list[OutcomeView]
+
+
+async def _explain(call: Call) -> Response:
+    instance = await find_instance(call, call.request.path_params["id"])
+    now = call.services.clock.now()
+
+    def look(connection: sa.Connection) -> ExplainView:
+        chain = operations.of_instance(connection, instance.id, limit=_CHAIN)
+        forecasts = [(name, _foresee(connection, call, name, instance.id, now)) for name in _ASKED]
+        stack = stacking.stack_of(connection, instance)
+        return ExplainView(
+            instance_id=instance.id,
+            name=instance.name,
+            vm_state=instance.vm_state,
+            task_state=instance.task_state,
+            fault=None if instance.fault is None else instance.fault.message,
+            seen=_seen(instance),
+            causes=[_cause(operation) for operation in chain],
+            locks=[lock_view(lock, admin=call.token.is_admin) for lock in stack],
+            actions=[_forecast_view(call, name, each) for name, each in forecasts],
+        )
+
+    return reply(await call.services.database.read(look))
+
+
+def _seen(instance: Instance) -> SeenView:
+    return SeenView(
+        observed=instance.observed,
+        cause=instance.cause,
+        at=None if instance.observed_at is None else iso_time(instance.observed_at),
+        verdict=judge_instance(instance).says,
+    )
+
+
+def _cause(operation: Operation) -> CauseView:
+    return CauseView(
+        at=iso_time(operation.started_at),
+        operation_id=operation.id,
+        action=operation.action,
+        says=BY_KEY[operation.action].says,
+        actor=ActorView(
+            kind=operation.actor_kind, user_id=operation.user_id, project_id=operation.project_id
+        ),
+        state=operation.state,
+        finished_at=None if operation.finished_at is None else iso_time(operation.finished_at),
+        message=operation.message,
+    )
+
+
+def _foresee(connection: sa.Connection, call: Call, name: str, instance_id: str, now: float) -> Forecast:
+    return foresight.foresee(
+        connection,
+        foresight.rows_of(name),
+        instance_id,
+        call.actor,
+        project_id=call.visible_project,
+        now=now,
+    )
+
+
+def _forecast_view(call: Call, name: str, forecast: Forecast) -> ForecastView:
+    return ForecastView(
+        instance_id=forecast.instance_id,
+        action=name,
+        foreseen=forecast.foreseen,
+        becomes=forecast.becomes,
+        why=forecast.why,
+        blocked_by=[lock_view(lock, admin=call.token.is_admin) for lock in forecast.locks],
+        by_override=forecast.by_override,
+    )
+
+
+async def _dry_run(call: Call) -> Response:
+    wanted = await call.body(DryRun)
+    rows = foresight.rows_of(wanted.action)
+    allow(call.token, rows[0].policy)
+    now = call.services.clock.now()
+    instance_id = call.request.path_params["id"]
+    forecast = await call.services.database.read(
+        lambda connection: _foresee(connection, call, wanted.action, instance_id, now)
+    )
+    return reply(_forecast_view(call, wanted.action, forecast))
+
+
+async def _preflight(call: Call) -> Response:
+    wanted = await call.body(Preflight)
+    rows = foresight.rows_of(wanted.action)
+    allow(call.token, rows[0].policy)
+    if wanted.mode != "check" and not all(_plain(row) for row in rows):
+        raise Invalid(f"{wanted.action!r} needs more than a name: ask for it on each instance by itself.")
+    if len(set(wanted.instances)) != len(wanted.instances):
+        raise Invalid("An instance is named twice.")
+    now = call.services.clock.now()
+
+    def look(connection: sa.Connection) -> list[Forecast]:
+        return [_foresee(connection, call, wanted.action, each, now) for each in wanted.instances]
+
+    forecasts = await call.services.database.read(look)
+    admitted: dict[str, str] = {}
+    if wanted.mode == "all":
+        made = await foresight.admit_all(
+            call.services.admission, rows, wanted.instances, call.actor, project_id=call.visible_project
+        )
+        admitted = {each.instance.id: each.operation.id for each in made}
+    elif wanted.mode == "continue":
+        forecasts = [await _do(call, rows, each, admitted) for each in forecasts]
+    outcomes = [
+        OutcomeView(
+            operation_id=admitted.get(each.instance_id),
+            **msgspec.structs.asdict(_forecast_view(call, wanted.action, each)),
+        )
+        for each in forecasts
+    ]
+    counts = {word: sum(each.foreseen is word for each in outcomes) for word in Foreseen}
+    return reply(
+        PreflightView(mode=wanted.mode, counts=counts, outcomes=outcomes),
+        202 if admitted else 200,
+    )
+
+
+async def _do(call: Call, rows: tuple[Action, ...], forecast: Forecast, admitted: dict[str, str]) -> Forecast:
+    """Do it to one instance that allowed it when it was looked at; what refuses it now is what counts."""
+    if forecast.foreseen is not Foreseen.ALLOWED:
+        return forecast
+    try:
+        made = await call.services.admission.admit(
+            rows, forecast.instance_id, call.actor, project_id=call.visible_project
+        )
+    except Refused as refused:
+        return msgspec.structs.replace(
+            forecast, foreseen=Foreseen.BLOCKED, why=str(refused), becomes=None, row=None
+        )
+    admitted[forecast.instance_id] = made.operation.id
+    return forecast
+
+
+def _plain(row: Action) -> bool:
+    """Whether a row needs nothing of its request but its name."""
+    return row.is_operation and row.name in _PLAIN
+
+
+#: Actions whose requests say nothing but their name.
+_PLAIN: Final = frozenset(
+    {"start", "stop", "reboot", "pause", "unpause", "suspend", "resume", "delete", "shelve", "unshelve"}
+)
+
+#: By path, below ``/v1``.
+RESOURCES: Final[dict[str, dict[str, Resource]]] = {
+    "/instances/{id}/explain": {
+        "GET": Resource(
+            handler=_explain,
+            summary="Say why an instance is as it is, what blocks what, and what would free it.",
+            policy=_READ,
+            answer=ExplainView,
+        )
+    },
+    "/instances/{id}/dry-run": {
+        "POST": Resource(
+            handler=_dry_run,
+            summary="Say what would come of an action, and change nothing.",
+            policy=_READ,
+            body=DryRun,
+            answer=ForecastView,
+        )
+    },
+    "/preflight": {
+        "POST": Resource(
+            handler=_preflight,
+            summary="Say what would come of an action on several instances; and then do it to all or none, or to "
+            "those that allow it.",
+            policy=_PREFLIGHT,
+            body=Preflight,
+            answer=PreflightView,
+        )
+    },
+}
