@@ -94,6 +94,14 @@ class Client:
         """
         return self._one("POST", f"/operations/{operation_id}/{command}", options)
 
+    def native(self, method: str, path: str, body: object = None) -> Any:
+        """Ask Stateward's own API; None where it answers nothing.
+
+        Raises:
+            Failed: with what the server says.
+        """
+        return self._ask(method, "stateward", path, body)
+
     def follow(self, operation_id: str) -> Iterator[Operation]:
         """Return an operation as it is and then after each change, until its end or the stream's.
 
@@ -118,7 +126,8 @@ class Client:
 
     def _ask(self, method: str, service: str, path: str, body: object = None) -> Any:
         with self._open(method, service, path, body) as response:
-            return _decoded(_read(response))
+            raw = _read(response)
+            return _decoded(raw) if raw or response.status != http.HTTPStatus.NO_CONTENT else None
 
     @contextlib.contextmanager
     def _open(

@@ -12,7 +12,11 @@ from stateward import __version__
 
 #: Loaded when they are asked for: a look at an operation need not wait for a whole server's libraries.
 _COMMANDS: Final[Mapping[str, str]] = {
+    "explain": "stateward.cli.explain",
+    "hold": "stateward.cli.hold",
+    "lock": "stateward.cli.lock",
     "operation": "stateward.cli.operation",
+    "override": "stateward.cli.override",
     "serve": "stateward.cli.serve",
 }
 

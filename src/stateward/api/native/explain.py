@@ -99,7 +99,7 @@ class Preflight(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     action: str
     instances: Annotated[list[str], msgspec.Meta(min_length=1, max_length=foresight.MOST)]
-    #: ``check``: only say what would come of it; ``all``: do it to all or to none; ``continue``: to those that allow it.
+    #: ``check``: only say; ``all``: do it to all or to none; ``continue``: do it to those that allow it.
     mode: Literal["check", "all", "continue"] = "check"
 
 

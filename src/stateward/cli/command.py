@@ -1,0 +1,52 @@
+"""What all commands that ask a server have in common: the cloud, the format, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Concatenate, ParamSpec
+
+import click
+
+from stateward.cli.client import Client, Failed
+from stateward.cli.credentials import NoCredentials, find_cloud
+
+P = ParamSpec("P")
+
+#: What a shell gives a program that is interrupted.
+_INTERRUPTED = 130
+
+
+def command(function: Callable[Concatenate[Client, str, P], bool]) -> Callable[P, None]:
+    """Give a command its client and its format; False ends it with status 1."""
+
+    @click.option("--os-cloud", metavar="NAME", help="The cloud of clouds.yaml.  [default: $OS_CLOUD]")
+    @click.option(
+        "-f", "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
+    )
+    @wraps(function)
+    def run(*args: P.args, **options: P.kwargs) -> None:
+        os_cloud, form = options.pop("os_cloud"), options.pop("form")
+        try:
+            client = Client(find_cloud(None if os_cloud is None else str(os_cloud), os.environ))
+            good = function(client, str(form), *args, **options)
+        except NoCredentials as error:
+            raise click.UsageError(str(error)) from None
+        except Failed as error:
+            click.echo(f"stateward: {error}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("stateward: the operation goes on", err=True)
+            sys.exit(_INTERRUPTED)
+        if not good:
+            sys.exit(1)
+
+    return run
+
+
+def as_json(value: object) -> None:
+    """Write a value for programs."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=not sys.stdout.isatty()))
