@@ -121,9 +121,14 @@ def release(
     return True
 
 
-def let_go(
-    client: Client, path: str, name: str, reason: str | None, *, kind: str = "locks"
-) -> dict[str, Any]:
+class Asks(Protocol):
+    """What asks the server."""
+
+    def native(self, method: str, path: str, body: object = None) -> Any:
+        """Ask Stateward's own API."""
+
+
+def let_go(client: Asks, path: str, name: str, reason: str | None, *, kind: str = "locks") -> dict[str, Any]:
     """Release the lock of an id or a name, and return what it was.
 
     Raises:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from stateward.domain import admit
 from stateward.domain.actions import ACTIONS, Action, Role, key
 from stateward.domain.errors import Invalid, Refusal, Refused
-from stateward.domain.locks import BINDS, Lock
+from stateward.domain.locks import BINDS, Lock, explained
 from stateward.domain.records import Actor
 from stateward.domain.states import VmState
 from stateward.operations import stacking
@@ -128,7 +128,7 @@ def foresee(
     return Forecast(
         instance_id=instance_id,
         foreseen=Foreseen.NO_CHANGE if already else Foreseen.BLOCKED,
-        why=str(refused),
+        why=f"{refused}. {explained(binding)}" if binding else str(refused),
         locks=binding,
     )
 
