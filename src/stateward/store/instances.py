@@ -255,6 +255,27 @@ def touch_project(
     return {row.id: row.tags for row in connection.execute(statement)}
 
 
+#: Instances that a refusal names at most.
+_NAMED = 10
+
+
+def blocked(connection: sa.Connection, project_id: str, classes: OperationClass) -> list[str]:
+    """Return some living instances of a project that a lock of any kind blocks against classes, by id, oldest first."""
+    mask: sa.ColumnElement[int] = sa.literal_column(str(int(classes)))
+    columns = (_COLUMNS.owner_blocks, _COLUMNS.admin_blocks, _COLUMNS.hold_blocks)
+    statement = (
+        sa.select(_COLUMNS.id)
+        .where(
+            _COLUMNS.project_id == project_id,
+            _COLUMNS.vm_state != VmState.DELETED.value,
+            sa.or_(*(column.bitwise_and(mask) != sa.literal_column("0") for column in columns)),
+        )
+        .order_by(_COLUMNS.number)
+        .limit(_NAMED)
+    )
+    return list(connection.execute(statement).scalars())
+
+
 def write_locks(connection: sa.Connection, columns: Mapping[str, Mapping[str, Any]]) -> None:
     """Write the locks' union into rows that this transaction holds, by their ids."""
     if not columns:

@@ -19,6 +19,7 @@ from stateward.api.images.callers import caller_of
 from stateward.api.images.query import next_page, read_query
 from stateward.api.images.service import Images
 from stateward.domain.errors import Invalid, NotFound
+from stateward.operations.keeping import INSTANCE, require_image_free
 from stateward.store import images as store
 from stateward.store.images import Image
 
@@ -99,6 +100,9 @@ class ImageResources:
             after = msgspec.structs.replace(patched(before, changes), updated_at=now)
             if (after.visibility, after.owner) != (before.visibility, before.owner):
                 caller.require_publisher(after)
+            if after.properties.get(INSTANCE) != before.properties.get(INSTANCE):
+                # Or it could be deleted as if it were somebody else's.
+                require_image_free(connection, image_id, before.properties)
             store.replace(connection, before, after)
             return after
 

@@ -24,6 +24,7 @@ from stateward.api.faults import ApiFault
 from stateward.api.images.files import Incoming, Written, sweep
 from stateward.clock import Clock
 from stateward.domain.errors import Conflict, NotFound
+from stateward.operations.keeping import require_image_free
 from stateward.store import images as store
 from stateward.store.engine import Database, StoreUnavailable
 from stateward.store.images import Image
@@ -156,9 +157,14 @@ class Images:
         Raises:
             NotFound: there is none.
             ApiFault: it is protected (403).
+            Conflict: a hold keeps it (R6).
         """
 
         def work(connection: sa.Connection) -> None:
+            seen = store.get(connection, image_id)
+            if seen is not None:
+                # The instance's row before the image's: what ends an operation holds them in this order too.
+                require_image_free(connection, image_id, seen.properties)
             image = store.lock(connection, image_id)
             if image is None:
                 raise NotFound(f"No image found with ID {image_id}")
