@@ -91,7 +91,9 @@ class Agent:
         await self._bus.answer(console_subject(self.host), self._console)
         if self._consoles is not None:
             await self._consoles.offer(self.host, self._open_console)
-        await self._bus.answer(questions_subject(self.host), Questions(self.driver).answer)
+        await self._bus.answer(
+            questions_subject(self.host), Questions(self.driver, self.worker.overtaken).answer
+        )
         self._tasks = [
             asyncio.create_task(self.observer.run(), name=f"observer {self.host}"),
             asyncio.create_task(self.addresses.run(), name=f"addresses {self.host}"),

@@ -5,12 +5,13 @@ Questions take no lane: they may come while an operation is carried out, and hol
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 
 from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
-from stateward.domain.questions import Answer, Question, SetPassword
+from stateward.domain.questions import Answer, Overtaken, Question, SetPassword
 
 _DECODER: Final[msgspec.json.Decoder[Question]] = msgspec.json.Decoder(Question)
 
@@ -18,9 +19,10 @@ _DECODER: Final[msgspec.json.Decoder[Question]] = msgspec.json.Decoder(Question)
 class Questions:
     """Answers for one driver."""
 
-    def __init__(self, driver: Driver) -> None:
-        """Ask this driver."""
+    def __init__(self, driver: Driver, overtaken: Callable[[str, int], Awaitable[None]]) -> None:
+        """Ask this driver; ``overtaken`` returns when nothing older than a fence acts on an instance."""
         self._driver = driver
+        self._overtaken = overtaken
 
     async def answer(self, payload: bytes) -> bytes:
         """Answer one question."""
@@ -36,5 +38,8 @@ class Questions:
     async def _answer(self, question: Question) -> Answer:
         if isinstance(question, SetPassword):
             await self._driver.set_password(question.instance_id, question.user, question.password)
+            return Answer()
+        if isinstance(question, Overtaken):
+            await self._overtaken(question.instance_id, question.fence)
             return Answer()
         return Answer(diagnostics=await self._driver.diagnostics(question.instance_id))

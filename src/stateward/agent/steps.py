@@ -45,6 +45,10 @@ async def publish_snapshot(work: Work) -> None:
     await work.driver.publish_snapshot(_image(work))
 
 
+async def stand_down(work: Work) -> None:
+    """Do nothing: that the step is reached says that nothing older acts on the instance."""
+
+
 def _image(work: Work) -> str:
     if work.dispatch.snapshot is None:
         msg = f"operation {work.dispatch.operation_id} copies a disk and names no image"
@@ -124,6 +128,7 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.DISCARD_RESCUE_DISK: _simple(lambda driver, instance_id: driver.discard_rescue_disk(instance_id)),
     Step.SNAPSHOT: snapshot,
     Step.PUBLISH_SNAPSHOT: publish_snapshot,
+    Step.STAND_DOWN: stand_down,
 }
 
 #: What takes a step back whose operation failed, so that it leaves nothing behind; each does nothing when the step did

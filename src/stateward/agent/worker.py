@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Generator
 
 import msgspec
 import structlog
@@ -45,6 +46,7 @@ class Worker:
         self.watch = watch
         self._bus = bus
         self._lanes: dict[str, _Lane] = {}
+        self._moves = Moves()
 
     async def resume(self) -> None:
         """Go on with what a former life of this agent left unfinished."""
@@ -58,6 +60,7 @@ class Worker:
         dispatch = _decoder.decode(payload)
         if self.journal.accept(dispatch, self.clock.now()):
             self._lane(dispatch.instance_id).take(dispatch)
+            self.moved()
             return
         entry = self.journal.entry(dispatch.instance_id)
         if entry is None or entry.dispatch.operation_id != dispatch.operation_id:
@@ -102,6 +105,18 @@ class Worker:
             at=self.clock.now(),
         )
 
+    async def overtaken(self, instance_id: str, fence: int) -> None:
+        """Return when an operation of this fence, or a newer one, has come and nothing older acts any more (B1)."""
+        with self._moves.follow() as moved:
+            while not self._past(instance_id, fence):
+                await moved.wait()
+                moved.clear()
+
+    def _past(self, instance_id: str, fence: int) -> bool:
+        entry, lane = self.journal.entry(instance_id), self._lanes.get(instance_id)
+        acting = None if lane is None else lane.acting
+        return entry is not None and entry.dispatch.fence >= fence and (acting is None or acting >= fence)
+
     async def stop(self) -> None:
         """Stop at once, mid-step; the journal knows where."""
         lanes = [lane.task for lane in self._lanes.values() if lane.task is not None]
@@ -120,9 +135,37 @@ class Worker:
             lane = self._lanes[instance_id] = _Lane(self, instance_id)
         return lane
 
+    def moved(self) -> None:
+        """Have those look again who wait for an operation to come, or to end."""
+        self._moves.changed()
+
     def lane_ended(self, instance_id: str) -> None:
         """Forget a lane that has run empty."""
         del self._lanes[instance_id]
+        self.moved()
+
+
+class Moves:
+    """Wakes those who wait for something to move."""
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self._events: set[asyncio.Event] = set()
+
+    def changed(self) -> None:
+        """Wake everybody."""
+        for event in self._events:
+            event.set()
+
+    @contextlib.contextmanager
+    def follow(self) -> Generator[asyncio.Event]:
+        """Give an event that is set at every move from now on."""
+        event = asyncio.Event()
+        self._events.add(event)
+        try:
+            yield event
+        finally:
+            self._events.discard(event)
 
 
 class _Lane:
@@ -134,6 +177,11 @@ class _Lane:
         self._next: Dispatch | None = None
         self._run_now: Run | None = None
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def acting(self) -> int | None:
+        """The fence of the operation that is being carried out; None while there is none."""
+        return None if self._run_now is None else self._run_now.dispatch.fence
 
     def take(self, dispatch: Dispatch) -> None:
         """Run this operation next, and have the one that runs stop."""
@@ -182,6 +230,7 @@ class _Lane:
                     await self._finish(dispatch, self._run_now)
                 finally:
                     self._run_now = None
+                    self._worker.moved()
 
     async def _finish(self, dispatch: Dispatch, run: Run) -> None:
         with structlog.contextvars.bound_contextvars(

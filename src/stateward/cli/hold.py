@@ -52,6 +52,8 @@ def place(
         as_json(made)
     elif form != "json":
         write(table(COLUMNS, [row(made["hold"])]))
+    if not made["confirmed"]:
+        click.echo("The host has not confirmed yet that what it was doing has ended.", err=True)
     if not wait:
         if form != "json" and not operation["final"]:
             click.echo(f"{title(operation)} goes on: stateward operation watch {operation['id']}", err=True)

@@ -28,7 +28,14 @@ class Measure(msgspec.Struct, frozen=True, kw_only=True, tag="measure"):
     instance_id: str
 
 
-Question = SetPassword | Measure
+class Overtaken(msgspec.Struct, frozen=True, kw_only=True, tag="overtaken"):
+    """Answer when nothing that is older than a fence acts on an instance any more (B1)."""
+
+    instance_id: str
+    fence: int
+
+
+Question = SetPassword | Measure | Overtaken
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,6 +37,7 @@ class Step(enum.StrEnum):
     DISCARD_RESCUE_DISK = "discard_rescue_disk"
     SNAPSHOT = "snapshot"
     PUBLISH_SNAPSHOT = "publish_snapshot"
+    STAND_DOWN = "stand_down"
 
 
 #: What changes nothing of an instance: an operation that fails there leaves it as it was. Only these may come before
@@ -67,5 +68,6 @@ STEP_SAYS: Final[dict[Step, str]] = {
     Step.DEFINE_RESCUE: "Define the guest to boot from the rescue disk, its own disk as the second.",
     Step.DISCARD_RESCUE_DISK: "Delete the rescue disk, if it is there.",
     Step.SNAPSHOT: "Copy the disk as it is at one moment into a file.",
+    Step.STAND_DOWN: "Do nothing; what an older operation was doing has ended.",
     Step.PUBLISH_SNAPSHOT: "Hand that file to the image store, and delete it.",
 }

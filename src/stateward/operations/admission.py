@@ -345,6 +345,9 @@ def _first_that_fits(
         row_changes = dict(changes)
         if row.pending is not None:
             row_changes |= {"task_state": row.pending.value, "operation_id": operation_id}
+        elif row.over:
+            # What was in flight is overtaken, and this has no task state of its own.
+            row_changes |= {"task_state": None, "operation_id": None}
         checks = admit.conditions(row, actor.kind, project_id=project_id, fence=fence)
         try:
             found = admitted_row(

@@ -13,12 +13,12 @@ from typing import Any, Final, Self
 import msgspec
 import sqlalchemy as sa
 
-from stateward.domain.actions import BY_KEY, WAYS, Action
+from stateward.domain.actions import BY_KEY, WAYS
 from stateward.domain.bodies import Hold
 from stateward.domain.errors import Forbidden, NotFound
 from stateward.domain.locks import Lock, LockKind, may_release
 from stateward.domain.records import Actor, Instance
-from stateward.operations import finishing, stacking
+from stateward.operations import stacking
 from stateward.operations.admission import Admission, Admitted
 from stateward.operations.immediate import Done, Immediate, system_actor
 from stateward.operations.preparing import Wanted
@@ -62,8 +62,14 @@ class Locking:
             Invalid: the wish's parts do not go together.
             Refused: there is no such instance for the caller.
         """
-        action = BY_KEY["place_lock_overtaking" if overtake else "place_lock"]
-        done = await self._place(action, instance_id, actor, wish, overtake=overtake, project_id=project_id)
+        if overtake:
+            rows = (BY_KEY["place_lock_overtaking"],)
+            admitted = await self._admission.admit(
+                rows, instance_id, actor, wanted=Wanted(lock=wish), project_id=project_id
+            )
+            done = Done(admitted=admitted, in_flight=None)
+        else:
+            done = await self._place(instance_id, actor, wish, project_id=project_id)
         if wish.expires_at is not None:
             self._expiring()
         return done
@@ -83,46 +89,31 @@ class Locking:
             ticket=wanted.ticket,
             off=wanted.shutdown != "none",
         )
-        rows = WAYS[wanted.shutdown]
-        if wish.off:
-            return await self._admission.admit(
-                rows, instance_id, actor, body=wanted, wanted=Wanted(lock=wish), why=wanted.reason
-            )
-        done = await self._place(rows[0], instance_id, actor, wish, overtake=True, project_id=None)
-        return done.admitted
+        return await self._admission.admit(
+            WAYS[wanted.shutdown],
+            instance_id,
+            actor,
+            body=wanted,
+            wanted=Wanted(lock=wish),
+            why=wanted.reason,
+        )
 
-    async def _place(
-        self,
-        action: Action,
-        instance_id: str,
-        actor: Actor,
-        wish: LockWish,
-        *,
-        overtake: bool,
-        project_id: str | None,
-    ) -> Done:
-        gone: list[str] = []
+    async def _place(self, instance_id: str, actor: Actor, wish: LockWish, *, project_id: str | None) -> Done:
         placed: list[Lock] = []
 
         def effect(
             connection: sa.Connection, instance: Instance, now: float
         ) -> tuple[Instance, Mapping[str, Any]]:
-            if overtake:
-                message = f"Overtaken by {action.name} (request {actor.request_id})."
-                # Not added to: what a write does that is tried again counts once.
-                gone[:] = finishing.supersede(connection, instance.id, now, message, by=action).images
-                ended = {"task_state": None, "operation_id": None}
-                instance = instances.change_held(connection, instance, ended)
             instance, lock = stacking.place_in(connection, instance, wish, now)
+            # Not added to: what a write does that is tried again counts once.
             placed[:] = [lock]
-            return instance, {"lock": stacking.told(lock), "overtakes": overtake}
+            return instance, {"lock": stacking.told(lock)}
 
         done = await self._immediate.do(
-            action, instance_id, actor, effect, project_id=project_id, bump_fence=overtake
+            BY_KEY["place_lock"], instance_id, actor, effect, project_id=project_id
         )
-        if overtake:
-            self._immediate.overtaken(instance_id, gone)
-        return msgspec.structs.replace(done, admitted=msgspec.structs.replace(done.admitted, lock=placed[0]))
+        admitted = msgspec.structs.replace(done.admitted, lock=placed[0])
+        return msgspec.structs.replace(done, admitted=admitted)
 
     async def release(
         self, instance_id: str, lock_id: str, actor: Actor, *, reason: str | None, project_id: str | None

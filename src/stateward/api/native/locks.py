@@ -12,12 +12,15 @@ from stateward.api.locking import LockView, lock_view, wish_of
 from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.operations import shown
 from stateward.api.native.views import OperationView
+from stateward.bus.port import NobodyAnswered, questions_subject
 from stateward.domain.actions import BY_KEY, Policy, Role
 from stateward.domain.bodies import Hold, LockWanted
 from stateward.domain.errors import NotFound
 from stateward.domain.locks import Lock, LockKind
+from stateward.domain.questions import Overtaken
 from stateward.domain.records import Instance, Operation
 from stateward.operations import stacking
+from stateward.operations.admission import Admitted
 from stateward.store import instances, locks, overrides
 from stateward.store.operation_queries import Found
 from stateward.store.overrides import Override
@@ -25,6 +28,8 @@ from stateward.store.overrides import Override
 _READ: Final = Policy("stateward:locks:read", Role.READER)
 _RELEASE_HOLD: Final = Policy("stateward:holds:release", Role.ADMIN)
 _OVERRIDE: Final = Policy("stateward:overrides:ask", Role.ADMIN)
+#: Seconds in which a host says that what was overtaken has ended.
+_CONFIRM_SECONDS: Final = 5.0
 _REASON: Final = {"reason": "Why; it is kept in the audit trail."}
 _Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 
@@ -69,6 +74,8 @@ class PlacedView(msgspec.Struct, frozen=True, kw_only=True):
     lock: LockView
     #: What was admitted before the lock, and will be finished (B1); null: nothing.
     in_flight: OperationView | None
+    #: Of a lock that overtakes: the host has said that nothing older acts on the guest any more (B1).
+    confirmed: bool | None
 
 
 class ProjectLockView(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +91,8 @@ class HeldView(msgspec.Struct, frozen=True, kw_only=True):
 
     hold: LockView
     operation: OperationView
+    #: The host has said that nothing older acts on the guest any more; false: it has not, within a few seconds (B1).
+    confirmed: bool
 
 
 class OverrideView(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +162,7 @@ async def _place(call: Call) -> Response:
         PlacedView(
             lock=_view(call, done.admitted.placed),
             in_flight=None if in_flight is None else _operation(call, in_flight, instance),
+            confirmed=await _confirmed(call, done.admitted) if wanted.overtake else None,
         ),
         201,
     )
@@ -176,9 +186,23 @@ async def _hold(call: Call) -> Response:
         HeldView(
             hold=_view(call, admitted.placed),
             operation=_operation(call, admitted.operation, admitted.instance),
+            confirmed=await _confirmed(call, admitted),
         ),
         202,
     )
+
+
+async def _confirmed(call: Call, admitted: Admitted) -> bool:
+    """Wait until nothing that was overtaken acts on the guest any more; False when the host does not say so in time."""
+    instance = admitted.instance
+    if not instance.host:
+        return True
+    question = msgspec.json.encode(Overtaken(instance_id=instance.id, fence=admitted.operation.fence))
+    try:
+        await call.services.bus.ask(questions_subject(instance.host), question, timeout=_CONFIRM_SECONDS)
+    except NobodyAnswered:
+        return False
+    return True
 
 
 async def _project_index(call: Call) -> Response:

@@ -98,6 +98,7 @@ HOLDS: Final[tuple[Action, ...]] = (
     _hold(
         label="none",
         when=LIVING,
+        steps=(Step.STAND_DOWN,),
         says="Hold it as it is: nobody changes it, and what is in flight is ended.",
     ),
 )

@@ -18,6 +18,7 @@ from stateward.domain.actions.row import (
     member,
 )
 from stateward.domain.states import TaskState, VmState
+from stateward.domain.steps import Step
 
 _STACKED: Final = Exempt("a lock can be placed over a lock (R5)")
 _PLACE: Final = Policy("stateward:locks:place", Role.MEMBER)
@@ -55,8 +56,10 @@ NOTES: Final[tuple[Action, ...]] = (
         label="overtaking",
         when=LIVING,
         over=ANY_TASK,
+        without_host=True,
         guard=_STACKED,
         policy=_PLACE,
+        steps=(Step.STAND_DOWN,),
         says="Place a lock beside those that are there, and end what is in flight.",
     ),
     Action(
