@@ -11,6 +11,7 @@ from stateward.domain.actions import BY_KEY
 from stateward.domain.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, Refused
 from stateward.domain.locks import ActorKind, Lock, LockKind, OperationClass
 from stateward.domain.records import Actor, OperationState
+from stateward.domain.steps import Step
 from stateward.operations import stacking
 from stateward.operations.creation import NewInstance, create
 from stateward.operations.expiry import Expiry
@@ -188,7 +189,7 @@ async def test_what_was_admitted_before_a_lock(desk: Desk) -> None:
     row = await desk.row(instance_id)
     assert (row.task_state, row.operation_id, row.fence) == (None, None, stop.operation.fence + 1)
     assert (await desk.operation(stop.operation.id)).state is OperationState.SUPERSEDED
-    assert desk.compared == [instance_id]
+    assert (await desk.outbox())[-1][2].steps == (Step.STAND_DOWN,)
 
 
 async def test_a_project_s_lock_is_inherited_at_once(desk: Desk) -> None:
