@@ -45,6 +45,13 @@ async def publish_snapshot(work: Work) -> None:
     await work.driver.publish_snapshot(_image(work))
 
 
+async def save_if_on(work: Work) -> None:
+    """Write the guest's memory to disk, if it has any: what was overtaken may have thrown it away."""
+    guest = await look(work)
+    if guest.observed in {Observed.RUNNING, Observed.PAUSED, Observed.CRASHED}:
+        await work.driver.save_memory(work.dispatch.instance_id)
+
+
 async def stand_down(work: Work) -> None:
     """Do nothing: that the step is reached says that nothing older acts on the instance."""
 
@@ -112,6 +119,7 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.PAUSE: _simple(lambda driver, instance_id: driver.pause(instance_id)),
     Step.UNPAUSE: _simple(lambda driver, instance_id: driver.unpause(instance_id)),
     Step.SAVE_MEMORY: _simple(lambda driver, instance_id: driver.save_memory(instance_id)),
+    Step.SAVE_IF_ON: save_if_on,
     Step.RESTORE_MEMORY: _simple(lambda driver, instance_id: driver.restore_memory(instance_id)),
     Step.DISCARD_MEMORY: _simple(lambda driver, instance_id: driver.discard_memory(instance_id)),
     Step.INJECT_NMI: _simple(lambda driver, instance_id: driver.inject_nmi(instance_id)),

@@ -23,6 +23,7 @@ class Step(enum.StrEnum):
     PAUSE = "pause"
     UNPAUSE = "unpause"
     SAVE_MEMORY = "save_memory"
+    SAVE_IF_ON = "save_if_on"
     RESTORE_MEMORY = "restore_memory"
     DISCARD_MEMORY = "discard_memory"
     INJECT_NMI = "inject_nmi"
@@ -55,6 +56,7 @@ STEP_SAYS: Final[dict[Step, str]] = {
     Step.PAUSE: "Halt the guest's processors.",
     Step.UNPAUSE: "Let the guest's processors run.",
     Step.SAVE_MEMORY: "Write the guest's memory to disk and take the power.",
+    Step.SAVE_IF_ON: "The same, unless there is no memory to write: then the guest stays off.",
     Step.RESTORE_MEMORY: "Start the guest from its saved memory.",
     Step.DISCARD_MEMORY: "Throw a saved memory away, so that the next start is a boot.",
     Step.INJECT_NMI: "Raise a non-maskable interrupt; killed right after it, the agent raises it again.",

@@ -64,7 +64,7 @@ HOLDS: Final[tuple[Action, ...]] = (
         pending=TaskState.SUSPENDING,
         becomes=VmState.SUSPENDED,
         wants=Observed.SUSPENDED,
-        steps=(Step.SAVE_MEMORY,),
+        steps=(Step.SAVE_IF_ON,),
         says="Hold it: save the guest's memory and take its power, overtaking whatever is in flight.",
     ),
     _hold(
@@ -83,8 +83,8 @@ HOLDS: Final[tuple[Action, ...]] = (
         pending=TaskState.SUSPENDING,
         becomes=VmState.SUSPENDED,
         wants=Observed.SUSPENDED,
-        steps=(Step.SAVE_MEMORY,),
-        says="Hold one that is suspended: its memory stays saved, or is saved again.",
+        steps=(Step.SAVE_IF_ON,),
+        says="Hold one that is suspended: its memory stays saved, or is saved again if it was being resumed.",
     ),
     _hold(
         label="offloaded",
