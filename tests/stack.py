@@ -70,6 +70,10 @@ class FailingDatabase:
             raise StoreUnavailable("The database cannot be used now: no room")
         return await self._database.write(work)
 
+    async def seal(self) -> None:
+        """Seal."""
+        await self._database.seal()
+
     async def close(self) -> None:
         """Leave the closing to whoever opened it."""
 
@@ -186,6 +190,7 @@ class Stack:
 
     async def verdicts(self, instance_id: str) -> list[dict[str, Any]]:
         """Return the verdicts in the audit trail, oldest first."""
+        await self.database.seal()
         query = sa.select(AUDIT.c.detail).where(
             AUDIT.c.instance_id == instance_id, AUDIT.c.event == "verdict"
         )

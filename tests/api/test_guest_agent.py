@@ -47,6 +47,7 @@ async def audit(cloud: Cloud, instance_id: str, action: str) -> list[tuple[str, 
     query = sa.select(AUDIT.c.event, AUDIT.c.detail).where(
         AUDIT.c.instance_id == instance_id, AUDIT.c.action == action
     )
+    await cloud.stack.database.seal()
     rows = await cloud.stack.database.read(
         lambda connection: connection.execute(query.order_by(AUDIT.c.number)).all()
     )

@@ -161,6 +161,9 @@ class Overtaking:
     async def write(self, work: Work[T]) -> T:
         return await self._database.write(work)
 
+    async def seal(self) -> None:
+        await self._database.seal()
+
     async def close(self) -> None:
         await self._database.close()
 

@@ -262,6 +262,11 @@ async def test_a_second_admin(desk: Desk) -> None:
         await desk.admission.admit(BY_KEY["start"], instance_id, ADMIN)
     with pytest.raises(Forbidden, match="stateward:overrides:approve:own"):
         await glass.approve(override.id, ADMIN)
+    assert (await desk.audit())[-1] == (
+        "refused",
+        "approve_override",
+        {"why": "stateward:overrides:approve:own"},
+    )
     approved = await glass.approve(override.id, SECOND)
     assert (approved.approved_by, approved.approved_at) == (SECOND.user_id, NOW)
     with pytest.raises(Conflict, match="a second administrator has agreed already"):

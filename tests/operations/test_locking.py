@@ -130,13 +130,14 @@ async def test_a_lock_that_makes_no_sense(desk: Desk, wanted: dict[str, Any], sa
 
 
 async def test_releasing_another_s_lock(desk: Desk) -> None:
-    """A named lock is its holder's: a colleague is refused, an admin is not; nothing is left of the refusal (B2)."""
+    """A named lock is its holder's: a colleague is refused, which is recorded, and an admin is not (B2, B7)."""
     instance_id = await desk.add()
     lock = await place(desk, instance_id, name="a")
     trail = await desk.audit()
     with pytest.raises(Forbidden, match="stateward:locks:release"):
         await release(desk, instance_id, lock, ANOTHER)
-    assert (await desk.audit(), await stack(desk, instance_id)) == (trail, [lock])
+    refused = ("refused", "release_lock", {"why": "stateward:locks:release"})
+    assert (await desk.audit(), await stack(desk, instance_id)) == ([*trail, refused], [lock])
     await release(desk, instance_id, lock, ADMIN)
     assert await stack(desk, instance_id) == []
     with pytest.raises(NotFound, match=f"Instance {instance_id} has no lock {lock.id} of its own"):
@@ -213,6 +214,7 @@ async def test_a_project_s_lock_is_inherited_at_once(desk: Desk) -> None:
         await release(desk, one, lock, ADMIN)
     with pytest.raises(Forbidden):
         await locking(desk).release_from_project(lock.id, OWNER, reason=None, project_id="p")
+    assert (await desk.audit())[-1] == ("refused", "release_lock", {"why": "stateward:locks:release"})
     await locking(desk).release_from_project(lock.id, ADMIN, reason="Done.", project_id=None)
     row = await desk.row(one)
     assert (row.owner_blocks, row.admin_blocks) == (STOP, OperationClass(0))

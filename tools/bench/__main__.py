@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tools.bench.audit import measure_audit
 from tools.bench.guests import measure_guests
 from tools.bench.load import load, request
 from tools.bench.served import Served, serve
@@ -64,6 +65,7 @@ def main() -> None:
         home = Path(folder)
         home.chmod(0o755)
         measure_api(report, home, options.seconds)
+        measure_audit(report.add, home)
         if not options.no_guests:
             asyncio.run(measure_guests(report.add, home))
     if options.json:

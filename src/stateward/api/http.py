@@ -42,6 +42,7 @@ class Endpoint:
         """Answer one request."""
         request = Request(scope, receive)
         request_id = f"req-{uuid.uuid4()}"
+        request.state.request_id = request_id
         try:
             response = await self._answer(request)
         except ClientDisconnect:

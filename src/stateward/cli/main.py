@@ -12,6 +12,7 @@ from stateward import __version__
 
 #: Loaded when they are asked for: a look at an operation need not wait for a whole server's libraries.
 _COMMANDS: Final[Mapping[str, str]] = {
+    "audit": "stateward.cli.audit",
     "explain": "stateward.cli.explain",
     "hold": "stateward.cli.hold",
     "lock": "stateward.cli.lock",

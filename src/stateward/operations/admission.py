@@ -51,6 +51,7 @@ from stateward.domain.steps import Step
 from stateward.operations import finishing, stacking
 from stateward.operations.finishing import Ended, target_of
 from stateward.operations.preparing import NOTHING, Wanted, aim
+from stateward.operations.refusals import recorded
 from stateward.operations.room import claim_for
 from stateward.store import instances, operations, overrides
 from stateward.store.engine import Database
@@ -192,17 +193,18 @@ class Admission:
         rows = action if isinstance(action, tuple) else (action,)
         now = self.clock.now()
         operation_id = str(uuid.uuid4())
-        action, instance = _first_that_fits(
-            connection,
-            rows,
-            instance_id,
-            actor,
-            {"updated_at": now, **wanted.changes},
-            operation_id=operation_id,
-            project_id=project_id,
-            fence=fence,
-            now=now,
-        )
+        with recorded(connection, key(rows[0]), instance_id, actor, now):
+            action, instance = _first_that_fits(
+                connection,
+                rows,
+                instance_id,
+                actor,
+                {"updated_at": now, **wanted.changes},
+                operation_id=operation_id,
+                project_id=project_id,
+                fence=fence,
+                now=now,
+            )
         ended = Ended([], [])
         if action.over:
             ended = finishing.supersede(

@@ -15,10 +15,11 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.domain import admit
-from stateward.domain.actions import BY_KEY, Action
+from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.records import Actor, Instance, Operation, OperationState
 from stateward.operations.admission import Admission, guarded, operation_for
+from stateward.operations.refusals import recorded
 from stateward.store import operations
 
 _LOST: Final = (
@@ -52,7 +53,8 @@ async def ask(
 
     def begin(connection: sa.Connection) -> tuple[Instance, Operation]:
         now = admission.clock.now()
-        instance = guarded(connection, action, instance_id, checks, {"updated_at": now})
+        with recorded(connection, key(action), instance_id, actor, now):
+            instance = guarded(connection, action, instance_id, checks, {"updated_at": now})
         if not instance.host:
             raise Refused(Refusal.NO_HOST, instance_id=instance_id)
         operation = msgspec.structs.replace(

@@ -13,13 +13,14 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.domain import admit
-from stateward.domain.actions import BY_KEY, Action
+from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.errors import Forbidden, Refusal, Refused
 from stateward.domain.locks import BINDS, ActorKind, kind_placed_by, released_by_unlock
 from stateward.domain.records import Actor, Instance, Operation
 from stateward.domain.states import VmState
 from stateward.operations import finishing, stacking
 from stateward.operations.admission import Admission, Admitted, admitted_row, operation_for
+from stateward.operations.refusals import recorded
 from stateward.operations.stacking import LockWish
 from stateward.store import instances, locks, operations
 from stateward.store.engine import Database
@@ -193,20 +194,21 @@ class Immediate:
                 owner = instances.project_of(connection, instance_id)
                 locks.hold_project(connection, owner or "", alone=False)
             # The guarded UPDATE comes first: it holds the row, so what ``effect`` reads stays true until commit.
-            held = admitted_row(
-                connection,
-                action,
-                instance_id,
-                checks,
-                {"updated_at": now},
-                actor=actor,
-                bump_fence=bump_fence,
-                now=now,
-            )
-            in_flight = (
-                operations.get(connection, held.operation_id) if held.operation_id is not None else None
-            )
-            instance, detail = effect(connection, held, now)
+            with recorded(connection, key(action), instance_id, actor, now):
+                held = admitted_row(
+                    connection,
+                    action,
+                    instance_id,
+                    checks,
+                    {"updated_at": now},
+                    actor=actor,
+                    bump_fence=bump_fence,
+                    now=now,
+                )
+                in_flight = (
+                    operations.get(connection, held.operation_id) if held.operation_id is not None else None
+                )
+                instance, detail = effect(connection, held, now)
             operation = operation_for(action, instance, actor, now=now, operation_id=str(uuid.uuid4()))
             operations.insert(connection, operation)
             operations.record(

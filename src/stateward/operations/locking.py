@@ -22,6 +22,7 @@ from stateward.operations import stacking
 from stateward.operations.admission import Admission, Admitted
 from stateward.operations.immediate import Done, Immediate, system_actor
 from stateward.operations.preparing import Wanted
+from stateward.operations.refusals import recorded
 from stateward.operations.stacking import LockWish
 from stateward.store import instances, locks, operations
 from stateward.store.engine import Database
@@ -220,9 +221,10 @@ class Locking:
             lock = locks.get(connection, lock_id)
             if lock is None or lock.project_id is None or project_id not in {None, lock.project_id}:
                 raise NotFound(f"There is no lock {lock_id} on a project.")
-            if not may_release(lock, actor.kind, actor.user_id):
-                raise Forbidden(RELEASE)
             now = self._now()
+            with recorded(connection, "release_lock", None, actor, now):
+                if not may_release(lock, actor.kind, actor.user_id):
+                    raise Forbidden(RELEASE)
             if not stacking.release_from_project(connection, lock, now):
                 raise NotFound(f"There is no lock {lock_id} on a project.")
             _record(connection, now, "lock_released", actor, lock, reason=reason)

@@ -16,6 +16,7 @@ from stateward.domain.locks import BINDS
 from stateward.domain.records import Actor
 from stateward.operations import stacking
 from stateward.operations.admission import Admission
+from stateward.operations.refusals import recorded
 from stateward.store import instances, operations, overrides
 from stateward.store.engine import Database
 from stateward.store.overrides import Override
@@ -108,7 +109,8 @@ class Overriding:
                 if found is None:
                     raise NotFound(f"There is no override {override_id}.")
                 if found.user_id == actor.user_id:
-                    raise Forbidden("stateward:overrides:approve:own")
+                    with recorded(connection, "approve_override", found.instance_id, actor, now):
+                        raise Forbidden("stateward:overrides:approve:own")
                 raise Conflict(f"Override {override_id} cannot be approved: {_why(found, now)}.")
             approved = overrides.get(connection, override_id)
             if approved is None:

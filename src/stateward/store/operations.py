@@ -7,13 +7,14 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stateward.domain.audit import Entry, pack
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import Actor, Operation, OperationState, Order, ProgressReport
-from stateward.store.tables import AUDIT, INSTANCES, OPERATIONS, OUTBOX
+from stateward.store import audit
+from stateward.store.tables import INSTANCES, OPERATIONS, OUTBOX
 
 _COLUMNS = OPERATIONS.c
 _INSERT = sa.insert(OPERATIONS)
-_INSERT_AUDIT = sa.insert(AUDIT)
 _INSERT_OUTBOX = sa.insert(OUTBOX)
 _SUPERSEDE = (
     sa.update(OPERATIONS)
@@ -262,23 +263,34 @@ def record(
     operation_id: str | None = None,
     action: str | None = None,
     detail: Mapping[str, Any] | None = None,
+    lasting: bool = False,
 ) -> None:
-    """Append to the audit trail (B7)."""
-    connection.execute(
-        _INSERT_AUDIT,
-        {
-            "at": at,
-            "event": event,
-            "instance_id": instance_id,
-            "operation_id": operation_id,
-            "action": action,
-            "actor_kind": actor.kind.value,
-            "user_id": actor.user_id,
-            "project_id": actor.project_id,
-            "request_id": actor.request_id,
-            "detail": dict(detail or {}),
-        },
+    """Append to the audit trail, at the end of the transaction (B7).
+
+    Args:
+        connection: of a transaction of ``Database.write``.
+        at: seconds since the epoch.
+        event: what kind of thing happened.
+        actor: who did it.
+        instance_id: to which instance, if to one.
+        operation_id: by which operation, if by one.
+        action: by which row of the action table, or which verdict.
+        detail: whatever else is worth keeping, as JSON.
+        lasting: keep it also when the rest of the transaction is undone: what was refused, say.
+    """
+    entry = Entry(
+        at=float(at),
+        event=event,
+        instance_id=instance_id,
+        operation_id=operation_id,
+        action=action,
+        actor_kind=actor.kind.value,
+        user_id=actor.user_id,
+        project_id=actor.project_id,
+        request_id=actor.request_id,
+        detail=pack(detail or {}),
     )
+    audit.append(connection, entry, lasting=lasting)
 
 
 def post(connection: sa.Connection, subject: str, message_id: str, payload: bytes) -> None:

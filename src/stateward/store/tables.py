@@ -200,21 +200,53 @@ OPERATIONS: Final = sa.Table(
     ),
 )
 
+
+def _said() -> tuple[sa.Column[Any], ...]:
+    """Return the columns with what an audit record says."""
+    return (
+        sa.Column("at", sa.Double, nullable=False),
+        #: ``admitted``, ``refused``, ``ordered``, ``finished``, ``verdict``, ``lock_expired`` …
+        sa.Column("event", sa.String(32), nullable=False),
+        sa.Column("instance_id", sa.String(36)),
+        sa.Column("operation_id", sa.String(36)),
+        sa.Column("action", sa.String(64)),
+        sa.Column("actor_kind", sa.String(8), nullable=False),
+        sa.Column("user_id", sa.String(64), nullable=False),
+        sa.Column("project_id", sa.String(64), nullable=False),
+        sa.Column("request_id", sa.String(64), nullable=False),
+        sa.Column("detail", Packed(dict[str, Any]), nullable=False),
+    )
+
+
+#: The trail. Triggers refuse UPDATE and DELETE.
 AUDIT: Final = sa.Table(
     "audit",
     METADATA,
-    sa.Column("number", COUNTER, primary_key=True, autoincrement=True),
-    sa.Column("at", sa.Double, nullable=False),
-    #: ``admitted``, ``finished``, ``ordered`` or ``verdict``.
-    sa.Column("event", sa.String(32), nullable=False),
-    sa.Column("instance_id", sa.String(36)),
-    sa.Column("operation_id", sa.String(36)),
-    sa.Column("action", sa.String(64)),
-    sa.Column("actor_kind", sa.String(8), nullable=False),
-    sa.Column("user_id", sa.String(64), nullable=False),
-    sa.Column("project_id", sa.String(64), nullable=False),
-    sa.Column("request_id", sa.String(64), nullable=False),
-    sa.Column("detail", Packed(dict[str, Any]), nullable=False),
+    #: Without gaps, from 1.
+    sa.Column("number", COUNTER, primary_key=True, autoincrement=False),
+    *_said(),
+    #: The chain's (``domain/audit``).
+    sa.Column("hash", sa.String(64), nullable=False),
+)
+
+#: On PostgreSQL: records that were committed and are not chained yet (``store/sealing``). Triggers refuse UPDATE, and
+#: DELETE of what is not in the trail. On SQLite records are chained in the transaction, and nothing is ever here.
+AUDIT_UNSEALED: Final = sa.Table(
+    "audit_unsealed",
+    METADATA,
+    #: In the order of the inserts; with gaps, and commits may come in another order.
+    sa.Column("arrival", COUNTER, primary_key=True, autoincrement=True),
+    *_said(),
+)
+
+#: One row: the number and hash of the last record, updated in the transaction that chains records.
+AUDIT_HEAD: Final = sa.Table(
+    "audit_head",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.CheckConstraint("id = 1", name="only_one"),
 )
 
 OUTBOX: Final = sa.Table(
