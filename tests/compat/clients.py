@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -72,14 +72,16 @@ class OpenStack:
 
 
 @contextmanager
-def openstack(served: Served, cloud: str) -> Generator[OpenStack]:
-    """Give the client of a user of ``clouds.yaml``."""
+def openstack(
+    served: Served, cloud: str, environment: Mapping[str, str] | None = None
+) -> Generator[OpenStack]:
+    """Give the client of a user of ``clouds.yaml``; ``environment``: more of its process's."""
     with subprocess.Popen(
         [sys.executable, "-c", _LOOP],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=served.environment | {"OS_CLOUD": cloud},
+        env=served.environment | {"OS_CLOUD": cloud} | dict(environment or {}),
     ) as process:
         yield OpenStack(process)
         assert process.stdin is not None

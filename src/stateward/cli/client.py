@@ -8,7 +8,7 @@ import re
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from http.client import HTTPException, HTTPResponse
 from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
@@ -22,6 +22,10 @@ _TIMEOUT: Final = 60.0
 #: Seconds a stream may be silent: several heartbeats of the server's.
 _SILENCE: Final = 60.0
 _ID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+#: Keystone's ids of projects, with or without dashes.
+_PROJECT_ID: Final = re.compile(r"[0-9a-f]{32}")
+#: Servers that an ambiguous name is told to mean, at most.
+_TOLD: Final = 5
 
 Operation = dict[str, Any]
 
@@ -34,6 +38,40 @@ class Unreachable(Failed):
     """The server does not answer."""
 
 
+class NoSuch(Failed):
+    """There is no such thing."""
+
+
+class NotAllowed(Failed):
+    """Who asks may not do it."""
+
+
+def server_named(name: str, ask: Callable[[str], Any], *, admin: bool) -> str:
+    """Return the id of the server with a name; an id is returned as it is.
+
+    Args:
+        name: or the id.
+        ask: gives the answer of a path of the Compute API.
+        admin: look in all projects: an administrator acts on others' servers, and must not mean the wrong one.
+
+    Raises:
+        Failed: there is none, or there are several.
+    """
+    if _ID.fullmatch(name):
+        return name
+    query = {"name": f"^{re.escape(name)}$", "limit": str(_TOLD + 1)} | (
+        {"all_tenants": "1"} if admin else {}
+    )
+    found: list[dict[str, str]] = ask(f"/servers/detail?{urlencode(query)}")["servers"]
+    if not found:
+        raise NoSuch(f"There is no server that is named {name!r}.")
+    if len(found) > 1:
+        ids = ", ".join(f"{each['id']} (project {each['tenant_id']})" for each in found[:_TOLD])
+        more = "" if len(found) <= _TOLD else " and more"
+        raise Failed(f"Several servers are named {name!r}; use an id: {ids}{more}.")
+    return found[0]["id"]
+
+
 class Client:
     """Speaks to one cloud; logs in when it must."""
 
@@ -43,6 +81,9 @@ class Client:
         self._tls: ssl.SSLContext | None = None
         self._token: str | None = None
         self._endpoints: dict[str, str] = {}
+        self._admin = False
+        #: The project that was logged in to, by its names.
+        self._own: dict[str, str] = {}
 
     def operations(self, **filters: str | tuple[str, ...] | None) -> list[Operation]:
         """Return the newest operations that the filters let through."""
@@ -59,10 +100,13 @@ class Client:
         """
         server = name
         if _ID.fullmatch(name):
-            with contextlib.suppress(_NotFound):
+            with contextlib.suppress(NoSuch):
                 return self._one("GET", f"/operations/{name}")
         else:
-            server = self.server(name)
+            try:
+                server = self.server(name)
+            except NoSuch:
+                raise Failed(f"There is no operation and no server that is named {name!r}.") from None
         found = self.operations(instance=server, limit="50")
         running = [each for each in found if not each["final"]]
         if not found:
@@ -75,15 +119,26 @@ class Client:
         Raises:
             Failed: there is none, or there are several.
         """
-        if _ID.fullmatch(name):
-            return name
-        query = urlencode({"name": f"^{re.escape(name)}$"})
-        found: list[dict[str, str]] = self._ask("GET", "compute", f"/servers?{query}")["servers"]
-        if not found:
-            raise Failed(f"There is no operation and no server that is named {name!r}.")
-        if len(found) > 1:
-            ids = ", ".join(each["id"] for each in found)
-            raise Failed(f"Several servers are named {name!r}; use an id: {ids}.")
+        if self._token is None and not _ID.fullmatch(name):
+            self._log_in()
+        return server_named(name, lambda path: self._ask("GET", "compute", path), admin=self._admin)
+
+    def project(self, name: str) -> str:
+        """Return the id of the project with a name; an id is returned as it is.
+
+        Raises:
+            Failed: there is none, or there are several.
+        """
+        if self._token is None:
+            self._log_in()
+        if name in self._own or _PROJECT_ID.fullmatch(name.replace("-", "")):
+            return self._own.get(name, name)
+        found: list[dict[str, str]] = []
+        if self._admin:
+            found = self._ask("GET", "identity", f"/v3/projects?{urlencode({'name': name})}")["projects"]
+        if len(found) != 1:
+            many = "Several projects are" if found else "There is no project that is"
+            raise Failed(f"{many} named {name!r}{'; use an id' if found else ''}.")
         return found[0]["id"]
 
     def order(self, operation_id: str, command: str, **options: int) -> Operation:
@@ -166,6 +221,10 @@ class Client:
             for endpoint in service["endpoints"]
             if endpoint["interface"] == "public"
         }
+        self._admin = "admin" in {role["name"] for role in said.get("roles", [])}
+        self._own = {
+            said["project"][key]: said["project"]["id"] for key in ("id", "name") if "project" in said
+        }
         self._token = token
 
     @contextlib.contextmanager
@@ -203,10 +262,6 @@ class Client:
         return self._tls
 
 
-class _NotFound(Failed):
-    """There is no such thing."""
-
-
 class _NotAllowedIn(Failed):
     """The token or the credentials are not good."""
 
@@ -232,5 +287,5 @@ def _refused(status: int, raw: bytes) -> Failed:
         body: Any = msgspec.json.decode(raw)
         fault: Any = body if "detail" in body else next(iter(body.values()))
         sentence = str(fault.get("detail") or fault.get("message") or sentence)
-    kinds: dict[int, type[Failed]] = {401: _NotAllowedIn, 404: _NotFound}
+    kinds: dict[int, type[Failed]] = {401: _NotAllowedIn, 403: NotAllowed, 404: NoSuch}
     return kinds.get(status, Failed)(sentence)

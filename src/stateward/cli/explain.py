@@ -7,6 +7,7 @@ import click
 from stateward.cli.client import Client
 from stateward.cli.command import as_json, command
 from stateward.cli.lock import COLUMNS, row
+from stateward.cli.times import to_second
 from stateward.cli.words import printable, table, write
 
 
@@ -54,7 +55,7 @@ def explain(client: Client, form: str, /, *, server: str, action: str | None) ->
         table(
             ("At", "Action", "State", "By", "Says"),
             (
-                (each["at"], each["action"], each["state"], each["actor"]["kind"], each["message"])
+                (to_second(each["at"]), each["action"], each["state"], each["actor"]["kind"], each["message"])
                 for each in found["causes"]
             ),
         )

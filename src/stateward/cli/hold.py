@@ -6,7 +6,7 @@ import click
 
 from stateward.cli.client import Client
 from stateward.cli.command import as_json, command
-from stateward.cli.lock import COLUMNS, let_go, row
+from stateward.cli.lock import COLUMNS, UNCONFIRMED, let_go, row, say_gone
 from stateward.cli.watch import watch as follow
 from stateward.cli.words import table, title, write
 
@@ -53,7 +53,7 @@ def place(
     elif form != "json":
         write(table(COLUMNS, [row(made["hold"])]))
     if not made["confirmed"]:
-        click.echo("The host has not confirmed yet that what it was doing has ended.", err=True)
+        click.echo(UNCONFIRMED, err=True)
     if not wait:
         if form != "json" and not operation["final"]:
             click.echo(f"{title(operation)} goes on: stateward operation watch {operation['id']}", err=True)
@@ -64,11 +64,10 @@ def place(
 @hold.command()
 @_server
 @click.argument("name", metavar="HOLD")
-@click.option("--reason", metavar="TEXT", help="Why.")
+@click.option("--reason", metavar="TEXT", help="Why; it is kept in the audit trail.")
 @command
 def release(client: Client, form: str, /, *, server: str, name: str, reason: str | None) -> bool:
-    """Release a hold, by its id or its name; the guest stays as it is."""
+    """Release a hold, by its name, its id or the beginning of that; the guest stays as it is."""
     gone = let_go(client, f"/instances/{client.server(server)}", name, reason, kind="holds")
-    if form == "json":
-        as_json(gone)
+    say_gone(gone, form)
     return True

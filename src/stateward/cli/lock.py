@@ -7,13 +7,16 @@ from urllib.parse import urlencode
 
 import click
 
-from stateward.cli.client import Client, Failed
+from stateward.cli.client import Client, Failed, NoSuch, NotAllowed
 from stateward.cli.command import as_json, command
-from stateward.cli.words import table, write
+from stateward.cli.times import Moment, to_second
+from stateward.cli.words import printable, table, write
 
 #: The words for what a lock blocks.
 BLOCKS = ("all", "power", "stop", "start", "delete", "change")
 COLUMNS = ("ID", "Kind", "Name", "Blocks", "Holder", "Placed", "Expires", "Reason", "From")
+#: Of an id in a table for people: its beginning names it.
+_SHORT = 8
 
 
 @click.group()
@@ -24,8 +27,9 @@ def lock() -> None:
     """
 
 
-_server = click.argument("server")
-_project = click.option("--project", metavar="ID", help="All servers of a project, those made later too.")
+_project = click.option(
+    "--project", metavar="PROJECT", help="All servers of a project (a name or an id), those made later too."
+)
 _reason = click.option("--reason", metavar="TEXT", help="Why; it is shown to who is refused.")
 
 
@@ -34,8 +38,18 @@ _reason = click.option("--reason", metavar="TEXT", help="Why; it is shown to who
 @_project
 @click.option("--tag", metavar="TAG", help="With --project: only its servers with this tag.")
 @click.option("--name", metavar="NAME", help="Its name, unique among your own.  [default: a new one]")
-@click.option("--block", type=click.Choice(BLOCKS), multiple=True, help="What it blocks.  [default: all]")
-@click.option("--expires", metavar="TIME", help="When it ends by itself (ISO 8601).")
+@click.option(
+    "--block",
+    type=click.Choice(BLOCKS),
+    multiple=True,
+    help="What it blocks; several times for several.  [default: all]",
+)
+@click.option(
+    "--expires",
+    type=Moment(),
+    metavar="TIME",
+    help="When it ends by itself: after 90m, 2h or 3d, or at a time (ISO 8601; UTC without a zone).",
+)
 @click.option("--kind", type=click.Choice(["owner", "admin"]), help="Whose it is.  [default: by who asks]")
 @click.option("--sealed", is_flag=True, help="Only the provider can release it.")
 @click.option("--overtake", is_flag=True, help="End what is being done to the server.")
@@ -63,16 +77,13 @@ def add(
     body |= {"sealed": True} if sealed else {}
     if (server is None) == (project is None):
         raise click.UsageError("Name a server, or a project with --project.")
-    if server is not None:
-        if tag is not None:
-            raise click.UsageError("--tag goes with --project.")
-        body |= {"overtake": True} if overtake else {}
-        made = client.native("POST", f"/instances/{client.server(server)}/locks", body)
-    else:
-        if overtake:
-            raise click.UsageError("--overtake is for one server.")
-        body |= {"tag": tag} if tag is not None else {}
-        made = client.native("POST", f"/projects/{project}/locks", body)
+    if server is not None and tag is not None:
+        raise click.UsageError("--tag goes with --project.")
+    if project is not None and overtake:
+        raise click.UsageError("--overtake is for one server.")
+    body |= {"tag": tag} if tag is not None else {}
+    body |= {"overtake": True} if overtake else {}
+    made = client.native("POST", f"{_place(client, server, project)}/locks", body)
     if form == "json":
         as_json(made)
         return True
@@ -80,9 +91,18 @@ def add(
     in_flight = made.get("in_flight")
     if in_flight is not None:
         click.echo(f"Already admitted, and going on: {in_flight['action']} ({in_flight['id']}).", err=True)
+    if made.get("confirmed") is False:
+        click.echo(UNCONFIRMED, err=True)
     if "instances" in made:
-        click.echo(f"{len(made['instances'])} servers have it now.", err=True)
+        click.echo(f"Servers of the project that have it now: {len(made['instances'])}.")
     return True
+
+
+#: What is said when a host has not answered in time.
+UNCONFIRMED = (
+    "It is placed, but the server's host has not confirmed yet that what it was doing has ended: the host may be "
+    "down or very busy."
+)
 
 
 @lock.command("list")
@@ -93,8 +113,7 @@ def list_(client: Client, form: str, /, *, server: str | None, project: str | No
     """List the locks of a server, those it has from its project too, or a project's."""
     if (server is None) == (project is None):
         raise click.UsageError("Name a server, or a project with --project.")
-    path = f"/projects/{project}" if server is None else f"/instances/{client.server(server)}"
-    found = client.native("GET", f"{path}/locks")["locks"]
+    found = client.native("GET", f"{_place(client, server, project)}/locks")["locks"]
     if form == "json":
         as_json(found)
     else:
@@ -103,22 +122,27 @@ def list_(client: Client, form: str, /, *, server: str | None, project: str | No
 
 
 @lock.command()
-@click.argument("server", required=False)
-@click.argument("name", metavar="LOCK")
+@click.argument("names", nargs=-1, metavar="[SERVER] LOCK")
 @_project
-@_reason
+@click.option("--reason", metavar="TEXT", help="Why; it is kept in the audit trail.")
 @command
 def release(
-    client: Client, form: str, /, *, server: str | None, name: str, project: str | None, reason: str | None
+    client: Client, form: str, /, *, names: tuple[str, ...], project: str | None, reason: str | None
 ) -> bool:
-    """Release one lock, by its id or its name; the others hold on."""
-    if (server is None) == (project is None):
-        raise click.UsageError("Name a server and a lock, or a lock with --project.")
-    path = f"/projects/{project}" if server is None else f"/instances/{client.server(server)}"
-    gone = let_go(client, path, name, reason)
-    if form == "json":
-        as_json(gone)
+    """Release one lock, by its name, its id or the beginning of that; the others hold on."""
+    if len(names) != (2 if project is None else 1):
+        raise click.UsageError("Name a server and a lock, or with --project a lock alone.")
+    *server, name = names
+    gone = let_go(client, _place(client, server[0] if server else None, project), name, reason)
+    say_gone(gone, form)
     return True
+
+
+def _place(client: Client, server: str | None, project: str | None) -> str:
+    """Return the path of what a lock is on: a server, or else a project."""
+    if server is not None:
+        return f"/instances/{client.server(server)}"
+    return f"/projects/{client.project(project or '')}"
 
 
 class Asks(Protocol):
@@ -128,38 +152,86 @@ class Asks(Protocol):
         """Ask Stateward's own API."""
 
 
+def lock_named(client: Asks, path: str, name: str, *, inherited: bool) -> dict[str, Any]:
+    """Return the lock of an id, the beginning of one, or a name.
+
+    Args:
+        client: asks.
+        path: of the instance or the project.
+        name: which lock.
+        inherited: those that come from a project count too.
+
+    Raises:
+        Failed: there is none, or there are several.
+    """
+    locks: list[dict[str, Any]] = client.native("GET", f"{path}/locks")["locks"]
+    there = [each for each in locks if inherited or not each["inherited"]]
+    found = [each for each in there if name in {each["id"], each["name"]}] or [
+        each for each in there if len(name) >= _SHORT and each["id"].startswith(name)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Failed(
+            f"Several locks are named {name!r}; use an id: {', '.join(each['id'] for each in found)}."
+        )
+    if any(name in {each["id"], each["name"]} or each["id"].startswith(name) for each in locks):
+        raise NoSuch(f"The server has the lock {name!r} from its project; it is released there (--project).")
+    known = ", ".join(called(each) for each in there)
+    raise NoSuch(f"There is no lock {name!r} there; there {f'are: {known}' if known else 'is none'}.")
+
+
 def let_go(client: Asks, path: str, name: str, reason: str | None, *, kind: str = "locks") -> dict[str, Any]:
     """Release the lock of an id or a name, and return what it was.
 
     Raises:
-        Failed: there is none, or several of the name.
+        Failed: there is none, or several of the name, or it is not the caller's to release.
     """
-    found = [
-        each
-        for each in client.native("GET", f"{path}/locks")["locks"]
-        if name in {each["id"], each["name"]} and (not each["inherited"] or path.startswith("/projects/"))
-    ]
-    if len(found) != 1:
-        many = "several locks" if found else "no lock of its own"
-        raise Failed(
-            f"There is {many} named {name!r} there; 'stateward lock list' shows them with their ids."
-        )
+    lock = lock_named(client, path, name, inherited=path.startswith("/projects/"))
+    if kind == "holds" and lock["kind"] != "hold":
+        raise Failed(f"{called(lock)} is no hold but a lock; release it as one.")
     query = "" if reason is None else f"?{urlencode({'reason': reason})}"
-    client.native("DELETE", f"{path}/{kind}/{found[0]['id']}{query}")
-    return dict(found[0])
+    try:
+        client.native("DELETE", f"{path}/{kind}/{lock['id']}{query}")
+    except NotAllowed:
+        raise NotAllowed(f"{called(lock)} is not yours to release: {_whose(lock)}.") from None
+    return lock
+
+
+def _whose(lock: dict[str, Any]) -> str:
+    if lock["kind"] != "owner":
+        return "the provider placed it"
+    return "it is sealed, only the provider can" if lock["sealed"] else "only its holder and the provider can"
+
+
+def called(lock: dict[str, Any]) -> str:
+    """Name a lock for people."""
+    return (
+        f"{lock['name']} ({lock['id'][:_SHORT]})"
+        if lock["name"]
+        else f"the unnamed one ({lock['id'][:_SHORT]})"
+    )
+
+
+def say_gone(gone: dict[str, Any], form: str) -> None:
+    """Say that a lock was released."""
+    if form == "json":
+        as_json(gone)
+    else:
+        click.echo(f"Released: {printable(called(gone))}.")
 
 
 def row(found: dict[str, Any]) -> tuple[object, ...]:
-    """Return the cells of a lock."""
+    """Return the cells of a lock, for people."""
     where = "" if not found["inherited"] else f"project {found['project_id']}"
     return (
-        found["id"],
+        found["id"][:_SHORT],
         found["kind"] + (" (sealed)" if found["sealed"] else ""),
         found["name"],
         ", ".join(found["blocks"]),
         found["holder"] or "the provider",
-        found["placed_at"],
-        found["expires_at"],
+        to_second(found["placed_at"]),
+        to_second(found["expires_at"]),
         found["reason"],
         where if found["tag"] is None else f"{where} tag {found['tag']}",
     )

@@ -8,6 +8,8 @@ import click
 
 from stateward.cli.client import Client
 from stateward.cli.command import as_json, command
+from stateward.cli.lock import lock_named
+from stateward.cli.times import Duration, to_second
 from stateward.cli.words import table, write
 
 _COLUMNS = ("ID", "Lock", "User", "Good", "Operations left", "Expires", "Approved by", "Reason")
@@ -26,10 +28,12 @@ _server = click.argument("server")
 
 @override.command()
 @_server
-@click.argument("lock")
-@click.option("--reason", required=True, metavar="TEXT", help="Why.")
+@click.argument("name", metavar="LOCK")
+@click.option("--reason", required=True, metavar="TEXT", help="Why; it is kept in the audit trail.")
 @click.option("--operations", type=click.IntRange(1, 100), help="For so many operations.  [default: 1]")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True, max=86_400), help="For so long.")
+@click.option(
+    "--for", "seconds", type=Duration(), metavar="TIME", help="For so long, as 15m or 2h; 1d at most."
+)
 @command
 def ask(
     client: Client,
@@ -37,16 +41,19 @@ def ask(
     /,
     *,
     server: str,
-    lock: str,
+    name: str,
     reason: str,
     operations: int | None,
-    seconds: float | None,
+    seconds: int | None,
 ) -> bool:
-    """Have leave to pass LOCK (its id), for your own requests."""
-    body: dict[str, object] = {"lock": lock, "reason": reason}
+    """Have leave to pass LOCK (its name, its id or the beginning of that), for your own requests."""
+    if operations is not None and seconds is not None:
+        raise click.UsageError("Say --operations or --for, not both.")
+    path = f"/instances/{client.server(server)}"
+    body: dict[str, object] = {"lock": lock_named(client, path, name, inherited=True)["id"], "reason": reason}
     body |= {"operations": operations} if operations is not None else {}
     body |= {"seconds": seconds} if seconds is not None else {}
-    _show(client.native("POST", f"/instances/{client.server(server)}/overrides", body), form)
+    _show(client.native("POST", f"{path}/overrides", body), form)
     return True
 
 
@@ -86,7 +93,7 @@ def _row(found: dict[str, Any]) -> tuple[object, ...]:
         found["user_id"],
         "yes" if found["good"] else "no",
         found["operations_left"],
-        found["expires_at"],
+        to_second(found["expires_at"]),
         found["approved_by"] or ("awaited" if found["needs_approval"] else "not needed"),
         found["reason"],
     )

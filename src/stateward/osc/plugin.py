@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 from typing import Any, Final
 
 from keystoneauth1.exceptions import EndpointNotFound, HttpError
-from osc_lib.exceptions import CommandError
+
+from stateward.cli.client import Failed, NoSuch, NotAllowed, server_named
 
 DEFAULT_API_VERSION: Final = "1"
 API_VERSION_OPTION: Final = "os_stateward_api_version"
@@ -17,31 +19,44 @@ API_VERSIONS: Final = ("1",)
 class Native:
     """Asks Stateward's own API with the client's session."""
 
-    def __init__(self, session: Any, *, region_name: str | None, interface: str) -> None:
-        """Keep the session, and where the catalog is to be read."""
+    def __init__(self, session: Any, *, region_name: str | None, interface: str, admin: bool) -> None:
+        """Keep the session, where the catalog is to be read, and whether an administrator asks."""
         self._session = session
-        self._where = {"service_type": "stateward", "interface": interface, "region_name": region_name}
+        self._where = {"interface": interface, "region_name": region_name}
+        self._admin = admin
 
     def native(self, method: str, path: str, body: object = None) -> Any:
         """Ask; None where nothing is answered.
 
         Raises:
-            CommandError: with what the server says.
+            Failed: with what the server says.
         """
+        return self._ask("stateward", method, path, body)
+
+    def server(self, name: str) -> str:
+        """Return the id of the server with a name; an id is returned as it is.
+
+        Raises:
+            Failed: there is none, or there are several.
+        """
+        return server_named(name, lambda path: self._ask("compute", "GET", path), admin=self._admin)
+
+    def _ask(self, service: str, method: str, path: str, body: object = None) -> Any:
         try:
             answer = self._session.request(
                 path,
                 method,
                 json=body,
-                endpoint_filter=dict(self._where),
+                endpoint_filter={"service_type": service, **self._where},
                 headers={"accept": "application/json"},
             )
         except EndpointNotFound:
-            raise CommandError(
-                "This cloud's catalog has no service of type 'stateward': it is no Stateward."
+            raise Failed(
+                f"This cloud's catalog has no service of type {service!r}: it is no Stateward."
             ) from None
         except HttpError as error:
-            raise CommandError(_detail(error)) from None
+            kinds: dict[int, type[Failed]] = {403: NotAllowed, 404: NoSuch}
+            raise kinds.get(error.http_status, Failed)(_detail(error)) from None
         return answer.json() if answer.content else None
 
 
@@ -56,7 +71,13 @@ def _detail(error: HttpError) -> str:
 
 def make_client(instance: Any) -> Native:
     """Make the client that commands find as ``client_manager.stateward``."""
-    return Native(instance.session, region_name=instance.region_name, interface=instance.interface)
+    roles: Collection[str] = instance.auth_ref.role_names or () if instance.auth_ref is not None else ()
+    return Native(
+        instance.session,
+        region_name=instance.region_name,
+        interface=instance.interface,
+        admin="admin" in roles,
+    )
 
 
 def build_option_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
