@@ -10,6 +10,7 @@ import uuid
 from typing import Any, Self
 
 import sqlalchemy as sa
+import structlog
 
 from stateward.domain.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, Refused
 from stateward.domain.locks import BINDS
@@ -20,6 +21,8 @@ from stateward.operations.refusals import recorded
 from stateward.store import instances, operations, overrides
 from stateward.store.engine import Database
 from stateward.store.overrides import Override
+
+log = structlog.get_logger()
 
 
 class Overriding:
@@ -91,7 +94,7 @@ class Overriding:
             self._record(connection, now, "override_asked", actor, override)
             return override
 
-        return await self._admission.database.write(work)
+        return _announced("an administrator may pass a hold", await self._admission.database.write(work))
 
     async def approve(self, override_id: str, actor: Actor) -> Override:
         """Agree, as the second admin, to what another one asked for.
@@ -108,7 +111,7 @@ class Overriding:
                 found = overrides.get(connection, override_id)
                 if found is None:
                     raise NotFound(f"There is no override {override_id}.")
-                if found.user_id == actor.user_id:
+                if found.needs_approval and found.user_id == actor.user_id:
                     with recorded(connection, "approve_override", found.instance_id, actor, now):
                         raise Forbidden("stateward:overrides:approve:own")
                 raise Conflict(f"Override {override_id} cannot be approved: {_why(found, now)}.")
@@ -119,7 +122,7 @@ class Overriding:
             self._record(connection, now, "override_approved", actor, approved)
             return approved
 
-        return await self._admission.database.write(work)
+        return _announced("a second administrator agreed", await self._admission.database.write(work))
 
     def _record(
         self, connection: sa.Connection, now: float, event: str, actor: Actor, override: Override
@@ -139,6 +142,21 @@ class Overriding:
             instance_id=override.instance_id,
             detail=detail,
         )
+
+
+def _announced(what: str, override: Override) -> Override:
+    """Tell the operator's log, once it is durable."""
+    log.warning(
+        what,
+        override=override.id,
+        instance=override.instance_id,
+        lock=override.lock_id,
+        user=override.user_id,
+        reason=override.reason,
+        approved_by=override.approved_by,
+        awaits_approval=override.needs_approval and override.approved_at is None,
+    )
+    return override
 
 
 def _why(override: Override, now: float) -> str:
