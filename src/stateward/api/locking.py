@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 import uuid
 
 import msgspec
 
-from stateward.api.compute.server_queries import moment
 from stateward.api.http import iso_time
+from stateward.api.wording import short
 from stateward.domain.bodies import LockWanted
-from stateward.domain.errors import Forbidden
+from stateward.domain.errors import Forbidden, Invalid
 from stateward.domain.locks import ActorKind, Lock, LockKind, classes_of, kind_placed_by, words_of
 from stateward.domain.records import Actor
 from stateward.operations.stacking import LockWish
@@ -82,7 +84,7 @@ def wish_of(
     if kind is not None and kind is not LockKind.OWNER and actor.kind is not ActorKind.ADMIN:
         raise Forbidden(f"stateward:locks:place:{kind.value}")
     blocks = classes_of(wanted.blocks)
-    expires_at = None if wanted.expires_at is None else moment("expires_at", wanted.expires_at)
+    expires_at = None if wanted.expires_at is None else _expiry(wanted.expires_at)
     name = wanted.name
     if not name and (named or expires_at is not None or "all" not in words_of(blocks)):
         name = f"lock-{uuid.uuid4().hex[:8]}"
@@ -95,4 +97,19 @@ def wish_of(
         blocks=blocks,
         expires_at=expires_at,
         sealed=wanted.sealed,
+    )
+
+
+def _expiry(text: str) -> float:
+    """Read when a lock expires (seconds since the epoch).
+
+    Raises:
+        Invalid: it is no time, or one that cannot be shown.
+    """
+    with contextlib.suppress(ValueError, OverflowError):
+        parsed = dt.datetime.fromisoformat(text)
+        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=dt.UTC)).astimezone(dt.UTC).timestamp()
+    raise Invalid(
+        f"Invalid input for field/attribute expires_at. Value: {short(text)}. It must be a time of ISO 8601, as "
+        "2030-01-31T18:00:00Z."
     )

@@ -21,7 +21,8 @@ from stateward.domain.questions import Overtaken
 from stateward.domain.records import Instance, Operation
 from stateward.operations import stacking
 from stateward.operations.admission import Admitted
-from stateward.store import instances, locks, overrides
+from stateward.store import identity, instances, locks, overrides
+from stateward.store.identity_tables import PROJECTS
 from stateward.store.operation_queries import Found
 from stateward.store.overrides import Override
 
@@ -214,6 +215,9 @@ async def _project_index(call: Call) -> Response:
 async def _project_place(call: Call) -> Response:
     wanted = await call.body(NewProjectLock)
     project_id = _project(call)
+    if call.visible_project is None:
+        # A mistyped id would be locked, and nobody would hear of it.
+        await call.services.database.read(lambda connection: identity.get(connection, PROJECTS, project_id))
     kind = None if wanted.kind is None else LockKind(wanted.kind)
     wish = wish_of(wanted, call.actor, project_id, kind=kind, named=True)
     lock, inheriting = await call.services.locking.place_on_project(project_id, wanted.tag, call.actor, wish)
