@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
 from stateward.agent.simulated import SimulatedDriver
-from stateward.domain.actions import ACTIONS, CREATE, Action, Role, key
+from stateward.domain.actions import ACTIONS, BY_KEY, CREATE, Action, Role, key
 from stateward.domain.admit import conditions, explain
 from stateward.domain.errors import Refused
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import GuestSpec, Target
 from stateward.domain.states import ON_NO_HOST, Observed, VmState
 from stateward.domain.verdicts import VERDICTS
+from stateward.operations.admission import Admitted
 from stateward.operations.preparing import Wanted
-from stateward.store.tables import INSTANCES
+from stateward.store.tables import INSTANCES, OUTBOX
 from tests.crash.stack import FLAVOR, HOST, Plane, actor
 
 #: What an admission needs besides the row and the instance, by the action's name.
@@ -70,7 +72,9 @@ def beginnings() -> list[Beginning]:
         else:
             # An instance on no host is deleted in the transaction that admits that: no agent works on it.
             agents = frozenset(VmState) if row.places else frozenset(VmState) - ON_NO_HOST
-            found.extend(Beginning(row, state, None) for state in sorted((row.when - _PASSING) & agents))
+            states = (row.when - _PASSING) & agents
+            # What has no state of its own to begin in overtakes what brings the instance on its way.
+            found.extend(Beginning(row, state, None) for state in sorted(states or row.when))
     return list(dict.fromkeys(found))
 
 
@@ -102,6 +106,8 @@ async def begin(plane: Plane, beginning: Beginning, words: str) -> str:
     """
     if beginning.vm_state is None:
         raise ValueError(beginning)
+    if beginning.vm_state is VmState.BUILDING:
+        return await _undispatched(plane, lambda: plane.create(words))
     # ERROR is a word only: nothing leads there but an admin, or a failure.
     error = beginning.vm_state is VmState.ERROR
     tried: list[str] = []
@@ -112,6 +118,8 @@ async def begin(plane: Plane, beginning: Beginning, words: str) -> str:
             continue
         if error:
             await plane.immediate.reset_state(instance_id, actor(ActorKind.ADMIN), to=VmState.ERROR)
+        if beginning.vm_state in ON_NO_HOST and not beginning.row.places and not beginning.observed:
+            await _undispatched(plane, functools.partial(_unshelve, plane, instance_id))
         if beginning.observed is not None:
             await _deviate(plane, instance_id, beginning.observed)
         if await _refused(plane, beginning.row, instance_id) is None:
@@ -121,6 +129,20 @@ async def begin(plane: Plane, beginning: Beginning, words: str) -> str:
         f"No way leads to the beginning '{beginning}'. Tried: {tried}. If an action on the way needs more than its "
         "row says, name it in OPTIONS of tests/crash/beginnings.py."
     )
+
+
+async def _unshelve(plane: Plane, instance_id: str) -> Admitted:
+    options = OPTIONS["unshelve"]
+    return await plane.admission.admit(BY_KEY["unshelve_offloaded"], instance_id, actor(), **options)
+
+
+async def _undispatched(plane: Plane, admit: Callable[[], Awaitable[Admitted]]) -> str:
+    """Admit an operation that no agent hears of, and return its instance's id."""
+    plane.dispatching = False
+    admitted = await admit()
+    await plane.world.database.write(lambda connection: connection.execute(sa.delete(OUTBOX)))
+    plane.dispatching = True
+    return admitted.instance.id
 
 
 def _said(way: tuple[Action, ...]) -> str:

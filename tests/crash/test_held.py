@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from stateward.agent import steps
+from stateward.agent.driver import Driver
 from stateward.agent.simulated import SimulatedHypervisor
 from stateward.agent.work import Work
 from stateward.bus.port import NobodyAnswered, questions_subject
@@ -105,6 +106,12 @@ class Frozen:
         await self.thawed.wait()
 
 
+def unchecked(driver: Driver, check: Callable[[], None]) -> Driver:
+    """Stand for ``while_newest`` as if there were no check."""
+    del check
+    return driver
+
+
 async def hold(life: Life, instance_id: str, shutdown: str) -> Admitted:
     locking = Locking(life.plane.admission, life.plane.immediate, lambda: None)
     wanted = msgspec.convert({"reason": "Case 7.", "shutdown": shutdown, "timeout": 5}, Hold)
@@ -155,7 +162,7 @@ async def test_the_frozen_worker_would_act_if_it_were_let(world: World) -> None:
     (stop,) = [each for each in beginnings() if str(each) == "start of stopped"]
     instance_id = await life.prepare(stop, "")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stateward.agent.run.while_newest", lambda driver, _check: driver)
+        patch.setattr("stateward.agent.run.while_newest", unchecked)
         frozen = Frozen(life, patch, Point(When.BEFORE, Step.DEFINE))
         overtaken = await life.admit(stop, instance_id, "")
         await asyncio.wait_for(frozen.reached.wait(), 600)
