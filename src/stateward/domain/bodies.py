@@ -41,7 +41,7 @@ class LockWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     #: Names of ``CLASS_SETS``.
     blocks: tuple[str, ...] = ("all",)
     #: ISO 8601, UTC without a zone.
-    expires_at: str | None = None
+    expires_at: Annotated[str, msgspec.Meta(max_length=64)] | None = None
     sealed: bool = False
 
 

@@ -53,7 +53,7 @@ from stateward.operations.finishing import Ended, target_of
 from stateward.operations.preparing import NOTHING, Wanted, aim
 from stateward.operations.refusals import recorded
 from stateward.operations.room import claim_for
-from stateward.store import instances, operations, overrides
+from stateward.store import audit, instances, operations, overrides
 from stateward.store.engine import Database
 
 
@@ -277,14 +277,16 @@ class Admission:
             request_id=operation.request_id,
         )
         try:
-            self.admit_in(
-                connection,
-                BY_KEY[then],
-                instance.id,
-                actor,
-                wanted=Wanted(target=Target(flavor=flavor)),
-                fence=operation.fence,
-            )
+            # Of what is refused late, for want of room say, nothing stays.
+            with audit.part(connection):
+                self.admit_in(
+                    connection,
+                    BY_KEY[then],
+                    instance.id,
+                    actor,
+                    wanted=Wanted(target=Target(flavor=flavor)),
+                    fence=operation.fence,
+                )
         except Refused:
             return False
         return True
@@ -387,14 +389,18 @@ def admitted_row(
     held = instances.hold(connection, instance_id)
     stack = [] if held is None else stacking.stack_of(connection, held)
     binding = [lock for lock in stack if actor.kind in BINDS[lock.kind] and lock.blocks & action.guarded]
-    passed = (
-        [overrides.take(connection, lock, instance_id, actor.user_id, now) for lock in binding]
-        if actor.kind is ActorKind.ADMIN
-        else [None]
-    )
-    if None in passed:
-        raise Refused(Refusal.LOCKED, says=explained(binding), action=action.name, instance_id=instance_id)
-    if passed:
+    if not binding:
+        # The lock went away between the two statements, which only PostgreSQL lets happen.
+        return guarded(connection, action, instance_id, checks, changes, bump_fence=bump_fence)
+    locked = Refused(Refusal.LOCKED, says=explained(binding), action=action.name, instance_id=instance_id)
+    if actor.kind is not ActorKind.ADMIN:
+        raise locked
+    unlocked = tuple(check for check in checks if check.refusal is not Refusal.LOCKED)
+    # Undone with what is refused: another row of the action may fit, and needs the leave that this one took.
+    with audit.part(connection):
+        passed = [overrides.take(connection, lock, instance_id, actor.user_id, now) for lock in binding]
+        if None in passed:
+            raise locked
         operations.record(
             connection,
             at=now,
@@ -404,9 +410,7 @@ def admitted_row(
             action=key(action),
             detail={"overrides": passed, "locks": [lock.id for lock in binding]},
         )
-    # Without any: the lock went away between the two statements, which only PostgreSQL lets happen.
-    unlocked = tuple(check for check in checks if not binding or check.refusal is not Refusal.LOCKED)
-    return guarded(connection, action, instance_id, unlocked, changes, bump_fence=bump_fence)
+        return guarded(connection, action, instance_id, unlocked, changes, bump_fence=bump_fence)
 
 
 def guarded(

@@ -18,7 +18,7 @@ from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.records import Actor, Instance, Operation, OperationState
-from stateward.operations.admission import Admission, guarded, operation_for
+from stateward.operations.admission import Admission, admitted_row, operation_for
 from stateward.operations.refusals import recorded
 from stateward.store import operations
 
@@ -54,7 +54,16 @@ async def ask(
     def begin(connection: sa.Connection) -> tuple[Instance, Operation]:
         now = admission.clock.now()
         with recorded(connection, key(action), instance_id, actor, now):
-            instance = guarded(connection, action, instance_id, checks, {"updated_at": now})
+            instance = admitted_row(
+                connection,
+                action,
+                instance_id,
+                checks,
+                {"updated_at": now},
+                actor=actor,
+                bump_fence=False,
+                now=now,
+            )
         if not instance.host:
             raise Refused(Refusal.NO_HOST, instance_id=instance_id)
         operation = msgspec.structs.replace(

@@ -12,14 +12,14 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.domain import admit
-from stateward.domain.actions import ACTIONS, Action, Role, key
+from stateward.domain.actions import ACTIONS, BY_KEY, Action, Role, key
 from stateward.domain.errors import Invalid, Refusal, Refused
 from stateward.domain.locks import BINDS, Lock, explained
 from stateward.domain.records import Actor
 from stateward.domain.states import VmState
 from stateward.operations import stacking
 from stateward.operations.admission import Admission, Admitted
-from stateward.store import instances, overrides
+from stateward.store import audit, instances, overrides
 
 #: Instances that one request may be about.
 MOST = 1000
@@ -51,8 +51,12 @@ class Forecast(msgspec.Struct, frozen=True, kw_only=True):
     by_override: bool = False
 
 
-def rows_of(name: str) -> tuple[Action, ...]:
+def rows_of(name: str, *, reclaims: bool) -> tuple[Action, ...]:
     """Return the rows that people can mean by a name: the action's, its word in requests, or a row's key.
+
+    Args:
+        name: as people say it.
+        reclaims: deleted instances are kept for a while; else none is deleted in the way that waits for that.
 
     Raises:
         Invalid: there is no such action for people.
@@ -60,7 +64,10 @@ def rows_of(name: str) -> tuple[Action, ...]:
     found = tuple(
         row
         for row in ACTIONS
-        if name in {row.name, row.wire, key(row)} and row.policy.role is not Role.SYSTEM and row.when
+        if name in {row.name, row.wire, key(row)}
+        and row.policy.role is not Role.SYSTEM
+        and row.when
+        and (reclaims or row.becomes is not VmState.SOFT_DELETED)
     )
     if not found:
         known = sorted({row.name for row in ACTIONS if row.policy.role is not Role.SYSTEM and row.when})
@@ -118,19 +125,24 @@ def foresee(
     row, refused = next(
         (each for each in refusals if each[1].refusal is not Refusal.WRONG_VM_STATE), refusals[0]
     )
-    binding = tuple(_binding(row, stack, actor)) if refused.refusal is Refusal.LOCKED else ()
     wrong_state = refused.refusal is Refusal.WRONG_VM_STATE
     already = (
         wrong_state
         and instance.task_state is None
         and any(each.becomes is instance.vm_state for each in rows)
     )
+    binding = tuple(_binding(row, stack, actor)) if refused.refusal is Refusal.LOCKED else ()
     return Forecast(
         instance_id=instance_id,
         foreseen=Foreseen.NO_CHANGE if already else Foreseen.BLOCKED,
         why=f"{refused}. {explained(binding)}" if binding else str(refused),
         locks=binding,
     )
+
+
+def refusal_of(instance_id: str, refused: Refused) -> Forecast:
+    """Say that an instance refuses, in the words of the refusal."""
+    return Forecast(instance_id=instance_id, foreseen=Foreseen.BLOCKED, why=str(refused))
 
 
 def _binding(row: Action, stack: Sequence[Lock], actor: Actor) -> list[Lock]:
@@ -149,28 +161,70 @@ def _passes(
     return bool(binding) and all(lock.id in good for lock in binding)
 
 
-async def admit_all(
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of an action for one of several instances."""
+
+    forecast: Forecast
+    #: None: nothing was admitted.
+    admitted: Admitted | None = None
+
+
+async def admit_several(
     admission: Admission,
     rows: tuple[Action, ...],
     instance_ids: Sequence[str],
     actor: Actor,
     *,
     project_id: str | None,
-) -> list[Admitted]:
-    """Admit an action on all of some instances, or on none, in one transaction.
+    all_or_none: bool,
+) -> dict[str, Outcome]:
+    """Admit an action on several instances in one transaction, and return what came of it, by their ids.
+
+    An instance that is so already is left alone.
+
+    Args:
+        admission: its database and clock are used.
+        rows: the action's.
+        instance_ids: which instances.
+        actor: who asks.
+        project_id: the caller sees only this project; None for all.
+        all_or_none: one that refuses is all that refuse; otherwise the others go on.
 
     Raises:
-        Refused: one of them refuses; nothing is changed.
+        Refused: one of all refuses; nothing is changed.
     """
 
-    def work(connection: sa.Connection) -> list[Admitted]:
-        return [
-            admission.admit_in(connection, rows, instance_id, actor, project_id=project_id)
-            # In one order for everybody, or two such transactions could wait for each other.
-            for instance_id in sorted(instance_ids)
-        ]
+    def one(connection: sa.Connection, instance_id: str) -> Outcome:
+        now = admission.clock.now()
+        try:
+            forecast = foresee(connection, rows, instance_id, actor, project_id=project_id, now=now)
+            refuses = forecast.foreseen is Foreseen.BLOCKED and not all_or_none
+            if refuses or forecast.foreseen is Foreseen.NO_CHANGE:
+                return Outcome(forecast=forecast)
+            # What this one's refusal leaves half done is undone; the others stay.
+            with audit.part(connection):
+                admitted = admission.admit_in(connection, rows, instance_id, actor, project_id=project_id)
+        except Refused as refused:
+            if all_or_none:
+                raise
+            return Outcome(forecast=refusal_of(instance_id, refused))
+        row = admitted.operation.action
+        allowed = Forecast(
+            instance_id=instance_id,
+            foreseen=Foreseen.ALLOWED,
+            row=row,
+            becomes=BY_KEY[row].becomes,
+            by_override=forecast.by_override,
+        )
+        return Outcome(forecast=allowed, admitted=admitted)
 
-    admitted = await admission.database.write(work)
-    admission.wake()
-    admission.forget_images([image for each in admitted for image in each.images])
-    return admitted
+    def work(connection: sa.Connection) -> dict[str, Outcome]:
+        # In one order for everybody, or two such transactions could wait for each other.
+        return {instance_id: one(connection, instance_id) for instance_id in sorted(instance_ids)}
+
+    outcomes = await admission.database.write(work)
+    admitted = [each.admitted for each in outcomes.values() if each.admitted is not None]
+    if admitted:
+        admission.wake()
+        admission.forget_images([image for each in admitted for image in each.images])
+    return outcomes

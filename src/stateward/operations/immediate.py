@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.errors import Forbidden, Refusal, Refused
-from stateward.domain.locks import BINDS, ActorKind, kind_placed_by, released_by_unlock
+from stateward.domain.locks import BINDS, ActorKind, Lock, kind_placed_by, released_by_unlock
 from stateward.domain.records import Actor, Instance, Operation
 from stateward.domain.states import VmState
 from stateward.operations import finishing, stacking
@@ -170,6 +170,7 @@ class Immediate:
         *,
         project_id: str | None,
         bump_fence: bool = False,
+        placed: Sequence[Lock] = (),
     ) -> Done:
         """Do one immediate action by its row.
 
@@ -180,6 +181,7 @@ class Immediate:
             effect: what it changes; raises to change nothing.
             project_id: the caller sees only this project; None for all.
             bump_fence: what is in flight may not act any more.
+            placed: where the effect leaves the lock that it placed.
 
         Raises:
             Refused: the row does not admit it.
@@ -221,7 +223,10 @@ class Immediate:
                 action=operation.action,
                 detail=detail,
             )
-            return Done(admitted=Admitted(instance=instance, operation=operation), in_flight=in_flight)
+            lock = placed[0] if placed else None
+            return Done(
+                admitted=Admitted(instance=instance, operation=operation, lock=lock), in_flight=in_flight
+            )
 
         return await self._admission.database.write(work)
 

@@ -6,33 +6,54 @@ is placed between the question and the deletion.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 import sqlalchemy as sa
 
 from stateward.domain.errors import Conflict
-from stateward.domain.locks import LockKind, OperationClass, explained
+from stateward.domain.locks import BINDS, ActorKind, LockKind, OperationClass, explained
 from stateward.operations import stacking
 from stateward.store import instances, locks
+from stateward.store.images import Image
 
 #: The property by which an image says of which instance's disk it is a copy (Nova's name).
 INSTANCE: Final = "instance_uuid"
 
 
-def require_image_free(connection: sa.Connection, image_id: str, properties: Mapping[str, str]) -> None:
-    """Go on only if an image is no copy of a held instance's disk.
+def require_image_free(connection: sa.Connection, image: Image, by: ActorKind) -> None:
+    """Go on only if an image is neither a copy of a held instance's disk nor a locked one's only disk.
+
+    The instances' rows are held from here on. Who holds an image's row too takes it after this: whatever ends an
+    operation holds the instance's first.
+
+    Args:
+        connection: the transaction.
+        image: as it was read.
+        by: who would delete it, or have it say that it is another's copy.
 
     Raises:
-        Conflict: it is, and stays for as long as the hold does (R6).
+        Conflict: it is, and stays for as long as the lock does (R1, R6).
     """
-    instance_id = properties.get(INSTANCE)
-    held = None if instance_id is None else instances.hold(connection, instance_id)
-    if held is not None and held.held:
-        kept = [lock for lock in stacking.stack_of(connection, held) if lock.kind is LockKind.HOLD]
-        raise Conflict(
-            f"Image {image_id} is kept: instance {held.id}, of whose disk it is a copy, is held. {explained(kept)}"
-        )
+    living = instances.living_on(connection, image.id)
+    copied = image.properties.get(INSTANCE)
+    # In one order for everybody.
+    for instance_id in sorted({*living, *([] if copied is None else [copied])}):
+        held = instances.hold(connection, instance_id)
+        if held is None:
+            continue
+        disk = held.shelved_image is not None and held.shelved_image.id == image.id
+        kept = [
+            lock
+            for lock in stacking.stack_of(connection, held)
+            if lock.kind is LockKind.HOLD
+            or (disk and by in BINDS[lock.kind] and lock.blocks & OperationClass.DELETE)
+        ]
+        if not kept:
+            continue
+        what = "the disk of" if disk else "a copy of the disk of"
+        # Anybody can give an image of their own the name of another's instance.
+        why = f" {explained(kept)}" if held.project_id == image.owner else ""
+        raise Conflict(f"Image {image.id} is kept: it is {what} instance {held.id}, which is locked.{why}")
 
 
 def require_project_free(connection: sa.Connection, project_id: str) -> None:

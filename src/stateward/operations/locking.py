@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Self
 
-import msgspec
 import sqlalchemy as sa
 
 from stateward.domain.actions import BY_KEY, WAYS
@@ -65,15 +64,14 @@ class Locking:
         """
         if overtake:
             rows = (BY_KEY["place_lock_overtaking"],)
-            admitted = await self._admission.admit(
+            done: Admitted | Done = await self._admission.admit(
                 rows, instance_id, actor, wanted=Wanted(lock=wish), project_id=project_id
             )
-            done = Done(admitted=admitted, in_flight=None)
         else:
             done = await self._place(instance_id, actor, wish, project_id=project_id)
         if wish.expires_at is not None:
             self._expiring()
-        return done
+        return done if isinstance(done, Done) else Done(admitted=done, in_flight=None)
 
     async def hold(self, instance_id: str, actor: Actor, wanted: Hold) -> Admitted:
         """Place a hold, and have the guest go off as is wanted; what is in flight is overtaken (R6).
@@ -110,11 +108,9 @@ class Locking:
             placed[:] = [lock]
             return instance, {"lock": stacking.told(lock)}
 
-        done = await self._immediate.do(
-            BY_KEY["place_lock"], instance_id, actor, effect, project_id=project_id
+        return await self._immediate.do(
+            BY_KEY["place_lock"], instance_id, actor, effect, project_id=project_id, placed=placed
         )
-        admitted = msgspec.structs.replace(done.admitted, lock=placed[0])
-        return msgspec.structs.replace(done, admitted=admitted)
 
     async def release(
         self, instance_id: str, lock_id: str, actor: Actor, *, reason: str | None, project_id: str | None

@@ -56,6 +56,22 @@ def collecting(connection: sa.Connection) -> Generator[Collected]:
         info.pop(_COLLECTED, None)
 
 
+@contextmanager
+def part(connection: sa.Connection) -> Generator[None]:
+    """Do a part of a piece of work that is undone alone when it raises; what it recorded goes with it.
+
+    What it recorded as lasting stays.
+    """
+    collected: Collected = connection.info[_COLLECTED]
+    entries, lasting = len(collected.entries), len(collected.lasting)
+    try:
+        with connection.begin_nested():
+            yield
+    except BaseException:
+        collected.entries[entries:] = collected.lasting[lasting:]
+        raise
+
+
 def append(connection: sa.Connection, entry: Entry, *, lasting: bool = False) -> None:
     """Have a record written with the transaction.
 

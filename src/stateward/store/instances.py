@@ -242,6 +242,14 @@ def change_held(connection: sa.Connection, held: Instance, changes: Mapping[str,
     return msgspec.structs.replace(held, **typed)
 
 
+def living_on(connection: sa.Connection, image_id: str) -> list[str]:
+    """Return the instances that are kept as this image, by id."""
+    statement = sa.select(_COLUMNS.id).where(
+        _packed_id(_COLUMNS.shelved_image, image_id), _COLUMNS.vm_state != VmState.DELETED.value
+    )
+    return list(connection.execute(statement).scalars())
+
+
 def touch_project(
     connection: sa.Connection, project_id: str, tag: str | None, now: float
 ) -> dict[str, tuple[str, ...]]:
@@ -249,6 +257,8 @@ def touch_project(
     clauses = [_COLUMNS.project_id == project_id, _COLUMNS.vm_state != VmState.DELETED.value]
     if tag is not None:
         clauses.append(_has_tag(tag))
+    # First in the order in which everybody holds several rows; an UPDATE takes them as it finds them.
+    connection.execute(sa.select(_COLUMNS.id).where(*clauses).order_by(_COLUMNS.id).with_for_update())
     statement = (
         sa.update(INSTANCES).where(*clauses).values(updated_at=now).returning(_COLUMNS.id, _COLUMNS.tags)
     )

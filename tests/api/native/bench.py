@@ -81,7 +81,7 @@ class Stream:
 class Api:
     """Asks as somebody; what is asked about is made at the desk."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, second_admin: bool = False) -> None:
         self.desk = Desk(database)
         self.tokens = Tokens()
         self.changes = Changes()
@@ -95,6 +95,7 @@ class Api:
             bus=MemoryBus(),
             clock=self.desk.clock,
             max_limit=5,
+            second_admin=second_admin,
         )
         self._app = Router([Mount("/v1", app=native_app(services))])
 

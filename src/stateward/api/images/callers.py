@@ -8,6 +8,7 @@ from starlette.requests import Request
 from stateward.api.faults import ApiFault, Unauthorized
 from stateward.api.identity import Identity, Token
 from stateward.domain.errors import NotFound
+from stateward.domain.locks import ActorKind
 from stateward.store import images as store
 from stateward.store.images import Image
 
@@ -20,6 +21,11 @@ class Caller:
         self.project_id = project_id
         self.is_admin = token.is_admin
         self._is_member = token.is_member
+
+    @property
+    def kind(self) -> ActorKind:
+        """Which locks bind them."""
+        return ActorKind.ADMIN if self.is_admin else ActorKind.MEMBER
 
     def require_member(self) -> None:
         """Go on only if the caller may make and change things.

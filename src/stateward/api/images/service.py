@@ -24,7 +24,8 @@ from stateward.api.faults import ApiFault
 from stateward.api.images.files import Incoming, Written, sweep
 from stateward.clock import Clock
 from stateward.domain.errors import Conflict, NotFound
-from stateward.operations.keeping import require_image_free
+from stateward.domain.locks import ActorKind
+from stateward.operations.keeping import INSTANCE, require_image_free
 from stateward.store import images as store
 from stateward.store.engine import Database, StoreUnavailable
 from stateward.store.images import Image
@@ -147,28 +148,28 @@ class Images:
             raise NotFound(f"The data for image {image_id} are not there: {file} does not exist.")
         await self._fill(image_id, lambda upload: self._take(upload, file), lambda _connection: None)
 
-    async def delete(self, image_id: str, check: Callable[[Image], None] = _anyone) -> None:
+    async def delete(
+        self,
+        image_id: str,
+        check: Callable[[Image], None] = _anyone,
+        *,
+        by: ActorKind = ActorKind.SYSTEM,
+    ) -> None:
         """Delete an image and its data.
 
         Args:
             image_id: the image.
             check: raises if this image may not be deleted by who asks; called in the transaction.
+            by: who asks.
 
         Raises:
             NotFound: there is none.
             ApiFault: it is protected (403).
-            Conflict: a hold keeps it (R6).
+            Conflict: a lock keeps it (R1, R6).
         """
 
         def work(connection: sa.Connection) -> None:
-            seen = store.get(connection, image_id)
-            if seen is not None:
-                # The instance's row before the image's: what ends an operation holds them in this order too.
-                require_image_free(connection, image_id, seen.properties)
-            image = store.lock(connection, image_id)
-            if image is None:
-                raise NotFound(f"No image found with ID {image_id}")
-            check(image)
+            image = lock_unkept(connection, image_id, check, by=by)
             if image.protected:
                 raise ApiFault(403, f"Image {image_id} is protected and cannot be deleted.")
             store.delete(connection, image_id)
@@ -328,6 +329,33 @@ class Images:
             return
         if given_up:
             await asyncio.to_thread(upload.incoming.discard_target)
+
+
+def lock_unkept(
+    connection: sa.Connection, image_id: str, check: Callable[[Image], None], *, by: ActorKind
+) -> Image:
+    """Return an image that no lock of an instance keeps, locked until the transaction ends.
+
+    The rows of the instances are held before the image's.
+
+    Raises:
+        Conflict: one keeps it, or it changed at this moment.
+        NotFound: there is none.
+        Exception: what ``check`` raises of the image.
+    """
+    seen = store.get(connection, image_id)
+    if seen is None:
+        raise NotFound(f"No image found with ID {image_id}")
+    check(seen)
+    require_image_free(connection, seen, by)
+    image = store.lock(connection, image_id)
+    if image is None:
+        raise NotFound(f"No image found with ID {image_id}")
+    check(image)
+    if image.properties.get(INSTANCE) != seen.properties.get(INSTANCE):
+        # It says of another instance now that it is its copy, and nobody holds that one's row.
+        raise Conflict(f"Image {image_id} changed at the same moment; try again.")
+    return image
 
 
 def _settle(connection: sa.Connection, wanted: Image) -> Image:

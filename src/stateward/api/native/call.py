@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from stateward.api.compute.services import Services
 from stateward.api.faults import Unauthorized, status_of
-from stateward.api.http import base_url, read_body
+from stateward.api.http import base_url, has_nul, read_body
 from stateward.api.identity.tokens import Token
 from stateward.api.native.views import Problem
 from stateward.api.once import HEADER, Once, ticket_of
@@ -75,9 +75,12 @@ class Call:
         """
         raw = await self._body() or b"{}"
         try:
-            return msgspec.json.decode(raw, type=kind)
+            decoded = msgspec.json.decode(raw, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Invalid(f"The request's body cannot be used: {error}") from None
+        if has_nul(raw):
+            raise Invalid("The request's body has a NUL character in it, which is not allowed.")
+        return decoded
 
     def only(self, *names: str) -> None:
         """Refuse query parameters other than these.

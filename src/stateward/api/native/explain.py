@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -12,7 +13,7 @@ from stateward.api.http import iso_time
 from stateward.api.locking import LockView, lock_view
 from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.locks import find_instance
-from stateward.api.native.views import ActorView
+from stateward.api.native.views import ActorView, actor_view
 from stateward.api.policy import allow
 from stateward.domain.actions import BY_KEY, Action, Policy, Role
 from stateward.domain.errors import Invalid, Refused
@@ -20,7 +21,7 @@ from stateward.domain.records import Instance, Operation, OperationState
 from stateward.domain.states import Cause, Observed, TaskState, VmState
 from stateward.domain.verdicts import judge_instance
 from stateward.operations import foresight, stacking
-from stateward.operations.foresight import Forecast, Foreseen
+from stateward.operations.foresight import Forecast, Foreseen, Outcome
 from stateward.store import operations
 
 _READ: Final = Policy("stateward:explain:read", Role.READER)
@@ -134,7 +135,7 @@ async def _explain(call: Call) -> Response:
             task_state=instance.task_state,
             fault=None if instance.fault is None else instance.fault.message,
             seen=_seen(instance),
-            causes=[_cause(operation) for operation in chain],
+            causes=[_cause(operation, admin=call.token.is_admin) for operation in chain],
             locks=[lock_view(lock, admin=call.token.is_admin) for lock in stack],
             actions=[_forecast_view(call, name, each) for name, each in forecasts],
         )
@@ -151,15 +152,13 @@ def _seen(instance: Instance) -> SeenView:
     )
 
 
-def _cause(operation: Operation) -> CauseView:
+def _cause(operation: Operation, *, admin: bool) -> CauseView:
     return CauseView(
         at=iso_time(operation.started_at),
         operation_id=operation.id,
         action=operation.action,
         says=BY_KEY[operation.action].says,
-        actor=ActorView(
-            kind=operation.actor_kind, user_id=operation.user_id, project_id=operation.project_id
-        ),
+        actor=actor_view(operation, admin=admin),
         state=operation.state,
         finished_at=None if operation.finished_at is None else iso_time(operation.finished_at),
         message=operation.message,
@@ -169,7 +168,7 @@ def _cause(operation: Operation) -> CauseView:
 def _foresee(connection: sa.Connection, call: Call, name: str, instance_id: str, now: float) -> Forecast:
     return foresight.foresee(
         connection,
-        foresight.rows_of(name),
+        foresight.rows_of(name, reclaims=call.services.reclaims),
         instance_id,
         call.actor,
         project_id=call.visible_project,
@@ -191,7 +190,7 @@ def _forecast_view(call: Call, name: str, forecast: Forecast) -> ForecastView:
 
 async def _dry_run(call: Call) -> Response:
     wanted = await call.body(DryRun)
-    rows = foresight.rows_of(wanted.action)
+    rows = foresight.rows_of(wanted.action, reclaims=call.services.reclaims)
     allow(call.token, rows[0].policy)
     now = call.services.clock.now()
     instance_id = call.request.path_params["id"]
@@ -203,54 +202,59 @@ async def _dry_run(call: Call) -> Response:
 
 async def _preflight(call: Call) -> Response:
     wanted = await call.body(Preflight)
-    rows = foresight.rows_of(wanted.action)
+    rows = foresight.rows_of(wanted.action, reclaims=call.services.reclaims)
     allow(call.token, rows[0].policy)
     if wanted.mode != "check" and not all(_plain(row) for row in rows):
         raise Invalid(f"{wanted.action!r} needs more than a name: ask for it on each instance by itself.")
     if len(set(wanted.instances)) != len(wanted.instances):
         raise Invalid("An instance is named twice.")
-    now = call.services.clock.now()
-
-    def look(connection: sa.Connection) -> list[Forecast]:
-        return [_foresee(connection, call, wanted.action, each, now) for each in wanted.instances]
-
-    forecasts = await call.services.database.read(look)
-    admitted: dict[str, str] = {}
-    if wanted.mode == "all":
-        made = await foresight.admit_all(
-            call.services.admission, rows, wanted.instances, call.actor, project_id=call.visible_project
+    if wanted.mode == "check":
+        now = call.services.clock.now()
+        forecasts = await call.services.database.read(
+            lambda connection: [
+                _foresee_any(connection, call, wanted.action, each, now) for each in wanted.instances
+            ]
         )
-        admitted = {each.instance.id: each.operation.id for each in made}
-    elif wanted.mode == "continue":
-        forecasts = [await _do(call, rows, each, admitted) for each in forecasts]
-    outcomes = [
-        OutcomeView(
-            operation_id=admitted.get(each.instance_id),
-            **msgspec.structs.asdict(_forecast_view(call, wanted.action, each)),
+        return _outcomes(call, wanted, {each.instance_id: Outcome(forecast=each) for each in forecasts})
+
+    def answer(outcomes: Mapping[str, Outcome]) -> Response:
+        return _outcomes(call, wanted, outcomes)
+
+    admission = call.services.admission
+    return answer(
+        await foresight.admit_several(
+            admission if call.once is None else admission.on(call.once.database(answer)),
+            rows,
+            wanted.instances,
+            call.actor,
+            project_id=call.visible_project,
+            all_or_none=wanted.mode == "all",
         )
-        for each in forecasts
-    ]
-    counts = {word: sum(each.foreseen is word for each in outcomes) for word in Foreseen}
-    return reply(
-        PreflightView(mode=wanted.mode, counts=counts, outcomes=outcomes),
-        202 if admitted else 200,
     )
 
 
-async def _do(call: Call, rows: tuple[Action, ...], forecast: Forecast, admitted: dict[str, str]) -> Forecast:
-    """Do it to one instance that allowed it when it was looked at; what refuses it now is what counts."""
-    if forecast.foreseen is not Foreseen.ALLOWED:
-        return forecast
+def _foresee_any(connection: sa.Connection, call: Call, name: str, instance_id: str, now: float) -> Forecast:
+    """Foresee it also of what is not there for the caller."""
     try:
-        made = await call.services.admission.admit(
-            rows, forecast.instance_id, call.actor, project_id=call.visible_project
-        )
+        return _foresee(connection, call, name, instance_id, now)
     except Refused as refused:
-        return msgspec.structs.replace(
-            forecast, foreseen=Foreseen.BLOCKED, why=str(refused), becomes=None, row=None
+        return foresight.refusal_of(instance_id, refused)
+
+
+def _outcomes(call: Call, wanted: Preflight, outcomes: Mapping[str, Outcome]) -> Response:
+    found = [(outcomes[each].forecast, outcomes[each].admitted) for each in wanted.instances]
+    views = [
+        OutcomeView(
+            operation_id=None if admitted is None else admitted.operation.id,
+            **msgspec.structs.asdict(_forecast_view(call, wanted.action, forecast)),
         )
-    admitted[forecast.instance_id] = made.operation.id
-    return forecast
+        for forecast, admitted in found
+    ]
+    counts = {word: sum(each.foreseen is word for each in views) for word in Foreseen}
+    return reply(
+        PreflightView(mode=wanted.mode, counts=counts, outcomes=views),
+        202 if any(each.operation_id is not None for each in views) else 200,
+    )
 
 
 def _plain(row: Action) -> bool:

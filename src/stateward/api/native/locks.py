@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from starlette.responses import Response
@@ -11,16 +12,19 @@ from stateward.api.http import iso_time
 from stateward.api.locking import LockView, lock_view, wish_of
 from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.operations import shown
-from stateward.api.native.views import OperationView
+from stateward.api.native.views import Nothing, OperationView
 from stateward.bus.port import NobodyAnswered, questions_subject
 from stateward.domain.actions import BY_KEY, Policy, Role
 from stateward.domain.bodies import Hold, LockWanted
-from stateward.domain.errors import NotFound
+from stateward.domain.errors import Invalid, NotFound
 from stateward.domain.locks import Lock, LockKind
 from stateward.domain.questions import Overtaken
 from stateward.domain.records import Instance, Operation
 from stateward.operations import stacking
 from stateward.operations.admission import Admitted
+from stateward.operations.immediate import Done
+from stateward.operations.locking import Locking
+from stateward.operations.overriding import Overriding
 from stateward.store import identity, instances, locks, overrides
 from stateward.store.identity_tables import PROJECTS
 from stateward.store.operation_queries import Found
@@ -32,7 +36,8 @@ _OVERRIDE: Final = Policy("stateward:overrides:ask", Role.ADMIN)
 #: Seconds in which a host says that what was overtaken has ended.
 _CONFIRM_SECONDS: Final = 5.0
 _REASON: Final = {"reason": "Why; it is kept in the audit trail."}
-_Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+_LONGEST_REASON: Final = 255
+_Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_REASON)]
 
 
 class NewLock(LockWanted, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,18 +160,37 @@ async def _place(call: Call) -> Response:
     instance = await find_instance(call, call.request.path_params["id"])
     kind = None if wanted.kind is None else LockKind(wanted.kind)
     wish = wish_of(wanted, call.actor, instance.project_id, kind=kind, named=True)
-    done = await call.services.locking.place(
+
+    def answer(done: Done | Admitted, *, confirmed: bool = False) -> Response:
+        admitted, in_flight = (done.admitted, done.in_flight) if isinstance(done, Done) else (done, None)
+        return reply(
+            PlacedView(
+                lock=_view(call, admitted.placed),
+                in_flight=None if in_flight is None else _operation(call, in_flight, instance),
+                confirmed=confirmed if wanted.overtake else None,
+            ),
+            201,
+        )
+
+    done = await _locking(call, answer).place(
         instance.id, call.actor, wish, overtake=wanted.overtake, project_id=call.visible_project
     )
-    in_flight = None if wanted.overtake else done.in_flight
-    return reply(
-        PlacedView(
-            lock=_view(call, done.admitted.placed),
-            in_flight=None if in_flight is None else _operation(call, in_flight, instance),
-            confirmed=await _confirmed(call, done.admitted) if wanted.overtake else None,
-        ),
-        201,
-    )
+    if not wanted.overtake:
+        return answer(done)
+    return await _amended(call, answer(done, confirmed=await _confirmed(call, done.admitted)))
+
+
+def _locking(call: Call, answer: Callable[[Any], Response]) -> Locking:
+    """Return what places locks, once for a request's key; ``answer`` makes its answer of what the write results in."""
+    locking = call.services.locking
+    return locking if call.once is None else locking.on(call.once.database(answer))
+
+
+async def _amended(call: Call, response: Response) -> Response:
+    """Have the answer given again as it became after the write."""
+    if call.once is not None:
+        await call.once.amend(response)
+    return response
 
 
 async def _release(call: Call) -> Response:
@@ -174,23 +198,39 @@ async def _release(call: Call) -> Response:
         call.request.path_params["id"],
         call.request.path_params["lock"],
         call.actor,
-        reason=call.request.query_params.get("reason"),
+        reason=_reason(call),
         project_id=call.visible_project,
     )
     return Response(b"", 204)
 
 
+def _reason(call: Call) -> str | None:
+    """Return why a lock is released, as far as it is said.
+
+    Raises:
+        Invalid: it is empty, or too long for the audit trail.
+    """
+    reason = call.request.query_params.get("reason")
+    if reason is not None and not 1 <= len(reason) <= _LONGEST_REASON:
+        raise Invalid(f"The reason must have 1 to {_LONGEST_REASON} characters.")
+    return reason
+
+
 async def _hold(call: Call) -> Response:
     wanted = await call.body(Hold)
-    admitted = await call.services.locking.hold(call.request.path_params["id"], call.actor, wanted)
-    return reply(
-        HeldView(
-            hold=_view(call, admitted.placed),
-            operation=_operation(call, admitted.operation, admitted.instance),
-            confirmed=await _confirmed(call, admitted),
-        ),
-        202,
-    )
+
+    def answer(admitted: Admitted, *, confirmed: bool = False) -> Response:
+        return reply(
+            HeldView(
+                hold=_view(call, admitted.placed),
+                operation=_operation(call, admitted.operation, admitted.instance),
+                confirmed=confirmed,
+            ),
+            202,
+        )
+
+    admitted = await _locking(call, answer).hold(call.request.path_params["id"], call.actor, wanted)
+    return await _amended(call, answer(admitted, confirmed=await _confirmed(call, admitted)))
 
 
 async def _confirmed(call: Call, admitted: Admitted) -> bool:
@@ -220,15 +260,19 @@ async def _project_place(call: Call) -> Response:
         await call.services.database.read(lambda connection: identity.get(connection, PROJECTS, project_id))
     kind = None if wanted.kind is None else LockKind(wanted.kind)
     wish = wish_of(wanted, call.actor, project_id, kind=kind, named=True)
-    lock, inheriting = await call.services.locking.place_on_project(project_id, wanted.tag, call.actor, wish)
-    return reply(ProjectLockView(lock=_view(call, lock), instances=inheriting), 201)
+
+    def answer(placed: tuple[Lock, list[str]]) -> Response:
+        lock, inheriting = placed
+        return reply(ProjectLockView(lock=_view(call, lock), instances=inheriting), 201)
+
+    return answer(await _locking(call, answer).place_on_project(project_id, wanted.tag, call.actor, wish))
 
 
 async def _project_release(call: Call) -> Response:
     await call.services.locking.release_from_project(
         call.request.path_params["lock"],
         call.actor,
-        reason=call.request.query_params.get("reason"),
+        reason=_reason(call),
         project_id=_project(call),
     )
     return Response(b"", 204)
@@ -248,15 +292,26 @@ def _project(call: Call) -> str:
 
 async def _override(call: Call) -> Response:
     wanted = await call.body(NewOverride)
-    override = await call.services.overriding.ask(
-        call.request.path_params["id"],
-        wanted.lock,
-        call.actor,
-        reason=wanted.reason,
-        uses=wanted.operations,
-        seconds=wanted.seconds,
+
+    def answer(override: Override) -> Response:
+        return reply(_override_view(call, override), 201)
+
+    return answer(
+        await _overriding(call, answer).ask(
+            call.request.path_params["id"],
+            wanted.lock,
+            call.actor,
+            reason=wanted.reason,
+            uses=wanted.operations,
+            seconds=wanted.seconds,
+        )
     )
-    return reply(_override_view(call, override), 201)
+
+
+def _overriding(call: Call, answer: Callable[[Override], Response]) -> Overriding:
+    """Return what gives leave, once for a request's key."""
+    overriding = call.services.overriding
+    return overriding if call.once is None else overriding.on(call.once.database(answer))
 
 
 async def _overrides(call: Call) -> Response:
@@ -268,8 +323,12 @@ async def _overrides(call: Call) -> Response:
 
 
 async def _approve(call: Call) -> Response:
-    override = await call.services.overriding.approve(call.request.path_params["override"], call.actor)
-    return reply(_override_view(call, override))
+    await call.body(Nothing)
+
+    def answer(override: Override) -> Response:
+        return reply(_override_view(call, override))
+
+    return answer(await _overriding(call, answer).approve(call.request.path_params["override"], call.actor))
 
 
 def _override_view(call: Call, override: Override) -> OverrideView:
@@ -359,6 +418,7 @@ RESOURCES: Final[dict[str, dict[str, Resource]]] = {
             handler=_approve,
             summary="Agree, as the second administrator, to an override.",
             policy=Policy("stateward:overrides:approve", Role.ADMIN),
+            body=Nothing,
             answer=OverrideView,
         )
     },
