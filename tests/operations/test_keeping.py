@@ -179,7 +179,7 @@ async def test_a_held_instance_s_copy_cannot_be_said_to_be_another_s(
 async def test_a_shelved_instance_s_disk_stays_when_it_is_held(world: World, by: str) -> None:
     """Also when its owner took its protection, and the name of the instance, away before the hold."""
     instance_id, image_id = await shelved(world)
-    forget = [
+    forget: list[dict[str, Any]] = [
         {"op": "replace", "path": "/protected", "value": False},
         {"op": "remove", "path": "/instance_uuid"},
     ]
