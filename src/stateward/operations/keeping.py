@@ -34,10 +34,11 @@ def require_image_free(connection: sa.Connection, image: Image, by: ActorKind) -
     Raises:
         Conflict: it is, and stays for as long as the lock does (R1, R6).
     """
-    living = instances.living_on(connection, image.id)
-    copied = image.properties.get(INSTANCE)
+    kept_as = set(instances.living_on(connection, image.id))
+    if INSTANCE in image.properties:
+        kept_as.add(image.properties[INSTANCE])
     # In one order for everybody.
-    for instance_id in sorted({*living, *([] if copied is None else [copied])}):
+    for instance_id in sorted(kept_as):
         held = instances.hold(connection, instance_id)
         if held is None:
             continue
