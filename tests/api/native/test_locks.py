@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import Any, Final
 
 import pytest
+import sqlalchemy as sa
 
 from stateward.domain.locks import ALL_CLASSES
+from stateward.store.identity_tables import DOMAINS, PROJECTS
 from tests.api.native.bench import Answer, Api
 from tests.rows import NOW
 
 NOWHERE: Final = "11111111-1111-1111-1111-111111111111"
 AT: Final = "2023-11-14T22:13:20.000000Z"
 SOON: Final = "2023-11-14T23:13:20Z"
-NO_TIME: Final = "Invalid input for field/attribute expires_at. Value: {}. It must be a time of ISO 8601, as 2030-01-31T18:00:00Z."
+NO_TIME: Final = (
+    "Invalid input for field/attribute expires_at. Value: {}. It must be a time of ISO 8601, as "
+    "2030-01-31T18:00:00Z."
+)
 WORDS: Final = "delete, stop, start, power, change, all"
 
 
@@ -31,6 +36,25 @@ async def listed(api: Api, instance_id: str, *, by: str = "member") -> list[dict
     assert answer.status == 200, answer.body
     locks: list[dict[str, Any]] = answer.body["locks"]
     return locks
+
+
+async def make_project(api: Api, project_id: str) -> None:
+    """Have the identity service know a project."""
+    plain = {"name": project_id, "description": "", "enabled": True}
+    more = {
+        "id": project_id,
+        "domain_id": "d",
+        "parent_id": None,
+        "immutable": False,
+        "tags": (),
+        "extra": {},
+    }
+
+    def work(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(DOMAINS).values(id="d", **plain))
+        connection.execute(sa.insert(PROJECTS).values(**plain, **more))
+
+    await api.desk.database.write(work)
 
 
 async def test_a_lock_is_placed_listed_and_released(api: Api) -> None:
@@ -293,6 +317,9 @@ async def test_another_project_s_locks(api: Api) -> None:
     for method, path in (("GET", "q/locks"), ("POST", "q/locks"), ("DELETE", f"q/locks/{NOWHERE}")):
         answer = await api(method, f"/v1/projects/{path}")
         assert (answer.status, answer.detail) == (404, "Project q could not be found.")
+    missing = await api("POST", "/v1/projects/q/locks", {"name": "audit"}, by="admin")
+    assert (missing.status, missing.detail) == (404, "Could not find project: q.")
+    await make_project(api, "q")
     answer = await api("POST", "/v1/projects/q/locks", {"name": "audit", "ticket": "T"}, by="admin")
     assert (answer.status, answer.body["lock"]["kind"]) == (201, "admin")
     shown = (await api("GET", "/v1/projects/q/locks", by="stranger")).body["locks"]
