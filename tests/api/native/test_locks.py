@@ -41,7 +41,7 @@ async def listed(api: Api, instance_id: str, *, by: str = "member") -> list[dict
 async def make_project(api: Api, project_id: str) -> None:
     """Have the identity service know a project."""
     plain = {"name": project_id, "description": "", "enabled": True}
-    more = {
+    more: dict[str, Any] = {
         "id": project_id,
         "domain_id": "d",
         "parent_id": None,
