@@ -225,6 +225,7 @@ async def test_a_hold(cloud: Cloud) -> None:
     explained = cloud.run("explain", "web")
     assert (explained.status, explained.err) == (0, "")
     assert explained.out.startswith("web is stopped.\nIts host saw it shutoff")
+    assert re.search(r"^start +blocked +locked: case \(\w{8}\)$", explained.out, re.MULTILINE)
     assert re.search(rf"^{TIME} +hold\S* +succeeded +admin", explained.out, re.MULTILINE)
     refused = cloud.run("lock", "release", "web", "case")
     assert refused.err.endswith(" is not yours to release: the provider placed it.\n")
@@ -331,6 +332,17 @@ async def test_what_is_refused(cloud: Cloud, words: str, says: str) -> None:
     assert (ran.status, ran.out) == (1, "")
     assert ran.err.startswith(f"stateward: {says}")
     assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("time", ["soon", "9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"])
+async def test_times_that_are_none(cloud: Cloud, time: str) -> None:
+    """Are refused by the API too, also those that could be read and never be shown."""
+    answer = await cloud.member.ask(
+        "POST", f"/v1/instances/{cloud.servers['web']}/locks", {"expires_at": time}
+    )
+    says = f"Invalid input for field/attribute expires_at. Value: {time}. It must be a time of ISO 8601, as "
+    assert answer.status == 400
+    assert answer.body["detail"] == f"{says}2030-01-31T18:00:00Z."
 
 
 async def test_projects_that_are_not_there(cloud: Cloud) -> None:

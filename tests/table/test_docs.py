@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
+from stateward.api.native.routes import RESOURCES
 from stateward.domain.actions import ACTIONS, key
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
+from stateward.settings import Settings
+from tests.harness import ROOT
 from tools import docs
 
 
@@ -43,3 +50,35 @@ def test_the_picture_is_well_formed() -> None:
     shown = {text.strip() for element in picture.iter() if (text := element.text) is not None}
     assert set(VmState) <= shown
     assert {label for labels in docs.edges().values() for label in labels} <= shown
+
+
+def test_every_route_of_the_native_api_is_in_its_document() -> None:
+    """By its method and path."""
+    text = (ROOT / "docs" / "native-api.md").read_text(encoding="utf-8")
+    told = {
+        f"{method} {path}" for method, path in re.findall(r"^\| `([A-Z]+) /v1(/[^`?]*)", text, re.MULTILINE)
+    }
+    assert told == {f"{method} {path}" for path, methods in RESOURCES.items() for method in methods}
+
+
+def test_every_setting_is_in_its_document() -> None:
+    """The example there can be served with, and leaves nothing out."""
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    example = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
+    settings = msgspec.convert(example, Settings)
+    assert missing(settings, example) == []
+
+
+def missing(settings: msgspec.Struct, example: dict[str, Any]) -> list[str]:
+    """Return the names that an example of settings leaves out; of several tables of a kind each has some."""
+    found: list[str] = []
+    for field in msgspec.structs.fields(settings):
+        if field.encode_name not in example:
+            found.append(field.encode_name)
+            continue
+        value, said = getattr(settings, field.name), example[field.encode_name]
+        if isinstance(value, msgspec.Struct):
+            found += missing(value, said)
+        elif isinstance(value, tuple) and value and isinstance(value[0], msgspec.Struct):
+            found += missing(value[0], {name: each for table in said for name, each in table.items()})
+    return found

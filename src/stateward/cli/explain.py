@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from stateward.cli.client import Client
 from stateward.cli.command import as_json, command
-from stateward.cli.lock import COLUMNS, row
+from stateward.cli.lock import COLUMNS, called, row
 from stateward.cli.times import to_second
 from stateward.cli.words import printable, table, write
 
@@ -47,7 +49,7 @@ def explain(client: Client, form: str, /, *, server: str, action: str | None) ->
     write(
         table(
             ("Action", "Comes to", "Because"),
-            ((each["action"], each["foreseen"], each["why"]) for each in found["actions"]),
+            ((each["action"], each["foreseen"], _because(each)) for each in found["actions"]),
         )
     )
     click.echo("\nWhat made it so, newest first:")
@@ -61,3 +63,9 @@ def explain(client: Client, form: str, /, *, server: str, action: str | None) ->
         )
     )
     return True
+
+
+def _because(forecast: dict[str, Any]) -> str:
+    """Say why an action would be refused; the locks themselves are listed above."""
+    blocking = ", ".join(called(lock) for lock in forecast["blocked_by"])
+    return f"locked: {blocking}" if blocking else str(forecast["why"])

@@ -16,7 +16,7 @@ from stateward.api.native.call import Endpoint, Resource, nothing_here, reply
 from stateward.api.native.openapi import document
 
 #: Those with a fixed name before those with an id in its place.
-_RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {
+RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {
     **events.RESOURCES,
     **operations.RESOURCES,
     **locks.RESOURCES,
@@ -26,7 +26,7 @@ _RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {
 
 def native_app(services: Services) -> Router:
     """Return the whole API, to be mounted at ``/v1``."""
-    described = document(_RESOURCES)
+    described = document(RESOURCES)
 
     async def openapi(_request: Request) -> Response:
         return reply(described)
@@ -39,7 +39,7 @@ def native_app(services: Services) -> Router:
         [
             Route("/", root, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
-            *(Route(path, Endpoint(services, methods)) for path, methods in _RESOURCES.items()),
+            *(Route(path, Endpoint(services, methods)) for path, methods in RESOURCES.items()),
         ],
         redirect_slashes=False,
         default=nothing_here,
