@@ -18,7 +18,8 @@ from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.records import Actor, Instance, Operation, OperationState
-from stateward.operations.admission import Admission, admitted_row, operation_for
+from stateward.operations.admission import Admission, operation_for
+from stateward.operations.gate import admitted_row
 from stateward.operations.refusals import recorded
 from stateward.store import operations
 

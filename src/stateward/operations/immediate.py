@@ -19,7 +19,8 @@ from stateward.domain.locks import BINDS, ActorKind, Lock, kind_placed_by, relea
 from stateward.domain.records import Actor, Instance, Operation
 from stateward.domain.states import VmState
 from stateward.operations import finishing, stacking
-from stateward.operations.admission import Admission, Admitted, admitted_row, operation_for
+from stateward.operations.admission import Admission, Admitted, operation_for
+from stateward.operations.gate import admitted_row
 from stateward.operations.refusals import recorded
 from stateward.operations.stacking import LockWish
 from stateward.store import instances, locks, operations
