@@ -44,7 +44,7 @@ check: static ## Lint, types, layers, and the fast tests
 	@echo "==> fast tests";     $(BIN)/pytest -m "not guests and not slow" $(ARGS)
 
 test: static ## Lint, types, layers, and all the tests, those with real guests too
-	@echo "==> all tests";      $(BIN)/python -m tools.reaper $(BIN)/pytest $(ARGS)
+	@echo "==> all tests";      $(BIN)/pytest $(ARGS)
 
 bench: dev ## Measure it
 	@exec $(BIN)/python -m tools.bench $(ARGS)
