@@ -259,23 +259,37 @@ def unpause(connection: libvirt.virConnect, instance_id: str) -> None:
 def save_memory(connection: libvirt.virConnect, instance_id: str) -> None:
     """Write memory to disk and switch off. Restored, it runs, also when it was paused before it was saved.
 
-    When it cannot be written, libvirt deletes what it has of it and lets the guest run on.
+    When it cannot be written, libvirt deletes what it has of it and lets the guest run on. A save that is under way,
+    as one that a killed agent began, counts as this one: it is waited for.
     """
     domain = require(connection, instance_id)
+    while not _saved(domain):
+        pass
+
+
+def _saved(domain: libvirt.virDomain) -> bool:
+    """Save a guest's memory; False when somebody else's save of it still goes on, and it is to be asked again."""
     now, _ = look(domain)
     if now is Observed.SUSPENDED:
-        return
+        return True
     if now not in (Observed.RUNNING, Observed.PAUSED):
         raise DriverError(f"The guest is {now.value}: it has no memory to save.")
     try:
         domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
     except libvirt.libvirtError as error:
+        after, cause = look(domain)
+        if after is Observed.SUSPENDED:
+            return True
+        if cause is Cause.SAVED and error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+            # It waited 30 s for its turn, and a large memory takes longer.
+            return False
         # Asked for one that runs when it is restored, libvirt lets also one run on that was halted.
-        if now is Observed.PAUSED and look(domain)[0] is Observed.RUNNING:
+        if now is Observed.PAUSED and after is Observed.RUNNING:
             domain.suspend()
         if FULL in error.get_error_message():
             raise failure("The guest's memory cannot be saved", FULL) from error
         raise
+    return True
 
 
 def inject_nmi(connection: libvirt.virConnect, instance_id: str) -> None:
