@@ -11,6 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.agent.agent import Agent
+from stateward.agent.driver import Driver
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from stateward.arbiter.reconcile import Arbiter
 from stateward.bus.console import LocalConsoles
@@ -94,7 +95,22 @@ def new_instance(words: str = "", properties: Mapping[str, str] = {}, **changes:
 class Stack:
     """One process's worth of everything, on host ``h``."""
 
-    def __init__(self, database: Database, folder: Path, disorder: Disorder | None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        disorder: Disorder | None,
+        *,
+        around: Callable[[Driver], Driver] = lambda driver: driver,
+    ) -> None:
+        """Compose it.
+
+        Args:
+            database: the store.
+            folder: gets the agent's journal.
+            disorder: how badly the bus behaves.
+            around: put around the agent's driver.
+        """
         self.database = FailingDatabase(database)
         self.clock = LoopClock()
         self.bus = MemoryBus(disorder)
@@ -107,7 +123,7 @@ class Stack:
         self.completion = Completion(self.admission, self.arbiter.wake)
         self.agent = Agent(
             host="h",
-            driver=SimulatedDriver(self.hypervisor),
+            driver=around(SimulatedDriver(self.hypervisor)),
             bus=self.bus,
             clock=self.clock,
             journal=folder / "journal.db",

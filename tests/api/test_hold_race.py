@@ -18,8 +18,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from stateward.agent.agent import Agent
-from stateward.agent.simulated import SimulatedDriver
+from stateward.agent.driver import Driver
 from stateward.bus.memory import Disorder
 from stateward.domain.states import Observed
 from stateward.store.engine import Database
@@ -101,16 +100,15 @@ class Race:
 async def race(inline_database: Database, swift_folder: Path) -> AsyncIterator[Race]:
     """Give a running server on a slow host, behind a bus that delays and doubles."""
     calls: list[Call] = []
-    stack = Stack(inline_database, swift_folder, Disorder(seed=1))
-    stack.hypervisor.set_latency(LATENCY)
-    driver = SimulatedDriver(stack.hypervisor)
-    stack.agent = Agent(
-        host="h",
-        driver=telling(driver, lambda method, operation: calls.append(Call(method, operation))),
-        bus=stack.bus,
-        clock=stack.clock,
-        journal=swift_folder / "its-journal.db",
+    stack = Stack(
+        inline_database,
+        swift_folder,
+        Disorder(seed=1),
+        around=lambda driver: telling(
+            driver, lambda method, operation: calls.append(Call(method, operation))
+        ),
     )
+    stack.hypervisor.set_latency(LATENCY)
     with looptime.enabled(strict=True):
         await stack.start()
         server = await stack.create()
@@ -138,7 +136,10 @@ async def test_a_hold_that_does_not_wait_for_its_host_is_found(
     async def at_once(*_: object) -> bool:
         return True
 
+    def unchecked(driver: Driver, _check: object) -> Driver:
+        return driver
+
     monkeypatch.setattr("stateward.api.native.locks._confirmed", at_once)
-    monkeypatch.setattr("stateward.agent.run.while_newest", lambda driver, _check: driver)
+    monkeypatch.setattr("stateward.agent.run.while_newest", unchecked)
     late = [call for number in range(10) for call in await race.trial(WAYS[number % 3])]
     assert {"power_on", "define"} & {call.method for call in late}
