@@ -26,7 +26,7 @@ from tests.api.cloud_in_process import Cloud
 from tests.calls import telling
 from tests.stack import Stack
 
-pytestmark = [pytest.mark.asyncio, pytest.mark.looptime, pytest.mark.slow]
+pytestmark = [pytest.mark.asyncio, pytest.mark.looptime, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TRIALS: Final = 50
 CLIENTS: Final = 4
@@ -65,7 +65,7 @@ class Race:
         answered = len(self.calls)
         assert (held.status, held.body["confirmed"]) == (202, True)
         # The clients go on, in vain.
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.3)
         for client in clients:
             client.cancel()
         await asyncio.gather(*clients, return_exceptions=True)
@@ -83,7 +83,7 @@ class Race:
             for action in ("os-stop", "os-start"):
                 answer = await self.cloud.act(self.server, action)
                 self.answers[answer.status] += 1
-                await asyncio.sleep(dice.uniform(0.02, 0.08) * (number + 1))
+                await asyncio.sleep(dice.uniform(0.05, 0.15) * (number + 1))
 
     async def _begin_again(self, hold: str) -> None:
         """Release the hold and have the guest run."""
@@ -141,5 +141,6 @@ async def test_a_hold_that_does_not_wait_for_its_host_is_found(
 
     monkeypatch.setattr("stateward.api.native.locks._confirmed", at_once)
     monkeypatch.setattr("stateward.agent.run.while_newest", unchecked)
-    late = [call for number in range(10) for call in await race.trial(WAYS[number % 3])]
-    assert {"power_on", "define"} & {call.method for call in late}
+    late = [call for number in range(TRIALS // 2) for call in await race.trial(WAYS[number % 3])]
+    # Not a look in passing: it acts on the guest.
+    assert {call.method for call in late} - LOOKS
