@@ -28,10 +28,10 @@ from stateward.domain.records import Actor, ImageFacts, Operation, Outcome, Resu
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
 from stateward.operations import stacking
-from stateward.operations.admission import admitted_row
 from stateward.operations.completion import Completion
 from stateward.operations.dispatch import repost
 from stateward.operations.expiry import Expiry
+from stateward.operations.gate import admitted_row
 from stateward.operations.locking import Locking
 from stateward.operations.preparing import Wanted
 from stateward.operations.reclaim import Reclaimer
@@ -141,9 +141,9 @@ PLACES: Final[dict[str, str]] = {
     "operations/admission.py Admission.admit.work": GATE,
     "operations/admission.py Admission.admit_in": GATE,
     "operations/admission.py Admission.follow_in": "what follows an operation",
-    "operations/admission.py _first_that_fits": GATE,
-    "operations/admission.py admitted_row": GATE,
-    "operations/admission.py guarded": GATE,
+    "operations/gate.py admitted_row": GATE,
+    "operations/gate.py first_that_fits": GATE,
+    "operations/gate.py guarded": GATE,
     "operations/asking.py ask.begin": REQUEST,
     "operations/finishing.py _give_up_image": "the end of an operation",
     "operations/finishing.py apply": "the end of an operation",
@@ -361,7 +361,8 @@ _FUNCTIONS: Final = frozenset(
             f"stateward.store.instances.{name}"
             for name in ("guarded_update", "change_held", "touch_project", "write_locks")
         ),
-        *(f"stateward.operations.admission.{name}" for name in ("guarded", "admitted_row", "post_dispatch")),
+        *(f"stateward.operations.gate.{name}" for name in ("guarded", "admitted_row", "first_that_fits")),
+        "stateward.operations.admission.post_dispatch",
         "stateward.operations.foresight.admit_several",
         "stateward.store.images.delete",
         "stateward.store.images.delete_without_data",
@@ -406,6 +407,9 @@ def _calls(file: Path, name: str) -> Iterator[str]:
 
 def test_every_place_has_an_entry() -> None:
     """Who adds a way to change instances, for a host that is drained say, says here whom it is and tries it."""
+    for door in _FUNCTIONS:
+        module, _, function = door.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), function)), door
     source = Path(stateward.__file__).parent
     found: set[str] = set()
     for file in sorted(source.rglob("*.py")):
