@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +20,9 @@ from stateward.operations.completion import Completion
 from stateward.operations.locking import Locking
 from stateward.operations.preparing import ImageWanted, Wanted
 from stateward.operations.stacking import LockWish
-from stateward.store import images
+from stateward.store import images, instances
 from stateward.store.engine import Database
+from stateward.store.image_tables import IMAGES
 from stateward.store.images import Image
 from tests.api.embedded import Embedded, embedded
 from tests.api.images import V2, patch
@@ -345,3 +347,36 @@ async def test_a_project_with_instances_that_are_locked_otherwise_goes(world: Wo
     gone = await world.desk.add(project_id=project, vm_state="deleted")
     await world.desk.change(gone, {"hold_blocks": int(DELETE)})
     assert await remove_project(world, project) == (204, "")
+
+
+def _waiting(connection: sa.Connection) -> bool:
+    """Whether somebody waits for a row of this database (PostgreSQL)."""
+    statement = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return connection.execute(statement).scalar_one() > 0
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("asked", ["delete", "patch"])
+async def test_an_instance_s_row_is_held_before_its_image_s(
+    world: World, database_url: sa.URL, asked: str
+) -> None:
+    """Whatever ends an operation holds them in this order: two that differed would wait for each other for ever."""
+    instance_id = await world.add()
+    image_id = await world.copy(instance_id, "createImage")
+    remove = {"op": "remove", "path": "/instance_uuid"}
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+    with engine.connect() as watch, engine.begin() as ending:
+        assert instances.hold(ending, instance_id) is not None
+        request = asyncio.create_task(
+            world.delete(image_id) if asked == "delete" else world.patch(image_id, remove)
+        )
+        async with asyncio.timeout(60):
+            while not _waiting(watch):
+                watch.rollback()
+                await asyncio.sleep(0.01)
+        row = sa.select(IMAGES.c.id).where(IMAGES.c.id == image_id).with_for_update(nowait=True)
+        assert ending.execute(row).scalar_one() == image_id
+    assert await request == ((204, "") if asked == "delete" else (200, ""))
+    engine.dispose()

@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 from starlette.routing import Mount, Router
 
-from stateward.api.compute import instance_actions, server_actions, servers
+from stateward.api.compute import instance_actions, server_actions, server_metadata, servers
 from stateward.api.compute.services import Services
 from stateward.api.identity.service import Identity
 from stateward.bus.memory import MemoryBus
@@ -32,7 +32,7 @@ from tests.wires import options, version
 IMAGE: Final = "11111111-aaaa-4aaa-8aaa-111111111111"
 LARGER: Final = "larger"
 #: A member and an admin of the servers' project would be ``p``'s; see ``Tokens``.
-_MODULES: Final = (servers, server_actions, instance_actions)
+_MODULES: Final = (servers, server_actions, server_metadata, instance_actions)
 
 
 class Front:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.errors import Forbidden, Refusal, Refused
-from stateward.domain.locks import BINDS, ActorKind, Lock, kind_placed_by, released_by_unlock
+from stateward.domain.locks import BINDS, ActorKind, Lock, explained, kind_placed_by, released_by_unlock
 from stateward.domain.records import Actor, Instance, Operation
 from stateward.domain.states import VmState
 from stateward.operations import finishing, stacking
@@ -155,8 +155,10 @@ class Immediate:
             if "tags" in changes:
                 before = stacking.stack_of(connection, instance)
                 left = {lock.id for lock in stacking.stack_of(connection, changed)}
-                if any(lock.id not in left and actor.kind in BINDS[lock.kind] for lock in before):
-                    raise Refused(Refusal.LOCKED, action=action.name, instance_id=instance.id)
+                lost = [lock for lock in before if lock.id not in left and actor.kind in BINDS[lock.kind]]
+                if lost:
+                    said = explained(lost)
+                    raise Refused(Refusal.LOCKED, says=said, action=action.name, instance_id=instance.id)
                 changed = stacking.restack(connection, changed)
             return changed, {"changes": sorted(changes)}
 
