@@ -354,7 +354,7 @@ def _waiting(connection: sa.Connection) -> bool:
     statement = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    return connection.execute(statement).scalar_one() > 0
+    return int(connection.execute(statement).scalar_one()) > 0
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
