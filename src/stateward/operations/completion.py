@@ -63,6 +63,9 @@ class Completion:
         operation = operations.get(connection, result.operation_id)
         if operation is None or operation.finished_at is not None:
             return None
+        # Before the operation, as whoever overtakes it does: the other way round, PostgreSQL would find the two waiting
+        # for each other and end one of them, a hold among others.
+        instances.hold(connection, operation.instance_id)
         message = result.message if result.message is not None else operation.message
         if not operations.finish(connection, operation.id, _STATE_OF[result.outcome], now, message):
             return None
