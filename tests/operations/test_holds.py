@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import psycopg
 import pytest
+import sqlalchemy as sa
 
-from stateward.domain.actions import BY_KEY, WAYS, key
+from stateward.domain.actions import BY_KEY, WAYS, Action, key
 from stateward.domain.bodies import Hold
 from stateward.domain.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, Refused
 from stateward.domain.locks import ALL_CLASSES, ActorKind, Lock, LockKind
-from stateward.domain.records import OperationState, Outcome, Result
+from stateward.domain.records import Instance, OperationState, Outcome, Result
 from stateward.domain.shutdown import AtDeadline
 from stateward.domain.states import TaskState, VmState
-from stateward.operations import finishing, stacking
+from stateward.operations import finishing, gate, stacking
 from stateward.operations.admission import Admitted
 from stateward.operations.locking import Locking
 from stateward.operations.overriding import Overriding
@@ -141,6 +143,26 @@ async def test_nobody_passes_a_hold(desk: Desk, action: str, kind: ActorKind) ->
         assert await refusal(desk, action, instance_id, kind) is Refusal.LOCKED
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_nothing_changes_between_two_rows_of_one_hold(
+    desk: Desk, database_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being started is not shut down by the row for what is off, where its memory is to be saved."""
+    instance_id = await desk.add(vm_state=VmState.STOPPED)
+    address = database_url.render_as_string(hide_password=False).replace("+psycopg", "")
+    first, tried = gate.admitted_row, list[str | None]()
+
+    def watched(connection: sa.Connection, row: Action, *arguments: Any, **options: Any) -> Instance:
+        tried.append(row.label)
+        with psycopg.connect(address) as other, pytest.raises(psycopg.errors.LockNotAvailable):
+            other.execute("SELECT FROM instances WHERE id = %s FOR UPDATE NOWAIT", (instance_id,))
+        return first(connection, row, *arguments, **options)
+
+    monkeypatch.setattr(gate, "admitted_row", watched)
+    await hold(desk, instance_id, shutdown="suspend")
+    assert tried == ["suspend", "clean"]
+
+
 async def test_a_hold_is_released_by_naming_it(desk: Desk) -> None:
     """By an admin; no unlock takes it, and other locks hold on."""
     instance_id = await desk.add()
@@ -227,6 +249,20 @@ async def test_an_operation_that_is_refused_uses_nothing_up(desk: Desk) -> None:
         await desk.admission.admit(BY_KEY["suspend"], instance_id, ADMIN)
     assert error.value.refusal is Refusal.WRONG_VM_STATE
     await desk.admission.admit(BY_KEY["start"], instance_id, ADMIN)
+
+
+async def test_one_operation_is_one_whichever_of_its_rows_it_is_admitted_by(desk: Desk) -> None:
+    """Rebuilding has a row for what runs and one for what is off: trying the first uses nothing up."""
+    instance_id, lock = await held_and_stopped(desk)
+    await ask(desk, instance_id, lock.id, uses=2)
+    rows = (BY_KEY["rebuild"], BY_KEY["rebuild_stopped"])
+    await finish(desk, await desk.admission.admit(rows, instance_id, ADMIN))
+    await desk.admission.admit(BY_KEY["start"], instance_id, ADMIN)
+    used = [action for event, action, _detail in await desk.audit() if event == "override_used"]
+    assert used == ["rebuild_stopped", "start"]
+    with pytest.raises(Refused) as error:
+        await desk.admission.admit(BY_KEY["stop"], instance_id, ADMIN)
+    assert error.value.refusal is Refusal.LOCKED
 
 
 async def test_the_glass_is_broken_for_a_while(desk: Desk) -> None:

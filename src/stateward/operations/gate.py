@@ -33,12 +33,16 @@ def first_that_fits(
 ) -> tuple[Action, Instance]:
     """Do the guarded UPDATE of the first row that admits, and return both.
 
-    The rows begin in different states, so that at most one can. What the others say of the state is no answer.
+    The first in their order counts where several could. What the others say of the state is no answer.
 
     Raises:
         Refused: none did; what the row says whose states fit, if there is one.
     """
     refusals: list[Refused] = []
+    if len(rows) > 1:
+        # PostgreSQL would let an operation end between two tries: a guest whose memory is to be saved would be shut
+        # down by the row for those that are off, or refused by all of them.
+        instances.hold(connection, instance_id)
     for row in rows:
         row_changes = dict(changes)
         if row.pending is not None:
