@@ -29,6 +29,7 @@ from stateward.operations.finishing import Ended
 from stateward.operations.immediate import Done
 from stateward.operations.locking import Locking
 from stateward.store import instances, locks, overrides
+from stateward.store.engine import Database
 from stateward.store.tables import LOCKS, OVERRIDES
 from tests.linear import broken
 
@@ -97,7 +98,7 @@ class StaleExpiry(Expiry):
         for known, lock in list(self._read.items()):
             if (lock.expires_at or 0.0) <= self._clock.now():
                 del self._read[known]
-                await _take_away(locking, lock, LOCKS.c.holder == lock.holder)
+                await _take_away(self._database, lock, LOCKS.c.holder == lock.holder)
         return _SOON
 
 
@@ -109,11 +110,11 @@ class ByName(Locking):
         lock = await self._database.read(lambda connection: locks.get(connection, lock_id))
         done = await super().release(instance_id, lock_id, actor, **options)
         if lock is not None:
-            await _take_away(self, lock)
+            await _take_away(self._database, lock)
         return done
 
 
-async def _take_away(where: Locking, lock: Lock, *conditions: sa.ColumnElement[bool]) -> None:
+async def _take_away(database: Database, lock: Lock, *conditions: sa.ColumnElement[bool]) -> None:
     """Delete all locks of a name on one instance."""
 
     def work(connection: sa.Connection) -> None:
@@ -125,7 +126,7 @@ async def _take_away(where: Locking, lock: Lock, *conditions: sa.ColumnElement[b
         if held is not None:
             stacking.restack(connection, held)
 
-    await where._database.write(work)
+    await database.write(work)
 
 
 def polite(connection: sa.Connection, instance_id: str, now: float, message: str, *, by: Action) -> Ended:

@@ -8,7 +8,7 @@ import datetime as dt
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -169,6 +169,7 @@ class Client:
         answer = await self._connection.ask(method, path, body)
         answered = time.monotonic_ns()
         outcome, told, more = _understood(deed, answer)
+        kept: dict[str, Any] = {"lock": lock, **asked, **more}
         request = Asked(
             user=self.person.user,
             actor=self.person.actor,
@@ -177,7 +178,7 @@ class Client:
             answered=answered,
             outcome=outcome,
             told=told,
-            **{"lock": lock, **asked, **more},
+            **kept,
         )
         board.history.append(request)
         placed = request.outcome is Outcome.ADMITTED and deed in {Deed.PLACE, Deed.HOLD}
@@ -335,7 +336,7 @@ def _short(action: str) -> str:
 @contextlib.asynccontextmanager
 async def _clients(
     server: ServerProcess, those: Sequence[Person], *, clients: int, seed: int
-) -> AsyncIterator[list[Client]]:
+) -> AsyncGenerator[list[Client]]:
     async with contextlib.AsyncExitStack() as stack:
         yield [
             Client(

@@ -40,7 +40,7 @@ def place(user: str, at: int, lock: str, outcome: Outcome = OK, **more: Any) -> 
 
 
 def hold(at: int, lock: str = "h", *, way: str = "none", **more: Any) -> Asked:
-    operation = f"holding {lock}"
+    known: dict[str, Any] = {"operation": f"holding {lock}", "end": "succeeded", **more}
     return asked(
         "admin",
         Deed.HOLD,
@@ -48,8 +48,7 @@ def hold(at: int, lock: str = "h", *, way: str = "none", **more: Any) -> Asked:
         lock=lock,
         name=lock,
         way=way,
-        operation=operation,
-        **{"end": "succeeded", **more},
+        **known,
     )
 
 
@@ -58,8 +57,9 @@ def release(user: str, at: int, lock: str, outcome: Outcome = OK, **more: Any) -
 
 
 def stop(user: str, at: int, outcome: Outcome = OK, **more: Any) -> Asked:
-    done = {"operation": f"stop at {at}", "end": "succeeded"} if outcome is OK else {}
-    return asked(user, Deed.STOP, at, outcome, **{**done, **more})
+    known: dict[str, Any] = {"operation": f"stop at {at}", "end": "succeeded"} if outcome is OK else {}
+    known |= more
+    return asked(user, Deed.STOP, at, outcome, **known)
 
 
 def change(user: str, at: int, outcome: Outcome = OK) -> Asked:
