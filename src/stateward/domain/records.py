@@ -381,6 +381,8 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     cpu_info: str
     at: float
+    #: Another one after each boot of the machine; empty where the driver cannot tell (R14).
+    boot_id: str = ""
 
 
 class AddressReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
+from stateward.domain.hosts import Frozen
 from stateward.domain.placement import NOTHING, Room
 from stateward.domain.records import HostReport
 from stateward.store.rows import insert_new
@@ -36,6 +37,12 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     #: What instances hold there, and how many claims that is.
     claimed: Room = NOTHING
     claims: int = 0
+    #: The boot of the machine that its instances were last judged in.
+    boot_id: str | None = None
+    #: Why its instances are not judged now; None: they are.
+    frozen: Frozen | None = None
+    frozen_at: float | None = None
+    frozen_detail: str | None = None
 
     def up(self, now: float, patience: float) -> bool:
         """Whether it was heard of within ``patience`` seconds and nobody said it is down."""
@@ -55,6 +62,10 @@ def _host_of(row: sa.Row[Any]) -> Host:
         forced_down=row.forced_down,
         claimed=Room(vcpus=row.claimed_vcpus, memory=row.claimed_memory, disk=row.claimed_disk),
         claims=row.claims,
+        boot_id=row.boot_id,
+        frozen=None if row.frozen is None else Frozen(row.frozen),
+        frozen_at=row.frozen_at,
+        frozen_detail=row.frozen_detail,
     )
 
 
@@ -87,3 +98,27 @@ def heard(connection: sa.Connection, report: HostReport) -> None:
 def change(connection: sa.Connection, host_id: str, changes: dict[str, Any]) -> bool:
     """Change what the operator says of a host; False when there is none of this id."""
     return connection.execute(sa.update(HOSTS).where(_COLUMNS.id == host_id).values(**changes)).rowcount == 1
+
+
+def freeze(connection: sa.Connection, name: str, why: Frozen, detail: str, now: float) -> bool:
+    """Have a host's instances judged no more; False when that is so already, for whatever reason."""
+    return (
+        connection.execute(
+            sa.update(HOSTS)
+            .where(_COLUMNS.name == name, _COLUMNS.frozen.is_(None))
+            .values(frozen=why.value, frozen_at=now, frozen_detail=detail)
+        ).rowcount
+        == 1
+    )
+
+
+def thaw(connection: sa.Connection, name: str, why: Frozen) -> bool:
+    """Have a host's instances judged again; False when they were not frozen for this reason."""
+    return (
+        connection.execute(
+            sa.update(HOSTS)
+            .where(_COLUMNS.name == name, _COLUMNS.frozen == why.value)
+            .values(frozen=None, frozen_at=None, frozen_detail=None)
+        ).rowcount
+        == 1
+    )

@@ -276,4 +276,10 @@ HOSTS: Final = sa.Table(
     sa.Column("claimed_memory", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("claimed_disk", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("claims", sa.Integer, nullable=False, server_default="0"),
+    #: The boot of the machine that its instances were last judged in; null until the agent has told one.
+    sa.Column("boot_id", sa.String(64)),
+    #: Why its instances are not judged now, a word of ``Frozen``; since when; and for people. Null: they are.
+    sa.Column("frozen", sa.String(16)),
+    sa.Column("frozen_at", sa.Double),
+    sa.Column("frozen_detail", sa.Text),
 )
