@@ -28,29 +28,15 @@ from stateward.api.console import ConsoleAccess, ConsoleTokens
 from stateward.api.faults import ApiFault
 from stateward.api.identity import Identity
 from stateward.api.images import Images
-from stateward.arbiter.reconcile import Arbiter, CrashLoop
 from stateward.bus.console import Consoles, LocalConsoles
 from stateward.bus.memory import MemoryBus
 from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
 from stateward.domain.errors import Conflict, NotFound
-from stateward.domain.placement import Room, Rules
-from stateward.domain.shutdown import Layer, Limits
 from stateward.guest import agent as guest_agent, build as guest
 from stateward.guest.apt import GuestBuildError
-from stateward.operations.addresses import keep_addresses
-from stateward.operations.admission import Admission, ShutdownDefaults
-from stateward.operations.asking import end_lost
 from stateward.operations.changes import Changes
-from stateward.operations.completion import Completion
-from stateward.operations.control import Control
-from stateward.operations.dispatch import Dispatcher
-from stateward.operations.expiry import Expiry
-from stateward.operations.heartbeats import keep_heartbeats
-from stateward.operations.idempotency import OldKeys
-from stateward.operations.immediate import Immediate
-from stateward.operations.progress import keep_progress
-from stateward.operations.reclaim import Reclaimer
+from stateward.plane import Plane, new_agent
 from stateward.private import make_private, write_private
 from stateward.settings import HostSettings, Settings
 from stateward.store import flavors, hosts
@@ -106,7 +92,9 @@ class Server:
         """Prepare; nothing is touched yet."""
         self._data = data
         self._listen = listen
-        self._settings = settings
+        self._settings = msgspec.structs.replace(
+            settings, host=settings.host or (HostSettings(name=machine_name()),)
+        )
         self._progress = progress
         self._undo = contextlib.AsyncExitStack()
         self._agents: list[Agent] = []
@@ -145,42 +133,23 @@ class Server:
         bus = MemoryBus()
         self._undo.push_async_callback(bus.close)
         consoles = LocalConsoles()
-        dispatcher = Dispatcher(database, bus)
-        changes = self.changes
-
-        def wake() -> None:
-            dispatcher.wake()
-            changes.changed()
-
-        admission = Admission(
-            database,
-            clock,
-            self._shutdown(),
-            wake,
-            self._placement(),
-            offload=self._settings.shelve.offload,
+        plane = Plane(
+            database=database,
+            bus=bus,
+            clock=clock,
+            settings=self._settings,
+            changes=self.changes,
             forget_images=images.forget,
         )
-        arbiter = Arbiter(
-            admission,
-            CrashLoop(restores=self._settings.arbiter.restores, seconds=self._settings.arbiter.seconds),
-        )
-
-        def settled(instance_id: str) -> None:
-            arbiter.wake(instance_id)
-            changes.changed(instance_id)
-
-        immediate = Immediate(admission, settled)
-        expiry = Expiry(database, clock, self._settings.locks.warning)
         services = Services(
             database=database,
             identity=identity,
-            admission=admission,
-            immediate=immediate,
-            expiring=expiry.wake,
+            admission=plane.admission,
+            immediate=plane.immediate,
+            expiring=plane.expiry.wake,
             second_admin=self._settings.locks.second_admin,
-            control=Control(database, clock, wake, cap=self._settings.shutdown.cap),
-            changes=changes,
+            control=plane.control,
+            changes=self.changes,
             bus=bus,
             clock=clock,
             consoles=ConsoleAccess(
@@ -195,53 +164,12 @@ class Server:
             reclaims=self._settings.reclaim.interval > 0,
         )
         await self._first_start(identity, database)
-        await Completion(admission, settled).start(bus)
-        await keep_heartbeats(bus, database)
-        await keep_progress(bus, database, lambda _operation_id: changes.changed())
-        await keep_addresses(bus, database)
-        await arbiter.start(bus)
-        self._undo.push_async_callback(arbiter.stop)
-        await end_lost(admission)
-        await dispatcher.start()
-        self._undo.push_async_callback(dispatcher.stop)
-        old_keys = OldKeys(database, clock)
-        await old_keys.start()
-        self._undo.push_async_callback(old_keys.stop)
-        reclaimer = Reclaimer(admission, self._settings.reclaim.interval)
-        await reclaimer.start()
-        self._undo.push_async_callback(reclaimer.stop)
-        await expiry.start(services.locking)
-        self._undo.push_async_callback(expiry.stop)
-        for host in self._hosts():
+        self._undo.push_async_callback(plane.stop)
+        await plane.start()
+        for host in self._settings.host:
             await self._start_agent(host, database, bus, consoles, LocalImages(images))
         self.images = images
         self.app = build(services, images, self._ready(database, clock))
-
-    def _shutdown(self) -> ShutdownDefaults:
-        said = self._settings.shutdown
-        return ShutdownDefaults(
-            default=Layer(origin="default", seconds=said.default, at_deadline=said.at_deadline),
-            limits=Limits(cap=said.cap, choices=said.choices),
-            hosts={
-                host.name: Layer(
-                    origin="host", seconds=host.shutdown_timeout, at_deadline=host.shutdown_at_deadline
-                )
-                for host in self._hosts()
-            },
-        )
-
-    def _placement(self) -> Rules:
-        said = self._settings.placement
-        return Rules(
-            patience=self._settings.agent.patience,
-            cpu_ratio=said.cpu_ratio,
-            memory_ratio=said.memory_ratio,
-            disk_ratio=said.disk_ratio,
-            reserved=Room(vcpus=said.reserved_vcpus, memory=said.reserved_memory, disk=said.reserved_disk),
-        )
-
-    def _hosts(self) -> tuple[HostSettings, ...]:
-        return self._settings.host or (HostSettings(name=machine_name()),)
 
     def _take_folder(self) -> None:
         """Make the data folder this process's own: two servers on one folder would fight over its guests."""
@@ -338,16 +266,14 @@ class Server:
         await database.write(lambda connection: hosts.register(connection, host.name, host.zone))
         driver = await self._driver(host, folder, images)
         make_private(folder / "journal.db")
-        agent = Agent(
-            host=host.name,
+        agent = new_agent(
+            host.name,
             driver=driver,
             bus=bus,
             consoles=consoles,
             clock=SystemClock(),
             journal=folder / "journal.db",
-            relist_seconds=self._settings.agent.relist,
-            heartbeat_seconds=self._settings.agent.heartbeat,
-            limit_scale=self._settings.agent.limits,
+            settings=self._settings,
         )
         await agent.start()
         self._agents.append(agent)
