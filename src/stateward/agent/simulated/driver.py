@@ -102,12 +102,18 @@ class SimulatedDriver:
         return await self._call(
             "list",
             None,
-            lambda: [guests.view(guest) for guest in self.hypervisor.guests() if guest.spec is not None],
+            lambda: [
+                guests.view(guest)
+                for guest in self.hypervisor.guests()
+                if guest.spec is not None and guest.id not in self.hypervisor.hidden
+            ],
         )
 
     async def get(self, instance_id: str) -> Guest:
         """Return one guest."""
-        return await self._call("get", instance_id, lambda: guests.view(self.hypervisor.guest(instance_id)))
+        return await self._call(
+            "get", instance_id, lambda: guests.view(self.hypervisor.mentioned(instance_id))
+        )
 
     async def mark_fence(self, instance_id: str, fence: int) -> None:
         """Store a fence; a lower one than is stored changes nothing."""

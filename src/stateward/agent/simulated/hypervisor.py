@@ -73,6 +73,12 @@ class SimulatedHypervisor(Faults):
         self._guests: dict[str, SimulatedGuest] = {}
         self._consoles: dict[str, SimulatedConsole] = {}
         self._away = False
+        #: Guests that it does not mention to drivers, although they are there.
+        self.hidden: frozenset[str] = frozenset()
+        #: Whoever listens is told of no change, as when a connection loses its events.
+        self.silent = False
+        #: Called with every change of a guest as it was and as it is, also while nobody listens.
+        self.witness: Callable[[SimulatedGuest, SimulatedGuest], None] = _nobody
         self._listeners: dict[object, Changed] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -146,6 +152,10 @@ class SimulatedHypervisor(Faults):
         """Return a guest as it is now; a blank one when nothing is there."""
         self._read()
         return self._settled(instance_id, self._now())
+
+    def mentioned(self, instance_id: str) -> SimulatedGuest:
+        """Return a guest as drivers see it."""
+        return SimulatedGuest(id=instance_id) if instance_id in self.hidden else self.guest(instance_id)
 
     def guests(self) -> list[SimulatedGuest]:
         """Return whatever is there as it is now, disks without a guest among it."""
@@ -247,6 +257,7 @@ class SimulatedHypervisor(Faults):
         console = self._consoles.get(guest.id)
         if console is not None:
             console.saw(guest)
+        self.witness(before, guest)
         if told or _looks(before) != _looks(guest):
             self._tell(guest.id)
 
@@ -257,7 +268,7 @@ class SimulatedHypervisor(Faults):
             self._tell(None)
 
     def _tell(self, instance_id: str | None) -> None:
-        if self._away or self._loop is None:
+        if self._away or self.silent or self._loop is None:
             return
         for key in self._listeners:
             self._loop.call_soon(self._tell_one, key, instance_id)
@@ -293,6 +304,10 @@ class SimulatedHypervisor(Faults):
         if self._look is not None:
             self._look.cancel()
             self._look = None
+
+
+def _nobody(_before: SimulatedGuest, _after: SimulatedGuest) -> None:
+    pass
 
 
 def _looks(guest: SimulatedGuest) -> tuple[object, ...]:
