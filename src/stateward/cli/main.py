@@ -15,6 +15,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "audit": "stateward.cli.audit",
     "explain": "stateward.cli.explain",
     "hold": "stateward.cli.hold",
+    "host": "stateward.cli.host",
     "lock": "stateward.cli.lock",
     "operation": "stateward.cli.operation",
     "override": "stateward.cli.override",

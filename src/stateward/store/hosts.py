@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from stateward.domain.hosts import Frozen
+from stateward.domain.hosts import TRANSITIONS, Condition, Event, Frozen
 from stateward.domain.placement import NOTHING, Room
 from stateward.domain.records import HostReport
+from stateward.domain.states import VmState
 from stateward.store.rows import insert_new
-from stateward.store.tables import HOSTS
+from stateward.store.tables import HOSTS, INSTANCES
 
 _COLUMNS = HOSTS.c
 _EVERY = sa.select(HOSTS).order_by(_COLUMNS.name)
@@ -43,6 +44,16 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     frozen: Frozen | None = None
     frozen_at: float | None = None
     frozen_detail: str | None = None
+    #: Whether it can be used, since when, and for people.
+    condition: Condition = Condition.UP
+    condition_at: float | None = None
+    condition_detail: str | None = None
+    #: Of its last heartbeat.
+    heard_seq: int = 0
+    #: The folder of its instances is on storage that all hosts so marked share.
+    shared: bool = False
+    #: When its maintenance ends by itself; None: it is in none.
+    maintenance_until: float | None = None
 
     def up(self, now: float, patience: float) -> bool:
         """Whether it was heard of within ``patience`` seconds and nobody said it is down."""
@@ -66,12 +77,39 @@ def _host_of(row: sa.Row[Any]) -> Host:
         frozen=None if row.frozen is None else Frozen(row.frozen),
         frozen_at=row.frozen_at,
         frozen_detail=row.frozen_detail,
+        condition=Condition(row.condition),
+        condition_at=row.condition_at,
+        condition_detail=row.condition_detail,
+        heard_seq=row.heard_seq,
+        shared=bool(row.shared),
+        maintenance_until=row.maintenance_until,
     )
 
 
 def every(connection: sa.Connection) -> list[Host]:
     """Return all hosts by name."""
     return [_host_of(row) for row in connection.execute(_EVERY)]
+
+
+def named(connection: sa.Connection, name: str) -> Host | None:
+    """Return the host of a name; None when there is none."""
+    row = connection.execute(sa.select(HOSTS).where(_COLUMNS.name == name)).one_or_none()
+    return None if row is None else _host_of(row)
+
+
+def census(connection: sa.Connection, name: str | None = None) -> dict[str, dict[str, int]]:
+    """Count the living instances of each host, or of one, by their vm state."""
+    where = [] if name is None else [INSTANCES.c.host == name]
+    rows = connection.execute(
+        sa.select(INSTANCES.c.host, INSTANCES.c.vm_state, sa.func.count())
+        .where(INSTANCES.c.vm_state != VmState.DELETED.value, INSTANCES.c.host != "", *where)
+        .group_by(INSTANCES.c.host, INSTANCES.c.vm_state)
+        .order_by(INSTANCES.c.host, INSTANCES.c.vm_state)
+    )
+    found: dict[str, dict[str, int]] = {}
+    for host, state, count in rows:
+        found.setdefault(host, {})[state] = count
+    return found
 
 
 def register(connection: sa.Connection, name: str, zone: str) -> None:
@@ -122,3 +160,22 @@ def thaw(connection: sa.Connection, name: str, why: Frozen) -> bool:
         ).rowcount
         == 1
     )
+
+
+def become(connection: sa.Connection, name: str, event: Event, detail: str, now: float) -> Condition | None:
+    """Have an event change a host's condition, as the table of transitions says; return what it is then.
+
+    Returns:
+        None when the table has no row for the condition that the host is in, or there is no such host.
+    """
+    for row in TRANSITIONS:
+        if row.event is not event:
+            continue
+        changed = connection.execute(
+            sa.update(HOSTS)
+            .where(_COLUMNS.name == name, _COLUMNS.condition.in_(sorted(row.when)))
+            .values(condition=row.becomes.value, condition_at=now, condition_detail=detail)
+        )
+        if changed.rowcount == 1:
+            return row.becomes
+    return None

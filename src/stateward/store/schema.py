@@ -14,7 +14,7 @@ from stateward.store.tables import METADATA
 __all__ = ["HEAD", "METADATA", "migrate"]
 
 #: The newest revision. Known without Alembic, so that a start with nothing to migrate need not load it.
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 
 #: The modules whose tables make up ``METADATA``: importing them is what puts them there.
 _MODULES: Final = (compute_tables, idempotency, identity_tables, image_tables, placement_tables)

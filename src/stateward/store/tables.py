@@ -282,4 +282,14 @@ HOSTS: Final = sa.Table(
     sa.Column("frozen", sa.String(16)),
     sa.Column("frozen_at", sa.Double),
     sa.Column("frozen_detail", sa.Text),
+    #: Whether it can be used, a word of ``Condition``; since when; and for people.
+    sa.Column("condition", sa.String(16), nullable=False, server_default="up"),
+    sa.Column("condition_at", sa.Double),
+    sa.Column("condition_detail", sa.Text),
+    #: The number of the last heartbeat: rises over all lives of the agent, and asks no clock.
+    sa.Column("heard_seq", sa.BigInteger, nullable=False, server_default="0"),
+    #: The folder of its instances is on storage that all hosts so marked share.
+    sa.Column("shared", sa.Boolean, nullable=False, server_default=sa.false()),
+    #: When a maintenance ends by itself; null: it is in none.
+    sa.Column("maintenance_until", sa.Double),
 )

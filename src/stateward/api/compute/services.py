@@ -16,6 +16,7 @@ from stateward.domain.networks import Network
 from stateward.operations.admission import Admission
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
+from stateward.operations.hosts import Hosts
 from stateward.operations.immediate import Immediate
 from stateward.operations.locking import Locking
 from stateward.operations.overriding import Overriding
@@ -59,6 +60,11 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     def overriding(self) -> Overriding:
         """What gives leave to pass locks."""
         return Overriding(self.admission, second_admin=self.second_admin)
+
+    @property
+    def hosts(self) -> Hosts:
+        """What acts on hosts."""
+        return Hosts(self.admission)
 
     def root(self, scheme: str, host: str, *, legacy: bool) -> str:
         """Return the address of the API as the client reaches it, without a slash at the end."""

@@ -17,9 +17,28 @@ def upgrade() -> None:
         batch.add_column(sa.Column("frozen", sa.String(length=16), nullable=True))
         batch.add_column(sa.Column("frozen_at", sa.Double(), nullable=True))
         batch.add_column(sa.Column("frozen_detail", sa.Text(), nullable=True))
+        batch.add_column(
+            sa.Column("condition", sa.String(length=16), nullable=False, server_default=sa.text("'up'"))
+        )
+        batch.add_column(sa.Column("condition_at", sa.Double(), nullable=True))
+        batch.add_column(sa.Column("condition_detail", sa.Text(), nullable=True))
+        batch.add_column(sa.Column("heard_seq", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
+        batch.add_column(sa.Column("shared", sa.Boolean(), nullable=False, server_default=sa.false()))
+        batch.add_column(sa.Column("maintenance_until", sa.Double(), nullable=True))
 
 
 def downgrade() -> None:
     with op.batch_alter_table("hosts") as batch:
-        for name in ("frozen_detail", "frozen_at", "frozen", "boot_id"):
+        for name in (
+            "maintenance_until",
+            "shared",
+            "heard_seq",
+            "condition_detail",
+            "condition_at",
+            "condition",
+            "frozen_detail",
+            "frozen_at",
+            "frozen",
+            "boot_id",
+        ):
             batch.drop_column(name)
