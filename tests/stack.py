@@ -134,7 +134,7 @@ class Stack:
         """Put everything up, and wait until the host was heard of."""
         await self.database.write(lambda connection: hosts.register(connection, "h", "nova"))
         await self.completion.start(self.bus)
-        await keep_heartbeats(self.bus, self.database)
+        await keep_heartbeats(self.bus, self.database, self.clock)
         await keep_progress(self.bus, self.database, lambda _operation_id: None)
         await self.arbiter.start(self.bus)
         await self.dispatcher.start()

@@ -131,7 +131,7 @@ class Plane:
         database = self.world.database
         await database.write(_know_hosts)
         await Completion(self.admission, self._ended).start(self.bus)
-        await keep_heartbeats(self.bus, database)
+        await keep_heartbeats(self.bus, database, self.world.clock)
         await keep_progress(self.bus, database, lambda _operation_id: None)
         # Reports are for the arbiter, and there is none; observations come with the results.
         await self.bus.subscribe("reports", _drop)

@@ -195,6 +195,7 @@ class Observer:
             running=self._running,
             cpu_info=facts.cpu_info if facts else "",
             at=at,
+            seq=self._worker.journal.next_seq(),
         )
         await self._bus.publish(HOSTS, msgspec.json.encode(report), message_id=f"{self._host}.{at}")
 

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from stateward.domain.hosts import Condition
 from stateward.domain.records import FlavorFacts, HostReport
 
 
@@ -71,6 +72,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     up: bool
     #: Its hypervisor answers.
     reachable: bool
+    #: Nothing is placed on a host that is silent, dead, or back and not clean yet.
+    condition: Condition = Condition.UP
     #: All that may be claimed there; None before the host has told what it has.
     capacity: Room | None
     claimed: Room = NOTHING
@@ -137,6 +140,10 @@ def _reachable(host: Candidate, _wanted: Wanted) -> bool:
     return host.reachable
 
 
+def _usable(host: Candidate, _wanted: Wanted) -> bool:
+    return host.condition is Condition.UP
+
+
 def _told(host: Candidate, _wanted: Wanted) -> bool:
     return host.capacity is not None
 
@@ -199,6 +206,7 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Filter("it is in another zone", _zone),
     Filter("it is disabled", _enabled),
     Filter("it is down", _up),
+    Filter("it is suspect or dead, or back and not clean yet", _usable),
     Filter("it has not yet said what it has", _told),
     Filter("its hypervisor does not answer", _reachable),
     Filter("it was excluded", _not_excluded),

@@ -383,6 +383,13 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     #: Another one after each boot of the machine; empty where the driver cannot tell (R14).
     boot_id: str = ""
+    #: Larger in each heartbeat than in all before it, whatever the agent's clock does; 0: ``at`` has to do.
+    seq: int = 0
+
+    @property
+    def number(self) -> int:
+        """By which a heartbeat is newer than another of its host."""
+        return self.seq or int(self.at * 1000)
 
 
 class AddressReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from stateward.bus.port import HOSTS, Bus
+from stateward.clock import Clock
 from stateward.domain.records import HostReport
 from stateward.store import hosts
 from stateward.store.engine import Database
@@ -12,11 +13,11 @@ from stateward.store.engine import Database
 _decoder = msgspec.json.Decoder(HostReport)
 
 
-async def keep_heartbeats(bus: Bus, database: Database) -> None:
-    """Keep every heartbeat from now on."""
+async def keep_heartbeats(bus: Bus, database: Database, clock: Clock) -> None:
+    """Keep every heartbeat from now on, with when it was received."""
 
     async def handle(payload: bytes) -> None:
         report = _decoder.decode(payload)
-        await database.write(lambda connection: hosts.heard(connection, report))
+        await database.write(lambda connection: hosts.heard(connection, report, clock.now()))
 
     await bus.subscribe(HOSTS, handle)

@@ -119,7 +119,7 @@ def _claim(
 ) -> list[Host] | NoRoom:
     for _ in range(_TRIES):
         known = {host.name: host for host in hosts.every(connection)}
-        candidates = [_candidate(host, rules, now) for host in known.values()]
+        candidates = [candidate_of(host, rules, now) for host in known.values()]
         chosen = placement.spread(candidates, wanted, len(instance_ids))
         if len(chosen) < least:
             return NoRoom(placement.explain(candidates, wanted))
@@ -152,7 +152,8 @@ def _claim(
     raise RuntimeError(msg)
 
 
-def _candidate(host: Host, rules: Rules, now: float) -> Candidate:
+def candidate_of(host: Host, rules: Rules, now: float) -> Candidate:
+    """Return a host as placement sees it."""
     report = host.report
     return Candidate(
         name=host.name,
@@ -160,6 +161,7 @@ def _candidate(host: Host, rules: Rules, now: float) -> Candidate:
         enabled=host.enabled,
         up=host.up(now, rules.patience),
         reachable=report is not None and report.reachable,
+        condition=host.condition,
         capacity=None if report is None else placement.capacity_of(report, rules),
         claimed=host.claimed,
         instances=host.claims,

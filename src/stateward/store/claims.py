@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from stateward.domain.hosts import Condition
 from stateward.domain.placement import Room
 from stateward.store.placement_tables import CLAIMS
 from stateward.store.tables import HOSTS, INSTANCES
@@ -53,6 +54,7 @@ _TAKE: Final = (
         _HOSTS.name == sa.bindparam("b_host"),
         _HOSTS.enabled.is_(True),
         _HOSTS.forced_down.is_(False),
+        _HOSTS.condition == sa.literal_column(f"'{Condition.UP.value}'"),
         _HOSTS.seen_at >= sa.bindparam("b_since"),
         _fits(_HOSTS.claimed_vcpus, "b_vcpus", "b_all_vcpus"),
         _fits(_HOSTS.claimed_memory, "b_memory", "b_all_memory"),
@@ -108,7 +110,7 @@ def take(
         since: the host must have been heard of at this time or later; seconds since the epoch.
 
     Returns:
-        False when the host has too little room now, or is disabled or down; nothing is claimed then.
+        False when the host has too little room now, or is disabled, down or not usable; nothing is claimed then.
     """
     total = need.times(len(instance_ids))
     taken = connection.execute(

@@ -121,15 +121,22 @@ def register(connection: sa.Connection, name: str, zone: str) -> None:
     )
 
 
-def heard(connection: sa.Connection, report: HostReport) -> None:
-    """Keep a heartbeat; an older one than the last changes nothing."""
+def heard(connection: sa.Connection, report: HostReport, now: float | None = None) -> None:
+    """Keep a heartbeat; an older one than the last changes nothing.
+
+    Args:
+        connection: in a transaction.
+        report: what the host says; by its number, not its time, it is newer than the last.
+        now: when it was received, which alone says how long the host is silent; None: when the host says.
+    """
     connection.execute(
         sa.update(HOSTS)
-        .where(
-            _COLUMNS.name == report.host,
-            sa.or_(_COLUMNS.seen_at.is_(None), _COLUMNS.seen_at < report.at),
+        .where(_COLUMNS.name == report.host, _COLUMNS.heard_seq < report.number)
+        .values(
+            report=msgspec.json.encode(report).decode(),
+            seen_at=report.at if now is None else now,
+            heard_seq=report.number,
         )
-        .values(report=msgspec.json.encode(report).decode(), seen_at=report.at)
     )
 
 
