@@ -12,7 +12,8 @@ from pathlib import Path
 
 from stateward.agent.agent import Agent
 from stateward.agent.driver import Driver
-from stateward.arbiter.reconcile import Arbiter, CrashLoop
+from stateward.arbiter.reconcile import Arbiter
+from stateward.arbiter.writing import CrashLoop
 from stateward.bus.console import Consoles
 from stateward.bus.port import Bus
 from stateward.clock import Clock

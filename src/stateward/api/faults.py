@@ -32,6 +32,7 @@ _STATUS_OF_REFUSAL: Final = {
     Refusal.NO_HOST: 409,
     Refusal.NO_VALID_HOST: 409,
     Refusal.OVERTAKEN: 409,
+    Refusal.FROZEN: 409,
 }
 _STATUS_OF_KIND: Final[dict[type[Exception], int]] = {
     Invalid: 400,

@@ -26,6 +26,8 @@ class Test(enum.StrEnum):
     NULL_OR_IN = "null-or-in"
     NO_BITS = "no-bits"
     EQUALS = "equals"
+    #: The host that the column names has its instances judged; a host that nobody knows has.
+    JUDGED = "judged"
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,12 +88,20 @@ def conditions(
             refusal=Refusal.WRONG_TASK_STATE,
         )
     )
+    if action.by_verdict and actor is ActorKind.SYSTEM:
+        # Not for who ends what a request began, as where a move failed.
+        found.append(Condition(column="host", test=Test.JUDGED, value=0, refusal=Refusal.FROZEN))
     return tuple(found)
 
 
 def holds(condition: Condition, actual: str | int | None) -> bool:
-    """Evaluate one condition on a column's value, exactly as the database does."""
+    """Evaluate one condition on a column's value, exactly as the database does.
+
+    ``JUDGED`` is about another row, which whoever explains a refusal must look at; of the instance's own it holds.
+    """
     match condition.test, condition.value:
+        case Test.JUDGED, _:
+            return True
         case Test.IN, frozenset() as allowed:
             return actual in allowed
         case Test.NULL_OR_IN, frozenset() as allowed:

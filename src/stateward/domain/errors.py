@@ -20,6 +20,7 @@ class Refusal(enum.StrEnum):
     OVERTAKEN = (
         "Cannot '{action}' instance {instance_id}: another request changed it at the same moment; try again"
     )
+    FROZEN = "Cannot '{action}' instance {instance_id}: no instance of its host is judged now"
 
 
 class Refused(Exception):

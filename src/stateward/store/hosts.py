@@ -17,6 +17,7 @@ from stateward.store.tables import HOSTS, INSTANCES
 
 _COLUMNS = HOSTS.c
 _EVERY = sa.select(HOSTS).order_by(_COLUMNS.name)
+_FROZEN = sa.select(_COLUMNS.frozen).where(_COLUMNS.name == sa.bindparam("b_name"))
 
 
 _decode_report = msgspec.json.Decoder(HostReport).decode
@@ -143,6 +144,12 @@ def heard(connection: sa.Connection, report: HostReport, now: float | None = Non
 def change(connection: sa.Connection, host_id: str, changes: dict[str, Any]) -> bool:
     """Change what the operator says of a host; False when there is none of this id."""
     return connection.execute(sa.update(HOSTS).where(_COLUMNS.id == host_id).values(**changes)).rowcount == 1
+
+
+def frozen(connection: sa.Connection, name: str) -> Frozen | None:
+    """Say why a host's instances are not judged now; None: they are, or there is no such host."""
+    found = connection.execute(_FROZEN, {"b_name": name}).scalar()
+    return None if found is None else Frozen(found)
 
 
 def freeze(connection: sa.Connection, name: str, why: Frozen, detail: str, now: float) -> bool:

@@ -13,7 +13,7 @@ from stateward.domain.admit import Condition, Test
 from stateward.domain.locks import ALL_CLASSES, OperationClass
 from stateward.domain.records import Instance
 from stateward.domain.states import ENDED, Cause, Observed, TaskState, VmState
-from stateward.store.tables import INSTANCES
+from stateward.store.tables import HOSTS, INSTANCES
 
 _COLUMNS = INSTANCES.c
 _VM_STATES = {state.value: state for state in VmState}
@@ -169,6 +169,9 @@ def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence
                 clauses.append(column.bitwise_and(sa.literal_column(str(mask))) == sa.literal_column("0"))
             case Test.EQUALS, int() | str():
                 clauses.append(column == sa.bindparam(f"c_{number}"))
+            case Test.JUDGED, _:
+                frozen = sa.select(HOSTS.c.name).where(HOSTS.c.name == column, HOSTS.c.frozen.is_not(None))
+                clauses.append(sa.not_(frozen.exists()))
             case _:
                 msg = f"condition {condition} compares {condition.test} with the wrong kind of value"
                 raise TypeError(msg)

@@ -94,6 +94,9 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     policy: Policy
     steps: tuple[Step, ...] = ()
     on_failure: OnFailure = OnFailure.KEEP
+    #: It carries out a verdict of the arbiter, so it is not admitted while its host's instances are not judged
+    #: (``Frozen``); tested for every row that the arbiter's table names.
+    by_verdict: bool = False
     #: One sentence for the docs.
     says: str
 

@@ -1,0 +1,185 @@
+"""Writing verdicts: what the table says becomes a guarded UPDATE, an operation and an audit record.
+
+Every write carries the fence that the verdict was read with, and touches nothing where the host's instances are not
+judged now (``Frozen``): that is in the condition which ``admit.conditions`` gives every row that carries out a verdict.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+
+from stateward.domain import admit
+from stateward.domain.actions import BY_KEY, restores
+from stateward.domain.admit import Condition, Test
+from stateward.domain.errors import Refusal, Refused
+from stateward.domain.records import Fault, Instance, Operation, OperationState
+from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.verdicts import Verdict
+from stateward.operations.admission import Admission, operation_for
+from stateward.operations.immediate import system_actor
+from stateward.store import hosts, instances, operations
+
+log = structlog.get_logger()
+
+#: Seconds between the first failed attempt to bring a guest back and the second.
+_FIRST_PAUSE_SECONDS = 0.5
+
+
+class CrashLoop(msgspec.Struct, frozen=True, kw_only=True):
+    """A guest that had to be brought back this often within so many seconds is left alone, in ERROR."""
+
+    restores: int = 5
+    seconds: float = 600.0
+
+
+class Writing:
+    """Writes what a verdict says."""
+
+    def __init__(
+        self, admission: Admission, crash_loop: CrashLoop, judge_later: Callable[[float, str], None]
+    ) -> None:
+        """Use an admission's database, clock and outbox; ``judge_later`` has an instance judged in so many seconds."""
+        self._admission = admission
+        self._crash_loop = crash_loop
+        self._judge_later = judge_later
+        #: What was alerted last, so that a deviation that stays is told once.
+        self._alerted: dict[str, tuple[VmState, Observed, Cause]] = {}
+
+    def no_alert(self, instance_id: str) -> None:
+        """Note that there is nothing to alert of an instance; the next alert of it is news."""
+        self._alerted.pop(instance_id, None)
+
+    async def adopt(self, instance: Instance, verdict: Verdict) -> None:
+        """Have the record follow the guest."""
+        changes: dict[str, Any] = {"vm_state": verdict.becomes.value if verdict.becomes else None}
+        await self._write(instance, verdict, changes)
+
+    async def restore(self, instance: Instance, verdict: Verdict) -> None:
+        """Bring the guest back to the record; one that will not stay is left alone, in ERROR."""
+        action = BY_KEY[verdict.action or ""]
+        actor = system_actor(f"req-{uuid.uuid4()}")
+
+        def work(connection: sa.Connection) -> float | None:
+            now = self._admission.clock.now()
+            if action.pending is None and operations.unfinished(connection, instance.id):
+                # No task state keeps a second reap from being admitted beside the first.
+                raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance.id)
+            tries = operations.since(connection, instance.id, restores(), now - self._crash_loop.seconds)
+            # Who starts a held guest again and again does not get it that way.
+            if action.pending is not None and not instance.held and len(tries) >= self._crash_loop.restores:
+                return None
+            pause = _pause(tries, now)
+            if pause > 0:
+                return pause
+            self._admission.admit_in(
+                connection, action, instance.id, actor, fence=instance.fence, why=verdict.says
+            )
+            operations.record(
+                connection,
+                at=now,
+                event="verdict",
+                actor=actor,
+                instance_id=instance.id,
+                action=verdict.action,
+                detail=_detail(instance, verdict),
+            )
+            return 0.0
+
+        try:
+            pause = await self._admission.database.write(work)
+        except Refused as refused:
+            # Something was admitted since the row was read: the verdict was about a state that has passed.
+            log.debug("a verdict came too late", instance=instance.id, error=str(refused))
+            return
+        if pause is not None:
+            if pause > 0:
+                self._judge_later(pause, instance.id)
+            else:
+                self._admission.wake()
+            return
+        last = f" The last attempt failed: {instance.fault.message}" if instance.fault is not None else ""
+        fault = Fault(
+            code=500,
+            message=f"The guest had to be brought back {self._crash_loop.restores} times within "
+            f"{self._crash_loop.seconds:.0f} seconds and is left alone. Find out why it goes off, then stop and "
+            f"start it or reboot it hard. Last seen: {verdict.says}{last}",
+            created=self._admission.clock.now(),
+        )
+        await self._write(instance, verdict, {"vm_state": VmState.ERROR.value, "fault": fault})
+
+    async def alert(self, instance: Instance, verdict: Verdict) -> None:
+        """Tell the operator, once for as long as it stays so."""
+        what = (instance.vm_state, instance.observed, instance.cause)
+        if self._alerted.get(instance.id) == what:
+            return
+        await self._write(instance, verdict, {})
+        self._alerted[instance.id] = what
+
+    async def _write(self, instance: Instance, verdict: Verdict, changes: dict[str, Any]) -> None:
+        """Write a verdict that needs no agent: the record's change, its operation and the audit record."""
+        action = BY_KEY["adopt"]
+        actor = system_actor(f"req-{uuid.uuid4()}")
+        checks = (
+            *admit.conditions(action, actor.kind, fence=instance.fence),
+            Condition(
+                column="observed_seq",
+                test=Test.EQUALS,
+                value=instance.observed_seq,
+                refusal=Refusal.OVERTAKEN,
+            ),
+        )
+
+        def work(connection: sa.Connection) -> None:
+            now = self._admission.clock.now()
+            if changes:
+                updated = instances.guarded_update(
+                    connection, instance.id, checks, changes | {"updated_at": now}
+                )
+                if updated is None:
+                    return
+                operation = operation_for(
+                    action, updated, actor, now=now, operation_id=str(uuid.uuid4()), message=verdict.says
+                )
+                operations.insert(connection, operation)
+            elif hosts.frozen(connection, instance.host):
+                return
+            operations.record(
+                connection,
+                at=now,
+                event="verdict",
+                actor=actor,
+                instance_id=instance.id,
+                action=verdict.kind.value,
+                detail=_detail(instance, verdict),
+            )
+
+        await self._admission.database.write(work)
+
+
+def _pause(tries: list[Operation], now: float) -> float:
+    """Return the seconds to wait before a guest is brought back again: after failed attempts, twice as long each."""
+    failed = 0
+    for operation in tries:
+        if operation.state is not OperationState.FAILED:
+            break
+        failed += 1
+    if not failed:
+        return 0.0
+    ended = tries[0].finished_at or tries[0].started_at
+    return max(ended + _FIRST_PAUSE_SECONDS * float(2 ** (failed - 1)) - now, 0.0)
+
+
+def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "expected": instance.vm_state.value,
+        "observed": instance.observed.value,
+        "cause": instance.cause.value,
+        "verdict": verdict.kind.value,
+        "says": verdict.says,
+    }
