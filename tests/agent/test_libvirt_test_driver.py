@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import shutil
 import struct
 import uuid
@@ -25,12 +26,21 @@ from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Cause, Observed
 from tests.agent.contract import Changes, DriverContract, Rig
+from tests.agent.contract_adoption import AdoptionContract
 from tests.agent.contract_disks import DiskContract
 from tests.agent.images import FolderImages
 
 IMAGE = "6c7f1d1e-9f5c-4a0c-8f4e-2f3a54a0b001"
 URI = "test:///default"
 MIB = 1024**2
+#: A domain that somebody made without Stateward.
+STRANGER = """
+<domain type='test'><name>theirs-{guest}</name><uuid>{guest}</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+<os><type>hvm</type></os><on_poweroff>restart</on_poweroff><on_crash>restart</on_crash><devices>
+<disk type='file' device='disk'><source file='/nowhere'/><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk>
+<interface type='network'><mac address='aa:bb:cc:00:00:01'/><source network='default'/></interface>
+</devices></domain>"""
 
 
 @pytest.fixture
@@ -90,6 +100,48 @@ class TestContract(DriverContract):
 
 class TestDisks(DiskContract):
     """What it says of disks, on real files."""
+
+
+class Hand:
+    """An operator who makes domains with ``virsh``."""
+
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        self._connection = connection
+
+    def make(self, *, autostart: bool = False, transient: bool = False) -> str:
+        """Make a domain that runs, and starts anew whatever ends it."""
+        guest = str(uuid.uuid4())
+        definition = STRANGER.format(guest=guest)
+        if transient:
+            self._connection.createXML(definition)
+            return guest
+        domain = self._connection.defineXML(definition)
+        domain.create()
+        domain.setAutostart(int(autostart))
+        return guest
+
+    def is_as_made(self, guest: str, *, autostart: bool) -> bool:
+        """Say whether it has its own definition, and nothing of ours, as it runs and as it is defined."""
+        domain = self._connection.lookupByUUIDString(guest)
+        made = ["restart", "restart"]
+        return domain.autostart() == autostart and all(
+            "stateward" not in text and re.findall("<on_(?:poweroff|crash)>(.*?)<", text) == made
+            for text in (domain.XMLDesc(), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        )
+
+    def life(self, guest: str) -> object:
+        """Return its number, which each start gives anew."""
+        return self._connection.lookupByUUIDString(guest).ID()
+
+
+@pytest.fixture
+def by_hand(operator: libvirt.virConnect) -> Hand:
+    """Give an operator."""
+    return Hand(operator)
+
+
+class TestAdoption(AdoptionContract):
+    """What it says of domains that somebody else made."""
 
 
 @pytest.mark.asyncio

@@ -7,7 +7,8 @@ agent does. One contract suite (``tests/agent/contract.py``) passes on every dri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import builtins
+from collections.abc import Callable, Set as AbstractSet
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,7 @@ from stateward.domain.networks import PortAddress
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Cause, Observed
+from stateward.domain.strangers import Stranger
 
 
 class DriverError(Exception):
@@ -151,6 +153,36 @@ class Driver(Protocol):
 
     async def get(self, instance_id: str) -> Guest:
         """Return one guest; ``Observed.MISSING`` when the hypervisor has none."""
+        ...
+
+    async def strangers(self, known: AbstractSet[str]) -> builtins.list[Stranger]:
+        """Return the guests on this host that are none of the ``known``, with what adopting them needs; ids.
+
+        Those that bear our mark, and are not known, are among them: a lost record does not make them gone.
+        """
+        ...
+
+    async def adopt(self, spec: GuestSpec) -> None:
+        """Make a guest that somebody else made one of Stateward's, without touching it while it runs.
+
+        It keeps its name, id, definition and disks. It is marked as adopted; it does not start with its host any more
+        and stays off when it goes off. What that was before is kept with the mark. A guest that the hypervisor would
+        forget when it goes off is made to stay known.
+
+        Raises:
+            GuestMissing, DriverError: it cannot be marked.
+        """
+        ...
+
+    async def release(self, instance_id: str) -> None:
+        """Give an adopted guest back without touching it while it runs: nothing of ours is left with it.
+
+        Whether it starts with its host, and after it went off, is as it was before. A guest that is missing, or none
+        of ours, is no error.
+
+        Raises:
+            DriverError: it was not adopted but made here, or its mark cannot be taken off.
+        """
         ...
 
     async def mark_fence(self, instance_id: str, fence: int) -> None:
@@ -323,7 +355,7 @@ class Driver(Protocol):
         ...
 
     async def remove(self, instance_id: str) -> None:
-        """Forget the guest and delete its disks and files. Raises ``DriverError`` when it runs.
+        """Forget the guest and delete its disks and files. Raises ``DriverError`` when it runs, or was adopted.
 
         Snapshots are images to be, not the instance's: their files stay.
         """

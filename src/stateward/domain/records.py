@@ -147,11 +147,14 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     group_id: str | None = None
     #: What its maker told the scheduler.
     hints: dict[str, Any] | None = None
+    #: The hypervisor's name for a guest that was adopted, whose definition and disks are not ours; None: it was made
+    #: here.
+    adopted_as: str | None = None
 
     @property
     def domain_name(self) -> str:
-        """The hypervisor's name for it, in Nova's form."""
-        return f"instance-{self.number:08x}"
+        """The hypervisor's name for it; of what was made here in Nova's form."""
+        return self.adopted_as or f"instance-{self.number:08x}"
 
     @property
     def locked(self) -> bool:
@@ -294,6 +297,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[Port, ...] = ()
     #: None when there is nothing to tell the guest.
     seed: Seed | None = None
+    #: It was there before: its definition and its disks are its owner's, and are neither written nor deleted.
+    adopted: bool = False
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):

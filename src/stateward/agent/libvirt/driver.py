@@ -6,7 +6,7 @@ import asyncio
 import builtins
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -21,7 +21,7 @@ from stateward.agent.driver import (
     HostFacts,
     ImageFiles,
 )
-from stateward.agent.libvirt import figures, guests, inside, networks, xml
+from stateward.agent.libvirt import adoption, figures, guests, inside, networks, xml
 from stateward.agent.libvirt.connection import Change, Connection, Lane
 from stateward.agent.libvirt.console import LibvirtConsole, LibvirtConsoles
 from stateward.agent.libvirt.disk_calls import DiskCalls
@@ -32,6 +32,7 @@ from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.networks import PortAddress, mac_of
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
+from stateward.domain.strangers import Stranger
 
 T = TypeVar("T")
 
@@ -123,6 +124,19 @@ class LibvirtDriver(DiskCalls):
     async def get(self, instance_id: str) -> Guest:
         """Return one guest."""
         return await self._look(lambda connection: guests.get(connection, instance_id))
+
+    async def strangers(self, known: AbstractSet[str]) -> builtins.list[Stranger]:
+        """Describe the domains that are none of the known ones, each by calls of its own."""
+        return await self._look(lambda connection: adoption.strangers(connection, known))
+
+    async def adopt(self, spec: GuestSpec) -> None:
+        """Mark the domain; the definition that it has stays."""
+        self._kept(spec.instance_id, await self._act(lambda connection: adoption.adopt(connection, spec)))
+
+    async def release(self, instance_id: str) -> None:
+        """Put back what the domain was, and take the mark off it."""
+        await self._act(lambda connection: adoption.release(connection, instance_id))
+        self._kept(instance_id, None)
 
     async def mark_fence(self, instance_id: str, fence: int) -> None:
         """Store a fence in the domain's metadata; a lower one than is stored changes nothing.
@@ -282,6 +296,11 @@ class LibvirtDriver(DiskCalls):
         names = {name for ours in connected for name in ours.networks if name}
         leases = {name: networks.leases(connection, name) for name in sorted(names)}
         return {ours.instance_id: _given(ours, leases) for ours in connected}, learned
+
+    def _kept(self, instance_id: str, identity: xml.Identity | None) -> None:
+        """Know what is kept with a domain from now on; what a list that is under way learns of it may be older."""
+        self._definitions += 1
+        self._known[_key(instance_id)] = identity
 
     def _learn(self, learned: dict[bytes, xml.Identity | None], epoch: int) -> None:
         """Keep what was learned, unless a domain was redefined since: it may not be true of that one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Set as AbstractSet
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -20,7 +20,7 @@ from stateward.agent.driver import (
     ImageFiles,
     NoAgent,
 )
-from stateward.agent.simulated import disks, guests
+from stateward.agent.simulated import disks, guests, origins
 from stateward.agent.simulated.behaviour import AGENT_SECONDS
 from stateward.agent.simulated.console import SimulatedConsole
 from stateward.agent.simulated.guests import SimulatedGuest
@@ -31,6 +31,7 @@ from stateward.domain.networks import PortAddress
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Observed
+from stateward.domain.strangers import Stranger
 
 T = TypeVar("T")
 
@@ -56,6 +57,11 @@ _CPU_INFO: Final = (
 
 def _address(mac: str) -> str:
     return ".".join(("10", *(str(int(part, 16)) for part in mac.split(":")[-3:])))
+
+
+def _own(guest: SimulatedGuest) -> SimulatedGuest:
+    """Return a guest; a blank one when it is somebody else's."""
+    return SimulatedGuest(id=guest.id) if origins.foreign(guest) else guest
 
 
 class SimulatedDriver:
@@ -105,14 +111,42 @@ class SimulatedDriver:
             lambda: [
                 guests.view(guest)
                 for guest in self.hypervisor.guests()
-                if guest.spec is not None and guest.id not in self.hypervisor.hidden
+                if guest.spec is not None
+                and guest.id not in self.hypervisor.hidden
+                and not origins.foreign(guest)
             ],
         )
 
     async def get(self, instance_id: str) -> Guest:
         """Return one guest."""
         return await self._call(
-            "get", instance_id, lambda: guests.view(self.hypervisor.mentioned(instance_id))
+            "get", instance_id, lambda: guests.view(_own(self.hypervisor.mentioned(instance_id)))
+        )
+
+    async def strangers(self, known: AbstractSet[str]) -> builtins.list[Stranger]:
+        """Describe the guests that are none of the known ones."""
+
+        def look() -> builtins.list[Stranger]:
+            found = (origins.stranger(each) for each in self.hypervisor.guests() if each.id not in known)
+            return sorted((each for each in found if each is not None), key=lambda each: each.name)
+
+        return await self._call("strangers", None, look)
+
+    async def adopt(self, spec: GuestSpec) -> None:
+        """Note that it is one of ours."""
+        instance_id = spec.instance_id
+        await self._call(
+            "adopt",
+            instance_id,
+            lambda: self.hypervisor.change(instance_id, lambda guest, _: origins.adopt(guest)),
+        )
+
+    async def release(self, instance_id: str) -> None:
+        """Note that it is none of ours."""
+        await self._call(
+            "release",
+            instance_id,
+            lambda: self.hypervisor.change(instance_id, lambda guest, _: origins.release(guest)),
         )
 
     async def mark_fence(self, instance_id: str, fence: int) -> None:
@@ -209,8 +243,8 @@ class SimulatedDriver:
         """Press the power button; a simulated guest has no agent to ask."""
 
         def press() -> Rung | None:
-            running = self.hypervisor.guest(instance_id).observed is Observed.RUNNING
-            self.hypervisor.change(instance_id, guests.request_shutdown)
+            running = self._own(instance_id).observed is Observed.RUNNING
+            self._change_own(instance_id, guests.request_shutdown)
             return Rung.POWER_BUTTON if running else None
 
         return await self._call("request_shutdown", instance_id, press)
@@ -257,9 +291,7 @@ class SimulatedDriver:
 
     async def set_password(self, instance_id: str, user: str, password: str) -> None:
         """Have the agent inside set a password; a mute one is waited for as long as with libvirt."""
-        agent = await self._call(
-            "set_password", instance_id, lambda: guests.agent(self.hypervisor.guest(instance_id))
-        )
+        agent = await self._call("set_password", instance_id, lambda: guests.agent(self._own(instance_id)))
         if agent is None:
             raise NoAgent
         if agent == "mute":
@@ -274,7 +306,7 @@ class SimulatedDriver:
     async def diagnostics(self, instance_id: str) -> Diagnostics:
         """Measure."""
         return await self._call(
-            "diagnostics", instance_id, lambda: guests.diagnostics(self.hypervisor.guest(instance_id))
+            "diagnostics", instance_id, lambda: guests.diagnostics(self._own(instance_id))
         )
 
     def _copied(self, guest: SimulatedGuest, image_id: str, *, quiesce: bool) -> SimulatedGuest:
@@ -319,7 +351,20 @@ class SimulatedDriver:
         )
 
     async def _change(self, name: str, instance_id: str, change: Change) -> None:
-        await self._call(name, instance_id, lambda: self.hypervisor.change(instance_id, change))
+        await self._call(name, instance_id, lambda: self._change_own(instance_id, change))
+
+    def _change_own(self, instance_id: str, change: Change) -> None:
+        def on_own(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+            if not origins.foreign(guest):
+                return change(guest, now)
+            # Somebody else's is not there for us: what is said of one that is missing is said, and nothing changed.
+            change(SimulatedGuest(id=guest.id), now)
+            return guest
+
+        self.hypervisor.change(instance_id, on_own)
+
+    def _own(self, instance_id: str) -> SimulatedGuest:
+        return _own(self.hypervisor.guest(instance_id))
 
     async def _call(self, name: str, instance_id: str | None, act: Callable[[], T]) -> T:
         return await self.hypervisor.call(name, instance_id, lambda: self._answer(act))

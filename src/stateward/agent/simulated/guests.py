@@ -20,6 +20,7 @@ from stateward.agent.simulated.behaviour import behaviour
 from stateward.domain.diagnostics import Diagnostics, DiskFigures
 from stateward.domain.records import GuestSpec
 from stateward.domain.states import Cause, Observed
+from stateward.domain.strangers import NovaFacts
 
 #: Lines of console output kept; the record of a guest is written whole, so it must stay small.
 CONSOLE_LINES: Final = 200
@@ -47,6 +48,17 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody else's guest was before it was adopted, and whether it is."""
+
+    adopted: bool = False
+    #: It starts with its host, unless it is adopted.
+    autostart: bool = False
+    #: It is forgotten when it goes off.
+    transient: bool = False
+    nova: NovaFacts | None = None
+
+
 class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
     """All that a simulated hypervisor knows of one guest."""
 
@@ -72,6 +84,8 @@ class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
     console: tuple[str, ...] = ()
     #: What the agent inside was told, as a real guest keeps it: a digest of each user's password.
     passwords: dict[str, str] = {}
+    #: None: the driver made it.
+    origin: Origin | None = None
 
     @property
     def blank(self) -> bool:
@@ -231,10 +245,13 @@ def remove(guest: SimulatedGuest) -> SimulatedGuest:
     """Leave nothing of it, neither guest nor disk; copies that are to become images are not its own.
 
     Raises:
-        DriverError: it has power.
+        DriverError: it has power, or was adopted.
     """
     if powered(guest):
         msg = f"The guest is {guest.observed}: take its power before it is removed."
+        raise DriverError(msg)
+    if guest.origin is not None:
+        msg = "The guest was adopted: it can be given back, not removed."
         raise DriverError(msg)
     return SimulatedGuest(id=guest.id, snapshots=guest.snapshots)
 
@@ -409,6 +426,8 @@ def _boot(guest: SimulatedGuest, spec: GuestSpec, now: float) -> SimulatedGuest:
 
 
 def _off(guest: SimulatedGuest, cause: Cause) -> SimulatedGuest:
+    if guest.origin is not None and guest.origin.transient:
+        return undefine(guest)
     return replace(guest, observed=Observed.SHUTOFF, cause=cause, run=None, halted_at=None)
 
 

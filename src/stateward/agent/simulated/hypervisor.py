@@ -17,13 +17,15 @@ from typing import Final
 import msgspec
 
 from stateward.agent.driver import Changed
-from stateward.agent.simulated import guests
+from stateward.agent.simulated import guests, origins
 from stateward.agent.simulated.console import SimulatedConsole
 from stateward.agent.simulated.faults import Faults
 from stateward.agent.simulated.file import GuestFile
 from stateward.agent.simulated.guests import SimulatedGuest
 from stateward.clock import Clock, SystemClock
+from stateward.domain.records import GuestSpec
 from stateward.domain.states import Cause
+from stateward.domain.strangers import NovaFacts
 
 #: Seconds between two looks at what other processes did to the guests of a folder.
 LOOK_SECONDS: Final = 0.05
@@ -94,6 +96,22 @@ class SimulatedHypervisor(Faults):
             self._file = None
 
     # ---- behind the driver's back
+
+    def make(
+        self,
+        spec: GuestSpec,
+        *,
+        autostart: bool = False,
+        transient: bool = False,
+        nova: NovaFacts | None = None,
+    ) -> None:
+        """Make a guest that is none of the driver's, and start it, as an operator by hand."""
+        self.change(
+            spec.instance_id,
+            lambda guest, now: origins.made_by_hand(
+                guest, spec, now, autostart=autostart, transient=transient, nova=nova
+            ),
+        )
 
     def destroy(self, instance_id: str) -> None:
         """Take a guest's power, as an operator by hand."""
@@ -311,4 +329,4 @@ def _nobody(_before: SimulatedGuest, _after: SimulatedGuest) -> None:
 
 
 def _looks(guest: SimulatedGuest) -> tuple[object, ...]:
-    return guest.spec is None, guest.observed, guest.cause
+    return guest.spec is None or origins.foreign(guest), guest.observed, guest.cause
