@@ -130,15 +130,18 @@ def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.URL]
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> Iterator[sa.URL]:
-    """Name a fresh database, on SQLite and on PostgreSQL."""
-    if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite_url")
-        return
-    server: postgres.Postgres = request.getfixturevalue("postgres_server")
-    with server.database() as url:
+@pytest.fixture
+def postgres_url(postgres_server: postgres.Postgres) -> Iterator[sa.URL]:
+    """Name a fresh database of the PostgreSQL server."""
+    with postgres_server.database() as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> sa.URL:
+    """Name a fresh database, on SQLite and on PostgreSQL."""
+    url: sa.URL = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
 
 
 @pytest_asyncio.fixture
