@@ -334,5 +334,5 @@ def test_what_overtakes_a_save_throws_the_memory_away_or_keeps_it_as_such() -> N
     assert {key(row) for row in overtaking} >= {"stop_force", "reboot_hard", "delete", "hold_clean"}
     for row in overtaking:
         keeps = row.becomes is VmState.SUSPENDED or row.steps == (Step.STAND_DOWN,)
-        had_none = row.when == {VmState.BUILDING}
+        had_none = row.when == frozenset({VmState.BUILDING})
         assert keeps or had_none or Step.DISCARD_MEMORY in row.steps, key(row)
