@@ -35,16 +35,21 @@ def pytest_sessionstart() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give real guests time; and skip them where not root, here alone.
+    """Share the tests out among processes; give real guests time; and skip them where not root, here alone.
 
-    The first test of a session also makes the guest's files, of packages that it downloads.
+    A file's tests stay together, because of what they share. All real guests stay together too, and come first: they
+    take longest, and two processes with guests would have half of the machine each.
+    The first test of a session with guests also makes their files, of packages that it downloads.
     Their libvirtd must be nobody else's, so it gets a mount namespace; and its networks need bridges and NAT. A user's
     own libvirtd has neither: with it half of these tests would test something else.
     """
     reason = "a libvirtd of the tests' own needs root: it gets a mount namespace, bridges and NAT"
+    items.sort(key=lambda item: item.get_closest_marker("guests") is None)
     for item in items:
         if item.get_closest_marker("guests") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
             continue
+        item.add_marker(pytest.mark.xdist_group("guests"))
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(600))
         if os.geteuid() != 0:
@@ -130,15 +135,18 @@ def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.URL]
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> Iterator[sa.URL]:
-    """Name a fresh database, on SQLite and on PostgreSQL."""
-    if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite_url")
-        return
-    server: postgres.Postgres = request.getfixturevalue("postgres_server")
-    with server.database() as url:
+@pytest.fixture
+def postgres_url(postgres_server: postgres.Postgres) -> Iterator[sa.URL]:
+    """Name a fresh database of the PostgreSQL server."""
+    with postgres_server.database() as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> sa.URL:
+    """Name a fresh database, on SQLite and on PostgreSQL."""
+    url: sa.URL = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
 
 
 @pytest_asyncio.fixture

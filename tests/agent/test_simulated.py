@@ -254,7 +254,9 @@ async def test_refusals_say_what_to_do(bench: Bench) -> None:
     ):
         await bench.driver.power_on("a")
     await bench.driver.save_memory("a")
-    with pytest.raises(DriverError, match=r"^The guest is suspended: restore its memory, or discard it"):
+    with pytest.raises(
+        DriverError, match=r"^The guest is suspended: a boot would throw its saved memory away; reboot it"
+    ):
         await bench.driver.power_on("a")
     await bench.driver.discard_memory("a")
     assert await bench.state() == (Observed.SHUTOFF, Cause.SAVED)

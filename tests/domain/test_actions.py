@@ -325,3 +325,14 @@ def test_what_a_guest_is_shut_down_for_is_looked_at_first(gone: Step, made: Step
 def test_asking_is_followed_by_taking_the_power(row: Action) -> None:
     """Forcing at the deadline is the next step's work; without it a guest that ignores us would run on."""
     assert row.steps[row.steps.index(Step.SHUT_DOWN) + 1] is Step.POWER_OFF
+
+
+def test_what_overtakes_a_save_throws_the_memory_away_or_keeps_it_as_such() -> None:
+    """A guest that is recorded as anything but suspended must not have a saved memory: no start would boot it."""
+    saving = {row.pending for row in ACTIONS if row.if_saved or Step.SAVE_MEMORY in row.steps}
+    overtaking = [row for row in ACTIONS if row.over & saving and row.is_operation]
+    assert {key(row) for row in overtaking} >= {"stop_force", "reboot_hard", "delete", "hold_clean"}
+    for row in overtaking:
+        keeps = row.becomes is VmState.SUSPENDED or row.steps == (Step.STAND_DOWN,)
+        had_none = row.when == frozenset({VmState.BUILDING})
+        assert keeps or had_none or Step.DISCARD_MEMORY in row.steps, key(row)

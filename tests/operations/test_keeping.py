@@ -148,8 +148,10 @@ async def test_a_held_instance_s_copies_stay(world: World, by: str) -> None:
     for image_id in copies:
         refused = await world.delete(image_id, by=by)
         what = f"it is a copy of the disk of instance {instance_id}, which is locked"
-        assert refused == (409, f"Image {image_id} is kept: {what}. {REASON}")
+        why = f"Image {image_id} is kept: {what}. {REASON}"
+        assert refused == (409, why)
         assert await world.image(image_id) is not None
+        assert (await world.desk.audit())[-1] == ("refused", "delete_image", {"why": why})
     await world.release(instance_id, hold)
     assert [await world.delete(image_id, by=by) for image_id in copies] == [(204, ""), (204, "")]
 
@@ -306,20 +308,19 @@ async def project(world: World) -> str:
 
 @pytest.mark.parametrize("kind", [LockKind.OWNER, LockKind.ADMIN, LockKind.HOLD])
 async def test_a_project_with_locked_instances_stays(world: World, project: str, kind: LockKind) -> None:
-    """Whoever locked one against being deleted; the refusal names it; released, the project goes (R1)."""
+    """Whoever locked one against being deleted; the refusal names it and is kept; released, the project goes (R1)."""
     instance_id = await world.desk.add(project_id=project)
     await world.desk.add(project_id=project)
     if kind is LockKind.HOLD:
         lock = await world.hold(instance_id)
     else:
         lock = await world.lock(instance_id, kind, DELETE)
-    assert await remove_project(world, project) == (
-        409,
-        (
-            f"Project {project} has instances that are locked against being deleted; release them first: "
-            f"{instance_id}."
-        ),
+    why = (
+        f"Project {project} has instances that are locked against being deleted; release them first: "
+        f"{instance_id}."
     )
+    assert await remove_project(world, project) == (409, why)
+    assert (await world.desk.audit())[-1] == ("refused", "delete_project", {"why": why})
     await world.release(instance_id, lock)
     assert await remove_project(world, project) == (204, "")
 

@@ -50,5 +50,9 @@ class Conflict(Exception):
     """A request contradicts what exists; ``str()`` says with what."""
 
 
+class Kept(Conflict):
+    """Something besides an instance is kept by a lock: a copy of its disk, or its project (R1, R6)."""
+
+
 class HostUnavailable(Exception):
     """No host, or not the host needed, can serve the request now; ``str()`` says which and why."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import sqlalchemy as sa
 
-from stateward.domain.errors import Forbidden, Refusal, Refused
+from stateward.domain.errors import Forbidden, Kept, Refusal, Refused
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import Actor
 from stateward.store import operations
@@ -23,8 +23,8 @@ def recorded(
     """
     try:
         yield
-    except (Refused, Forbidden) as error:
-        by_lock = isinstance(error, Forbidden) or error.refusal is Refusal.LOCKED
+    except (Refused, Forbidden, Kept) as error:
+        by_lock = not isinstance(error, Refused) or error.refusal is Refusal.LOCKED
         if by_lock and actor.kind is not ActorKind.SYSTEM:
             operations.record(
                 connection,

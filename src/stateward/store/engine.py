@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
@@ -31,6 +32,8 @@ from stateward.domain.audit import Entry
 from stateward.store import audit
 from stateward.store.sealing import Sealer
 
+log = structlog.get_logger()
+
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 
@@ -38,6 +41,11 @@ Work = Callable[[sa.Connection], T]
 _BATCH: Final = 64
 #: Seconds to wait for another process that holds the database before giving up.
 _PATIENCE_SECONDS: Final = 5.0
+#: Times that a write which PostgreSQL ended in a deadlock is done again. Rows are locked in one order everywhere, as
+#: far as is known; where they are not, no client must be told 503 for it.
+_ENDED_AT_MOST: Final = 5
+#: PostgreSQL's word for a deadlock.
+_DEADLOCK: Final = "40P01"
 
 
 class StoreUnavailable(Exception):
@@ -59,6 +67,8 @@ class Database(Protocol):
 
     async def write(self, work: Work[T]) -> T:
         """Run a function in a transaction and return when it is durable; an exception undoes it.
+
+        It may be run more than once, each time after it was undone: what it does, it does to the connection only.
 
         Raises:
             StoreUnavailable: the database cannot be reached, or the disk is full.
@@ -264,7 +274,7 @@ class PostgresDatabase:
 
     async def write(self, work: Work[T]) -> T:
         """Run in a thread; PostgreSQL's own group commit does the rest."""
-        return await self._in_thread(lambda: self._write(work))
+        return await self._in_thread(lambda: self._write_again(work))
 
     async def seal(self) -> None:
         """Do now what is done within a moment after each commit."""
@@ -285,6 +295,17 @@ class PostgresDatabase:
     def _read(self, work: Work[T]) -> T:
         with self._engine.connect() as connection:
             return work(connection)
+
+    def _write_again(self, work: Work[T]) -> T:
+        """Write; where PostgreSQL ended it in favour of another, once more: that one is through by then."""
+        for _ in range(_ENDED_AT_MOST):
+            try:
+                return self._write(work)
+            except OperationalError as error:
+                if not _gave_way(error):
+                    raise
+                log.info("a transaction gave way to another one and is done again", error=_sentence(error))
+        return self._write(work)
 
     def _write(self, work: Work[T]) -> T:
         with self._engine.connect() as connection:
@@ -331,6 +352,11 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
 
 def _is_busy(error: OperationalError) -> bool:
     return isinstance(error.orig, sqlite3.OperationalError) and error.orig.sqlite_errorname == "SQLITE_BUSY"
+
+
+def _gave_way(error: OperationalError) -> bool:
+    """Say whether PostgreSQL undid a transaction only because it and another one waited for each other."""
+    return getattr(error.orig, "sqlstate", None) == _DEADLOCK
 
 
 def _sentence(error: DBAPIError | audit.TrailBroken) -> str:

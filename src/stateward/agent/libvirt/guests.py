@@ -178,7 +178,9 @@ def power_on(connection: libvirt.virConnect, instance_id: str) -> None:
     if now is Observed.RUNNING:
         return
     if now is Observed.SUSPENDED:
-        raise DriverError("The guest has a saved memory: restore it, or discard it before the guest boots.")
+        raise DriverError(
+            "The guest has a saved memory, which a boot would throw away. Reboot it hard if that is what you want."
+        )
     if now is not Observed.SHUTOFF:
         raise DriverError(f"The guest is {now.value}: take its power, or let it run on, before it boots.")
     _start(connection, domain)

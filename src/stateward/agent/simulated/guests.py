@@ -164,7 +164,11 @@ def power_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
     if powered(guest):
         msg = f"The guest is {guest.observed}: take its power, or let it run on, before it boots."
         raise DriverError(msg)
-    _check(guest, {Observed.SHUTOFF}, "restore its memory, or discard it before the guest boots")
+    _check(
+        guest,
+        {Observed.SHUTOFF},
+        "a boot would throw its saved memory away; reboot it hard if that is what you want",
+    )
     return settle(_boot(guest, spec, now), now)
 
 

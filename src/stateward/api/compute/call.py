@@ -26,7 +26,6 @@ from stateward.api.policy import allow
 from stateward.api.wording import invalid
 from stateward.domain.actions import Policy
 from stateward.domain.errors import Invalid
-from stateward.domain.locks import ActorKind
 from stateward.domain.records import Actor
 from stateward.operations.admission import Admission
 from stateward.operations.immediate import Done, Immediate
@@ -116,12 +115,7 @@ class Call:
     @property
     def actor(self) -> Actor:
         """The caller, as the audit trail keeps it."""
-        return Actor(
-            kind=ActorKind.ADMIN if self.token.is_admin else ActorKind.MEMBER,
-            user_id=self.token.user_id,
-            project_id=self.project_id,
-            request_id=self.request_id,
-        )
+        return self.token.actor(self.request_id)
 
     @property
     def bookmark(self) -> str:

@@ -120,13 +120,13 @@ class Resources:
 
     async def delete(self, request: Request) -> Response:
         """Delete one."""
-        await self._callers.admin(request)
-        kind, row_id = self._kind, request.path_params["row_id"]
+        actor = (await self._callers.admin(request)).actor(request.state.request_id)
+        kind, row_id, now = self._kind, request.path_params["row_id"], self._identity.clock.now()
 
         def work(connection: sa.Connection) -> None:
             _guard(kind, directory.lock(connection, kind.table, row_id), lifted=False)
             if kind is PROJECT:
-                require_project_free(connection, row_id)
+                require_project_free(connection, row_id, actor, now)
             directory.delete(connection, kind.table, row_id)
 
         await self._identity.change(work)

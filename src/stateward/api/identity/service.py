@@ -18,8 +18,6 @@ from stateward.api.faults import Unauthorized
 from stateward.api.identity.passwords import Passwords
 from stateward.api.identity.tokens import Claims, Seal, Token
 from stateward.clock import Clock
-from stateward.domain.locks import ActorKind
-from stateward.domain.records import Actor
 from stateward.store import identity_standing, operations
 from stateward.store.engine import Database, Work
 from stateward.store.identity import count_change, generation
@@ -126,18 +124,12 @@ class Identity:
         Raises:
             StoreUnavailable: it cannot be recorded; then there must be no login.
         """
-        actor = Actor(
-            kind=ActorKind.ADMIN,
-            user_id=token.user_id,
-            project_id=token.project_id or "",
-            request_id=request_id,
-        )
         await self.database.write(
             lambda connection: operations.record(
                 connection,
                 at=token.issued_at,
                 event="login",
-                actor=actor,
+                actor=token.actor(request_id),
                 instance_id=None,
                 detail={"methods": token.methods, "token": token.audit_id},
             )

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from stateward.api.faults import ApiFault, Unauthorized
 from stateward.api.identity import Identity, Token
 from stateward.domain.errors import NotFound
-from stateward.domain.locks import ActorKind
 from stateward.store import images as store
 from stateward.store.images import Image
 
@@ -16,16 +15,12 @@ from stateward.store.images import Image
 class Caller:
     """The holder of a token for a project."""
 
-    def __init__(self, token: Token, project_id: str) -> None:
-        """Keep both."""
+    def __init__(self, token: Token, project_id: str, request_id: str) -> None:
+        """Keep them."""
         self.project_id = project_id
+        self.actor = token.actor(request_id)
         self.is_admin = token.is_admin
         self._is_member = token.is_member
-
-    @property
-    def kind(self) -> ActorKind:
-        """Which locks bind them."""
-        return ActorKind.ADMIN if self.is_admin else ActorKind.MEMBER
 
     def require_member(self) -> None:
         """Go on only if the caller may make and change things.
@@ -102,4 +97,4 @@ async def caller_of(identity: Identity, request: Request) -> Caller:
     token = await identity.verify(value)
     if token.project_id is None:
         raise Unauthorized("The token is not for a project. Ask for one that is.")
-    return Caller(token, token.project_id)
+    return Caller(token, token.project_id, request.state.request_id)

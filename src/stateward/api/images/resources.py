@@ -102,7 +102,7 @@ class ImageResources:
             moves = patched(seen, changes).properties.get(INSTANCE) != seen.properties.get(INSTANCE)
             # Kept, or it could be deleted as if it were nobody's copy.
             before = (
-                lock_unkept(connection, image_id, caller.require_owner, by=caller.kind)
+                lock_unkept(connection, image_id, caller.require_owner, by=caller.actor, now=now)
                 if moves
                 else caller.hold(connection, image_id)
             )
@@ -121,7 +121,7 @@ class ImageResources:
         caller = await caller_of(self._identity, request)
         image_id = request.path_params["image_id"]
         await self._images.database.read(lambda connection: caller.see(connection, image_id))
-        await self._images.delete(image_id, caller.require_owner, by=caller.kind)
+        await self._images.delete(image_id, caller.require_owner, by=caller.actor)
         return empty()
 
     async def tag(self, request: Request) -> Response:

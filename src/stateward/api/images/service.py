@@ -24,7 +24,8 @@ from stateward.api.faults import ApiFault
 from stateward.api.images.files import Incoming, Written, sweep
 from stateward.clock import Clock
 from stateward.domain.errors import Conflict, NotFound
-from stateward.domain.locks import ActorKind
+from stateward.domain.records import Actor
+from stateward.operations.immediate import system_actor
 from stateward.operations.keeping import INSTANCE, require_image_free
 from stateward.store import images as store
 from stateward.store.engine import Database, StoreUnavailable
@@ -151,9 +152,9 @@ class Images:
     async def delete(
         self,
         image_id: str,
-        check: Callable[[Image], None] = _anyone,
+        check: Callable[[Image], None],
         *,
-        by: ActorKind = ActorKind.SYSTEM,
+        by: Actor,
     ) -> None:
         """Delete an image and its data.
 
@@ -167,9 +168,10 @@ class Images:
             ApiFault: it is protected (403).
             Conflict: a lock keeps it (R1, R6).
         """
+        now = self.clock.now()
 
         def work(connection: sa.Connection) -> None:
-            image = lock_unkept(connection, image_id, check, by=by)
+            image = lock_unkept(connection, image_id, check, by=by, now=now)
             if image.protected:
                 raise ApiFault(403, f"Image {image_id} is protected and cannot be deleted.")
             store.delete(connection, image_id)
@@ -232,7 +234,7 @@ class Images:
             )
         )
         for other in older:
-            await self.delete(other)
+            await self.delete(other, _anyone, by=system_actor(f"req-{uuid.uuid4()}"))
         if image.status == "queued":
             await self.upload(image_id, _pieces(file), announced=None)
         return image_id
@@ -332,7 +334,7 @@ class Images:
 
 
 def lock_unkept(
-    connection: sa.Connection, image_id: str, check: Callable[[Image], None], *, by: ActorKind
+    connection: sa.Connection, image_id: str, check: Callable[[Image], None], *, by: Actor, now: float
 ) -> Image:
     """Return an image that no lock of an instance keeps, locked until the transaction ends.
 
@@ -347,7 +349,7 @@ def lock_unkept(
     if seen is None:
         raise NotFound(f"No image found with ID {image_id}")
     check(seen)
-    require_image_free(connection, seen, by)
+    require_image_free(connection, seen, by, now)
     image = store.lock(connection, image_id)
     if image is None:
         raise NotFound(f"No image found with ID {image_id}")

@@ -25,7 +25,6 @@ from stateward.api.once import HEADER, Once, ticket_of
 from stateward.api.policy import allow
 from stateward.domain.actions import Policy
 from stateward.domain.errors import Invalid, NotFound
-from stateward.domain.locks import ActorKind
 from stateward.domain.records import Actor
 
 T = TypeVar("T")
@@ -59,12 +58,7 @@ class Call:
     @property
     def actor(self) -> Actor:
         """The caller, as the audit trail keeps it."""
-        return Actor(
-            kind=ActorKind.ADMIN if self.token.is_admin else ActorKind.MEMBER,
-            user_id=self.token.user_id,
-            project_id=self.token.project_id or "",
-            request_id=self.request_id,
-        )
+        return self.token.actor(self.request_id)
 
     async def body(self, kind: type[T]) -> T:
         """Read the body as an object of a type; no body counts as an empty object.

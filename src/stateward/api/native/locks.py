@@ -1,4 +1,4 @@
-"""``/v1/instances/{id}/locks``, ``holds`` and ``overrides``, and ``/v1/projects/{id}/locks`` (B2, R3-R6)."""
+"""``/v1/instances/{id}/locks`` and ``holds``, and ``/v1/projects/{id}/locks`` (B2, R3-R6)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from starlette.responses import Response
 
-from stateward.api.http import iso_time
 from stateward.api.locking import LockView, lock_view, wish_of
 from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.operations import shown
-from stateward.api.native.views import Nothing, OperationView
+from stateward.api.native.views import OperationView
 from stateward.bus.port import NobodyAnswered, questions_subject
 from stateward.domain.actions import BY_KEY, Policy, Role
 from stateward.domain.bodies import Hold, LockWanted
@@ -24,20 +23,16 @@ from stateward.operations import stacking
 from stateward.operations.admission import Admitted
 from stateward.operations.immediate import Done
 from stateward.operations.locking import Locking
-from stateward.operations.overriding import Overriding
-from stateward.store import identity, instances, locks, overrides
+from stateward.store import identity, instances, locks
 from stateward.store.identity_tables import PROJECTS
 from stateward.store.operation_queries import Found
-from stateward.store.overrides import Override
 
 _READ: Final = Policy("stateward:locks:read", Role.READER)
 _RELEASE_HOLD: Final = Policy("stateward:holds:release", Role.ADMIN)
-_OVERRIDE: Final = Policy("stateward:overrides:ask", Role.ADMIN)
 #: Seconds in which a host says that what was overtaken has ended.
 _CONFIRM_SECONDS: Final = 5.0
 _REASON: Final = {"reason": "Why; it is kept in the audit trail."}
-_LONGEST_REASON: Final = 255
-_Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=_LONGEST_REASON)]
+LONGEST_REASON: Final = 255
 
 
 class NewLock(LockWanted, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,17 +50,6 @@ class NewProjectLock(LockWanted, frozen=True, kw_only=True, forbid_unknown_field
     kind: Literal["owner", "admin"] | None = None
     #: Only those with this tag.
     tag: Annotated[str, msgspec.Meta(min_length=1, max_length=60)] | None = None
-
-
-class NewOverride(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Leave to pass a lock that binds administrators: for so many operations, or for so many seconds."""
-
-    #: The lock's id: the glass is broken for this one alone.
-    lock: str
-    reason: _Reason
-    #: 1 when neither is given.
-    operations: Annotated[int, msgspec.Meta(ge=1, le=100)] | None = None
-    seconds: Annotated[float, msgspec.Meta(gt=0, le=86_400)] | None = None
 
 
 class LocksView(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,32 +83,6 @@ class HeldView(msgspec.Struct, frozen=True, kw_only=True):
     operation: OperationView
     #: The host has said that nothing older acts on the guest any more; false: it has not, within a few seconds (B1).
     confirmed: bool
-
-
-class OverrideView(msgspec.Struct, frozen=True, kw_only=True):
-    """An administrator's leave to pass a lock."""
-
-    id: str
-    instance_id: str
-    lock: str
-    #: Whose it is.
-    user_id: str
-    reason: str
-    asked_at: str
-    expires_at: str | None
-    #: Null: as many as come before it expires.
-    operations_left: int | None
-    needs_approval: bool
-    approved_by: str | None
-    approved_at: str | None
-    #: It lets its administrator pass now.
-    good: bool
-
-
-class OverridesView(msgspec.Struct, frozen=True, kw_only=True):
-    """Overrides of an instance's locks, oldest first."""
-
-    overrides: list[OverrideView]
 
 
 async def find_instance(call: Call, instance_id: str) -> Instance:
@@ -211,8 +169,8 @@ def _reason(call: Call) -> str | None:
         Invalid: it is empty, or too long for the audit trail.
     """
     reason = call.request.query_params.get("reason")
-    if reason is not None and not 1 <= len(reason) <= _LONGEST_REASON:
-        raise Invalid(f"The reason must have 1 to {_LONGEST_REASON} characters.")
+    if reason is not None and not 1 <= len(reason) <= LONGEST_REASON:
+        raise Invalid(f"The reason must have 1 to {LONGEST_REASON} characters.")
     return reason
 
 
@@ -290,64 +248,6 @@ def _project(call: Call) -> str:
     return project_id
 
 
-async def _override(call: Call) -> Response:
-    wanted = await call.body(NewOverride)
-
-    def answer(override: Override) -> Response:
-        return reply(_override_view(call, override), 201)
-
-    return answer(
-        await _overriding(call, answer).ask(
-            call.request.path_params["id"],
-            wanted.lock,
-            call.actor,
-            reason=wanted.reason,
-            uses=wanted.operations,
-            seconds=wanted.seconds,
-        )
-    )
-
-
-def _overriding(call: Call, answer: Callable[[Override], Response]) -> Overriding:
-    """Return what gives leave, once for a request's key."""
-    overriding = call.services.overriding
-    return overriding if call.once is None else overriding.on(call.once.database(answer))
-
-
-async def _overrides(call: Call) -> Response:
-    instance = await find_instance(call, call.request.path_params["id"])
-    found = await call.services.database.read(
-        lambda connection: overrides.of_instance(connection, instance.id)
-    )
-    return reply(OverridesView(overrides=[_override_view(call, each) for each in found]))
-
-
-async def _approve(call: Call) -> Response:
-    await call.body(Nothing)
-
-    def answer(override: Override) -> Response:
-        return reply(_override_view(call, override))
-
-    return answer(await _overriding(call, answer).approve(call.request.path_params["override"], call.actor))
-
-
-def _override_view(call: Call, override: Override) -> OverrideView:
-    return OverrideView(
-        id=override.id,
-        instance_id=override.instance_id,
-        lock=override.lock_id,
-        user_id=override.user_id,
-        reason=override.reason,
-        asked_at=iso_time(override.asked_at),
-        expires_at=None if override.expires_at is None else iso_time(override.expires_at),
-        operations_left=override.left,
-        needs_approval=override.needs_approval,
-        approved_by=override.approved_by,
-        approved_at=None if override.approved_at is None else iso_time(override.approved_at),
-        good=override.good(call.services.clock.now()),
-    )
-
-
 _PLACE: Final = BY_KEY["place_lock"].policy
 _RELEASE: Final = BY_KEY["release_lock"].policy
 
@@ -395,31 +295,6 @@ RESOURCES: Final[dict[str, dict[str, Resource]]] = {
             policy=_RELEASE_HOLD,
             status=204,
             query=_REASON,
-        )
-    },
-    "/instances/{id}/overrides": {
-        "GET": Resource(
-            handler=_overrides,
-            summary="List who was given leave to pass an instance's locks.",
-            policy=_OVERRIDE,
-            answer=OverridesView,
-        ),
-        "POST": Resource(
-            handler=_override,
-            summary="Break the glass: pass one lock that binds administrators too.",
-            policy=_OVERRIDE,
-            body=NewOverride,
-            answer=OverrideView,
-            status=201,
-        ),
-    },
-    "/overrides/{override}/approve": {
-        "POST": Resource(
-            handler=_approve,
-            summary="Agree, as the second administrator, to an override.",
-            policy=Policy("stateward:overrides:approve", Role.ADMIN),
-            body=Nothing,
-            answer=OverrideView,
         )
     },
     "/projects/{id}/locks": {

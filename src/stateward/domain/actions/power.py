@@ -50,7 +50,8 @@ POWER: Final[tuple[Action, ...]] = (
         wants=Observed.SHUTOFF,
         guard=STOP,
         policy=member("servers:stop"),
-        steps=(Step.SHUT_DOWN, Step.POWER_OFF),
+        # A clean stop that it escalates may just have saved the memory: what is stopped has none.
+        steps=(Step.SHUT_DOWN, Step.POWER_OFF, Step.DISCARD_MEMORY),
         says="Take the power: at once, or after `timeout` seconds. Escalates a clean stop that waits.",
     ),
     Action(
