@@ -1,4 +1,4 @@
-"""Write what the docs say of the tables, from the tables: ``docs/actions.md`` and ``docs/states.svg``.
+"""Write what the docs say of the tables, from the tables: ``docs/actions.md``, ``events.md`` and ``states.svg``.
 
 Run as ``python tools/docs.py`` after a change of a table; a test compares the files with what this gives.
 """
@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
 from stateward.domain.actions import ACTIONS, CREATE, Action, Exempt, OnFailure, Role, key
+from stateward.domain.events import EVENT_TYPES, PREFIX, EventType
 from stateward.domain.locks import OperationClass
 from stateward.domain.states import VM_STATE_SAYS, VmState, status
 from stateward.domain.steps import STEP_SAYS
@@ -26,7 +27,37 @@ _ALL_BUT_KEPT: Final = _LIVING - {VmState.SOFT_DELETED}
 
 def files() -> dict[Path, str]:
     """Return each generated file with its text."""
-    return {FOLDER / "actions.md": actions_md(), FOLDER / "states.svg": states_svg()}
+    return {
+        FOLDER / "actions.md": actions_md(),
+        FOLDER / "events.md": events_md(),
+        FOLDER / "states.svg": states_svg(),
+    }
+
+
+def events_md() -> str:
+    """Return the table of events as Markdown."""
+    parts = [
+        "<!-- Written by tools/docs.py from the table in src/stateward/domain/events.py; change that. -->",
+        "# Events",
+        (
+            "What is told on the event stream and to webhooks ([telling](telling.md)), as CloudEvents 1.0."
+            f" All types begin with `{PREFIX}`. *Customers see* names the members of `data.detail` that a"
+            " project is told of its own instances; where it says *nothing*, only the operator is told."
+            " The operator is told all that the audit record says."
+        ),
+        _table(("Type", "When", "Customers see"), map(_event_row, EVENT_TYPES)),
+        (
+            "`id` is the audit record's number, a dot, and which of its events it is; `subject` the instance;"
+            " `data` has `number`, `record`, `action`, `operation_id`, `actor`, `request_id`, `instance` and `detail`."
+            " Who did it is told to customers only of people of their own project."
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _event_row(row: EventType) -> tuple[str, str, str]:
+    shown = "nothing" if row.shown is None else ", ".join(f"`{name}`" for name in row.shown)
+    return f"`{row.name}`", row.says, shown + (", of what colleagues did" if row.own else "")
 
 
 # ---- the tables in words

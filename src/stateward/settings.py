@@ -51,6 +51,13 @@ class ArbiterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seconds: Seconds = 600.0
 
 
+class EventSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[events]``: what is told to the outside (docs/events.md)."""
+
+    #: CloudEvents' ``source``: tells this installation's events from another's.
+    source: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] = "/stateward"
+
+
 class ReclaimSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[reclaim]``: how long a deleted instance can be restored, in seconds; 0, as in Nova: not at all."""
 
@@ -143,6 +150,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown: ShutdownSettings = ShutdownSettings()
     agent: AgentSettings = AgentSettings()
     arbiter: ArbiterSettings = ArbiterSettings()
+    events: EventSettings = EventSettings()
     reclaim: ReclaimSettings = ReclaimSettings()
     locks: LockSettings = LockSettings()
     shelve: ShelveSettings = ShelveSettings()

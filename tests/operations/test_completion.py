@@ -81,7 +81,13 @@ async def test_a_success(desk: Desk, applied: Applied) -> None:
     assert (ended.state, ended.finished_at) == (OperationState.SUCCEEDED, NOW + 9)
     event, action, detail = (await desk.audit())[-1]
     assert (event, action) == ("finished", "stop")
-    assert detail == {"outcome": "succeeded", "message": None, "shutdown": "the guest was off"}
+    assert detail == {
+        "outcome": "succeeded",
+        "message": None,
+        "shutdown": "the guest was off",
+        "from": "active",
+        "to": "stopped",
+    }
     assert applied.settled == [instance_id]
 
 

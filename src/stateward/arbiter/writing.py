@@ -137,6 +137,7 @@ class Writing:
 
         def work(connection: sa.Connection) -> None:
             now = self._admission.clock.now()
+            updated: Instance | None = instance
             if changes:
                 updated = instances.guarded_update(
                     connection, instance.id, checks, changes | {"updated_at": now}
@@ -156,7 +157,7 @@ class Writing:
                 actor=actor,
                 instance_id=instance.id,
                 action=verdict.kind.value,
-                detail=_detail(instance, verdict),
+                detail=_detail(instance, verdict) | operations.moved(instance, updated),
             )
 
         await self._admission.database.write(work)
@@ -182,4 +183,6 @@ def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:
         "cause": instance.cause.value,
         "verdict": verdict.kind.value,
         "says": verdict.says,
+        # When its agent saw it: by this the time to detect and to restore is counted.
+        "seen_at": instance.observed_at,
     }

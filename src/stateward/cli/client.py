@@ -28,6 +28,8 @@ _PROJECT_ID: Final = re.compile(r"[0-9a-f]{32}")
 _TOLD: Final = 5
 
 Operation = dict[str, Any]
+#: An event, in CloudEvents' JSON form.
+Told = dict[str, Any]
 
 
 class Failed(Exception):
@@ -175,6 +177,48 @@ class Client:
                 if line.startswith(b"data: "):
                     yield from _decoded(line[6:])["operations"]
 
+    def events(self, **filters: str | tuple[str, ...] | None) -> list[Told]:
+        """Return the newest events that the filters let through, oldest first.
+
+        Raises:
+            Failed: with what the server says.
+        """
+        with self._open("GET", "stateward", _events_path(filters), accept="application/json") as response:
+            found: list[Told] = _decoded(_read(response))["events"]
+            return found
+
+    def follow_events(
+        self, last: str | None, **filters: str | tuple[str, ...] | None
+    ) -> Iterator[tuple[str, Told | None]]:
+        """Return each event with its id, as it happens, until the stream's end; None: only the place has moved.
+
+        Args:
+            last: the id after which to begin; None: now.
+            filters: as those of the API.
+
+        Raises:
+            Failed: they cannot be followed.
+            Unreachable: the stream broke.
+        """
+        path = _events_path({**filters, "after": last})
+        with self._open("GET", "stateward", path, timeout=_SILENCE, accept="text/event-stream") as stream:
+            place, event = last or "", None
+            while True:
+                try:
+                    line = stream.readline()
+                except (OSError, HTTPException) as error:
+                    raise Unreachable(f"The server stopped answering: {error}") from None
+                if not line:
+                    return
+                name, _, value = line.rstrip(b"\n").partition(b": ")
+                if name == b"id":
+                    place = value.decode()
+                elif name == b"data":
+                    event = _decoded(value)
+                elif not line.strip():
+                    yield place, event
+                    event = None
+
     def _one(self, method: str, path: str, body: object = None) -> Operation:
         found: Operation = self._ask(method, "stateward", path, body)
         return found
@@ -186,7 +230,14 @@ class Client:
 
     @contextlib.contextmanager
     def _open(
-        self, method: str, service: str, path: str, body: object = None, *, timeout: float = _TIMEOUT
+        self,
+        method: str,
+        service: str,
+        path: str,
+        body: object = None,
+        *,
+        timeout: float = _TIMEOUT,
+        accept: str = "*/*",
     ) -> Generator[HTTPResponse]:
         """Ask, once more with a new token when the old one has ended."""
         fresh = self._token is None
@@ -196,7 +247,7 @@ class Client:
             address = self._endpoints.get(service)
             if address is None:
                 raise Failed(f"This cloud's catalog has no service of type {service!r}: it is no Stateward.")
-            headers = {"x-auth-token": self._token or ""}
+            headers = {"x-auth-token": self._token or "", "accept": accept}
             try:
                 with self._send(method, address + path, headers, body, timeout) as response:
                     yield response
@@ -264,6 +315,11 @@ class Client:
 
 class _NotAllowedIn(Failed):
     """The token or the credentials are not good."""
+
+
+def _events_path(filters: dict[str, str | tuple[str, ...] | None]) -> str:
+    given = {name: value for name, value in filters.items() if value not in {None, ()}}
+    return f"/events?{urlencode(given, doseq=True)}"
 
 
 def _read(response: HTTPResponse) -> bytes:

@@ -13,6 +13,7 @@ from stateward import __version__
 #: Loaded when they are asked for: a look at an operation need not wait for a whole server's libraries.
 _COMMANDS: Final[Mapping[str, str]] = {
     "audit": "stateward.cli.audit",
+    "event": "stateward.cli.event",
     "explain": "stateward.cli.explain",
     "hold": "stateward.cli.hold",
     "host": "stateward.cli.host",

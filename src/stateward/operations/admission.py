@@ -412,6 +412,10 @@ def _gone(
         observation=None,
     )
     operations.finish(connection, operation.id, OperationState.SUCCEEDED, now, message)
+    changed, with_it = finishing.apply(connection, operation, instance, result, now)
+    if changed is None:
+        msg = f"instance {instance.id} vanished inside a transaction that holds its row"
+        raise RuntimeError(msg)
     operations.record(
         connection,
         at=now,
@@ -420,12 +424,9 @@ def _gone(
         instance_id=instance.id,
         operation_id=operation.id,
         action=operation.action,
-        detail={"outcome": result.outcome.value, "message": message, "shutdown": None},
+        detail={"outcome": result.outcome.value, "message": message, "shutdown": None}
+        | operations.moved(instance, changed),
     )
-    changed, with_it = finishing.apply(connection, operation, instance, result, now)
-    if changed is None:
-        msg = f"instance {instance.id} vanished inside a transaction that holds its row"
-        raise RuntimeError(msg)
     finished = msgspec.structs.replace(
         operation, state=OperationState.SUCCEEDED, finished_at=now, message=message
     )

@@ -90,7 +90,8 @@ class Completion:
             instance_id=instance.id,
             operation_id=operation.id,
             action=operation.action,
-            detail={"outcome": result.outcome.value, "message": message, "shutdown": result.shutdown},
+            detail={"outcome": result.outcome.value, "message": message, "shutdown": result.shutdown}
+            | operations.moved(instance, changed),
         )
         followed = changed is not None and self._admission.follow_in(connection, operation, changed, result)
         return _Applied(images=gone, followed=followed)

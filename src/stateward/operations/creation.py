@@ -149,7 +149,7 @@ def _insert(
         instance_id=instance.id,
         operation_id=operation.id,
         action=operation.action,
-        detail=detail,
+        detail=detail | operations.moved(None, instance),
     )
     if instance.fault is None:
         post_dispatch(connection, CREATE, operation, instance)

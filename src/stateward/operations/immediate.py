@@ -115,8 +115,7 @@ class Immediate:
                 confirmed = msgspec.structs.replace(instance, vm_state=to, was=None)
                 finishing.give_room_back(connection, instance, confirmed)
                 changes |= {"was": None, "old_flavor": None}
-            detail = {"from": instance.vm_state.value, "to": to.value}
-            return instances.change_held(connection, instance, changes), detail
+            return instances.change_held(connection, instance, changes), {}
 
         done = await self.do(
             BY_KEY["reset_state"], instance_id, actor, effect, project_id=None, bump_fence=True
@@ -224,7 +223,7 @@ class Immediate:
                 instance_id=instance_id,
                 operation_id=operation.id,
                 action=operation.action,
-                detail=detail,
+                detail={**detail, **operations.moved(held, instance)},
             )
             lock = placed[0] if placed else None
             return Done(

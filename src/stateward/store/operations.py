@@ -8,8 +8,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from stateward.domain.audit import Entry, pack
+from stateward.domain.events import FROM, TO
 from stateward.domain.locks import ActorKind
-from stateward.domain.records import Actor, Operation, OperationState, Order, ProgressReport
+from stateward.domain.records import Actor, Instance, Operation, OperationState, Order, ProgressReport
 from stateward.store import audit
 from stateward.store.tables import INSTANCES, OPERATIONS, OUTBOX
 
@@ -291,6 +292,20 @@ def record(
         detail=pack(detail or {}),
     )
     audit.append(connection, entry, lasting=lasting)
+
+
+def moved(before: Instance | None, after: Instance | None) -> dict[str, Any]:
+    """Return what a record says of an instance that went from one vm state to another; nothing of one that stayed.
+
+    Events of state changes are made of it (``domain/events``), so each path that writes a vm state records it.
+
+    Args:
+        before: the row as it was; None: it is new.
+        after: the row as it is; None: it was not written.
+    """
+    if after is None or (before is not None and before.vm_state is after.vm_state):
+        return {}
+    return {FROM: None if before is None else before.vm_state.value, TO: after.vm_state.value}
 
 
 def post(connection: sa.Connection, subject: str, message_id: str, payload: bytes) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from stateward.api.native.routes import RESOURCES
 from stateward.domain.actions import BY_KEY
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import OperationState
@@ -360,26 +361,9 @@ async def test_a_body_that_is_too_large(api: Api) -> None:
 async def test_the_document(api: Api) -> None:
     """Anybody may read it; every reference in it leads somewhere, and every path of the API is in it."""
     described = (await api("GET", "/v1/openapi.json", by=None)).body
-    assert sorted((path, sorted(methods)) for path, methods in described["paths"].items()) == [
-        ("/instances/{id}/dry-run", ["post"]),
-        ("/instances/{id}/explain", ["get"]),
-        ("/instances/{id}/holds", ["post"]),
-        ("/instances/{id}/holds/{lock}", ["delete"]),
-        ("/instances/{id}/locks", ["get", "post"]),
-        ("/instances/{id}/locks/{lock}", ["delete"]),
-        ("/instances/{id}/overrides", ["get", "post"]),
-        ("/operations", ["get"]),
-        ("/operations/events", ["get"]),
-        ("/operations/{id}", ["get"]),
-        ("/operations/{id}/cancel", ["post"]),
-        ("/operations/{id}/escalate", ["post"]),
-        ("/operations/{id}/events", ["get"]),
-        ("/operations/{id}/extend", ["post"]),
-        ("/overrides/{override}/approve", ["post"]),
-        ("/preflight", ["post"]),
-        ("/projects/{id}/locks", ["get", "post"]),
-        ("/projects/{id}/locks/{lock}", ["delete"]),
-    ]
+    assert {path: sorted(methods) for path, methods in described["paths"].items()} == {
+        path: sorted(method.lower() for method in methods) for path, methods in RESOURCES.items()
+    }
     schemas = described["components"]["schemas"]
 
     references = re.findall(r'"\$ref":"#/components/schemas/(\w+)"', msgspec.json.encode(described).decode())

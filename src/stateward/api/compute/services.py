@@ -48,6 +48,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     expiring: Callable[[], None] = lambda: None
     #: A hold is passed only when a second admin agrees (``[locks]``).
     second_admin: bool = False
+    #: The ``source`` of what is told to the outside (``[events]``).
+    event_source: str = "/stateward"
     #: Servers of one page at most.
     max_limit: int = 1000
 
