@@ -308,6 +308,7 @@ class Server:
             images=images,
             run_as=place.run_as,
             accelerator=Accelerator(host.accelerator),
+            boot_id_file=Path(host.boot_id_file),
         )
 
     async def register_test_guest(self, *, agent: bool) -> None:

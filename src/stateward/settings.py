@@ -8,7 +8,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
@@ -17,6 +17,10 @@ from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, DEFAULT_SECONDS, AtDe
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
+#: Where Linux names the boot that the machine is in.
+BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class BadSettings(Exception):
@@ -120,6 +124,8 @@ class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What its guests get to shut down, in seconds, and what is done then; None: as ``[shutdown]`` says.
     shutdown_timeout: Annotated[int, msgspec.Meta(ge=0)] | None = None
     shutdown_at_deadline: AtDeadline | None = None
+    #: What names the boot of the machine; another word there says that it has rebooted.
+    boot_id_file: str = str(BOOT_ID_FILE)
     #: What a simulated host says it has; None: plenty. Memory in MiB, disk in GiB.
     vcpus: Amount | None = None
     memory: Amount | None = None

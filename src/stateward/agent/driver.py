@@ -147,6 +147,13 @@ class Driver(Protocol):
         """Describe the host."""
         ...
 
+    def boot_id(self) -> str:
+        """Name the boot that the machine is in: another word after each; empty where that cannot be told (R14).
+
+        It asks no hypervisor and does not wait, so that it is of the very moment.
+        """
+        ...
+
     async def list(self) -> list[Guest]:
         """Return all guests of Stateward's on this host, in one bulk call."""
         ...

@@ -12,7 +12,7 @@ import contextlib
 import msgspec
 import structlog
 
-from stateward.agent.driver import Driver, DriverError, HostFacts
+from stateward.agent.driver import Driver, DriverError, Guest, HostFacts
 from stateward.agent.worker import Worker
 from stateward.bus.port import HOSTS, REPORTS, Bus
 from stateward.clock import Clock
@@ -60,6 +60,8 @@ class Observer:
         self._running = 0
         self._reachable: bool | None = None
         self._detail = ""
+        #: The boot of which everything was told last.
+        self._boot_id = ""
 
     def changed(self, instance_id: str | None) -> None:
         """Look at this guest soon; None: at all of them."""
@@ -118,9 +120,8 @@ class Observer:
 
     async def relist(self) -> None:
         """Report every guest of the host, from one bulk call."""
-        seq = self._worker.journal.next_seq()
         try:
-            guests = await self._driver.list()
+            guests, seq, boot_id = await self._list()
             if self._facts is None:
                 self._facts = await self._driver.facts()
         except DriverError as error:
@@ -146,7 +147,18 @@ class Observer:
                 for guest in guests
             ),
             seq=seq,
+            boot_id=boot_id,
         )
+
+    async def _list(self) -> tuple[list[Guest], int, str]:
+        """Return every guest, the number of the question, and the boot in which it was asked and answered."""
+        while True:
+            seq, boot_id = self._worker.journal.next_seq(), self._driver.boot_id()
+            guests = await self._driver.list()
+            # Only where the machine boots without this agent, as a simulated one does.
+            if self._driver.boot_id() == boot_id:
+                self._boot_id = boot_id
+                return guests, seq, boot_id
 
     async def _look_at_dirty(self) -> None:
         """Report the guests that changed; one that cannot be looked at now holds up none of the others."""
@@ -165,13 +177,23 @@ class Observer:
         results = [look.result() for look in done]
         seen = [observation for observation in results if observation is not None]
         if seen:
-            await self._report(
-                complete=False, observations=tuple(seen), seq=max(observation.seq for observation in seen)
-            )
+            seq, boot_id = self._worker.journal.next_seq(), self._driver.boot_id()
+            # After a boot it is the whole that counts.
+            if boot_id != self._boot_id:
+                self._relist_wanted = True
+                self._wake.set()
+            await self._report(complete=False, observations=tuple(seen), seq=seq, boot_id=boot_id)
 
-    async def _report(self, *, complete: bool, observations: tuple[Observation, ...], seq: int) -> None:
+    async def _report(
+        self, *, complete: bool, observations: tuple[Observation, ...], seq: int, boot_id: str
+    ) -> None:
         report = Report(
-            host=self._host, complete=complete, observations=observations, seq=seq, at=self._clock.now()
+            host=self._host,
+            complete=complete,
+            observations=observations,
+            seq=seq,
+            at=self._clock.now(),
+            boot_id=boot_id,
         )
         await self._bus.publish(
             REPORTS, msgspec.json.encode(report), message_id=f"{self._host}.{seq}.{complete}"
@@ -196,6 +218,7 @@ class Observer:
             cpu_info=facts.cpu_info if facts else "",
             at=at,
             seq=self._worker.journal.next_seq(),
+            boot_id=self._driver.boot_id(),
         )
         await self._bus.publish(HOSTS, msgspec.json.encode(report), message_id=f"{self._host}.{at}")
 

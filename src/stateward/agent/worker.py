@@ -249,7 +249,12 @@ class _Lane:
                 log.exception("a guest could not be looked at after its operation")
                 observation = None
             result = msgspec.structs.replace(
-                result, observation=observation, shutdown=run.note, ending=run.ending
+                result,
+                observation=observation,
+                shutdown=run.note,
+                ending=run.ending,
+                seq=self._worker.journal.next_seq(),
+                boot_id=self._worker.driver.boot_id(),
             )
             self._worker.journal.finished(result)
             await self._worker.send(result)

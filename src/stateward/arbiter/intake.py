@@ -7,10 +7,11 @@ from collections.abc import Callable
 import msgspec
 import sqlalchemy as sa
 
+from stateward.clock import Clock
 from stateward.domain.records import Observation, Report
 from stateward.domain.states import Cause, Observed
 from stateward.domain.verdicts import Kind, judge
-from stateward.store import observations
+from stateward.store import hosts, observations
 from stateward.store.engine import Database
 
 _decoder = msgspec.json.Decoder(Report)
@@ -19,9 +20,10 @@ _decoder = msgspec.json.Decoder(Report)
 class Intake:
     """Takes reports."""
 
-    def __init__(self, database: Database, judge: Callable[[str], None]) -> None:
+    def __init__(self, database: Database, clock: Clock, judge: Callable[[str], None]) -> None:
         """Keep what is news in a database; ``judge`` is called with each instance that it is about."""
         self._database = database
+        self._clock = clock
         self._judge = judge
         #: The latest observation taken note of; rows keep only those that were news.
         self._seen: dict[tuple[str, str], int] = {}
@@ -29,10 +31,15 @@ class Intake:
     async def handle(self, payload: bytes) -> None:
         """Keep a report's observations and judge what is not as recorded."""
         report = _decoder.decode(payload)
-        news = await self._database.read(lambda connection: self._news(connection, report))
-        if not news:
+        news, boots = await self._database.read(
+            lambda connection: (self._news(connection, report), hosts.boots_of(connection, report.host))
+        )
+        booted = boots is not None and (boots.waits or boots.latest != report.boot_id)
+        if not news and not booted:
             return
-        due = await self._database.write(lambda connection: _keep(connection, report.host, news))
+        due = await self._database.write(
+            lambda connection: self._take(connection, report, news, booted=booted)
+        )
         # Only now: a report that could not be kept comes again, and must count then.
         for each in news:
             seen = (report.host, each.instance_id)
@@ -68,6 +75,17 @@ class Intake:
                 self._seen[seen] = observation.seq
         return news
 
+    def _take(
+        self, connection: sa.Connection, report: Report, news: list[Observation], *, booted: bool
+    ) -> list[str]:
+        """Keep what is news of a report, and of a boot (R14); return the instances to be judged."""
+        if booted:
+            hosts.note_boot(connection, report.host, report.boot_id, report.seq, self._clock.now())
+        due = [each.instance_id for each in news if observations.observe(connection, each, host=report.host)]
+        if booted and report.complete and hosts.judged_in(connection, report.host, report.boot_id):
+            due = [each.id for each in observations.seen_on(connection, report.host)]
+        return due
+
     def _undone(self, row: observations.Seen) -> bool:
         """Say whether something was due for what was seen before, and has not been done."""
         if row.task_state is not None:
@@ -81,7 +99,3 @@ class Intake:
             kept_off=row.kept_off,
         )
         return verdict.kind in {Kind.ADOPT, Kind.RESTORE}
-
-
-def _keep(connection: sa.Connection, host: str, news: list[Observation]) -> list[str]:
-    return [each.instance_id for each in news if observations.observe(connection, each, host=host)]

@@ -34,7 +34,7 @@ class Arbiter:
         """Use an admission's database, clock and outbox."""
         self._database = admission.database
         self._writing = Writing(admission, crash_loop or CrashLoop(), self._later)
-        self.intake = Intake(admission.database, self.wake)
+        self.intake = Intake(admission.database, admission.clock, self.wake)
         self._due: dict[str, None] = {}
         self._signal = asyncio.Event()
         self._task: asyncio.Task[None] | None = None

@@ -356,6 +356,9 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     ending: Ending | None = None
     #: The step that could not be done; those before it were.
     failed_at: Step | None = None
+    #: The machine's boot as the operation ended, and a number as an observation's.
+    boot_id: str = ""
+    seq: int = 0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -368,6 +371,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     #: Seconds since the epoch.
     at: float
+    #: The machine's boot that all of it was seen in.
+    boot_id: str = ""
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,7 @@ from stateward.bus.port import RESULTS, Bus
 from stateward.domain.records import OperationState, Outcome, Result
 from stateward.operations import finishing
 from stateward.operations.admission import Admission
-from stateward.store import instances, observations, operations
+from stateward.store import hosts, instances, observations, operations
 
 _STATE_OF = {
     Outcome.SUCCEEDED: OperationState.SUCCEEDED,
@@ -69,6 +69,10 @@ class Completion:
         message = result.message if result.message is not None else operation.message
         if not operations.finish(connection, operation.id, _STATE_OF[result.outcome], now, message):
             return None
+        # Before anybody judges what the operation has left.
+        boots = hosts.boots_of(connection, operation.host)
+        if boots is not None and boots.latest != result.boot_id:
+            hosts.note_boot(connection, operation.host, result.boot_id, result.seq, now)
         if result.observation is not None:
             # Of a guest on a host that the instance has left since it says nothing, and hosts count by themselves.
             observations.observe(connection, result.observation, host=operation.host)

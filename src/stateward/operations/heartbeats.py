@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+import sqlalchemy as sa
 
 from stateward.bus.port import HOSTS, Bus
 from stateward.clock import Clock
@@ -18,6 +19,13 @@ async def keep_heartbeats(bus: Bus, database: Database, clock: Clock) -> None:
 
     async def handle(payload: bytes) -> None:
         report = _decoder.decode(payload)
-        await database.write(lambda connection: hosts.heard(connection, report, clock.now()))
+        await database.write(lambda connection: _keep(connection, report, clock.now()))
 
     await bus.subscribe(HOSTS, handle)
+
+
+def _keep(connection: sa.Connection, report: HostReport, now: float) -> None:
+    hosts.heard(connection, report, now)
+    boots = hosts.boots_of(connection, report.host)
+    if boots is not None and boots.latest != report.boot_id:
+        hosts.note_boot(connection, report.host, report.boot_id, report.seq, now)

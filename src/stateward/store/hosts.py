@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -19,6 +19,10 @@ _COLUMNS = HOSTS.c
 _EVERY = sa.select(HOSTS).order_by(_COLUMNS.name)
 _FROZEN = sa.select(_COLUMNS.frozen).where(_COLUMNS.name == sa.bindparam("b_name"))
 
+
+_BOOTS = sa.select(_COLUMNS.boot_id, _COLUMNS.booted_id, _COLUMNS.frozen).where(
+    _COLUMNS.name == sa.bindparam("b_name")
+)
 
 _decode_report = msgspec.json.Decoder(HostReport).decode
 
@@ -55,10 +59,24 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = False
     #: When its maintenance ends by itself; None: it is in none.
     maintenance_until: float | None = None
+    #: The latest boot that its agent told of, and when it was noted.
+    booted_id: str | None = None
+    booted_at: float | None = None
 
     def up(self, now: float, patience: float) -> bool:
         """Whether it was heard of within ``patience`` seconds and nobody said it is down."""
         return self.seen_at is not None and now - self.seen_at <= patience and not self.forced_down
+
+
+class Boots(msgspec.Struct, frozen=True):
+    """Which boots are known of a host."""
+
+    #: That its instances were last judged in.
+    judged: str | None
+    #: The latest.
+    latest: str | None
+    #: They wait for its inventory, and for nothing else.
+    waits: bool
 
 
 def _host_of(row: sa.Row[Any]) -> Host:
@@ -84,6 +102,8 @@ def _host_of(row: sa.Row[Any]) -> Host:
         heard_seq=row.heard_seq,
         shared=bool(row.shared),
         maintenance_until=row.maintenance_until,
+        booted_id=row.booted_id,
+        booted_at=row.booted_at,
     )
 
 
@@ -165,12 +185,20 @@ def freeze(connection: sa.Connection, name: str, why: Frozen, detail: str, now: 
 
 
 def thaw(connection: sa.Connection, name: str, why: Frozen) -> bool:
-    """Have a host's instances judged again; False when they were not frozen for this reason."""
+    """Have a host's instances judged again; False when they were not frozen for this reason.
+
+    Where the machine has booted meanwhile they are not judged yet, for that reason then (R14).
+    """
+    pending = _COLUMNS.booted_id != _COLUMNS.boot_id
     return (
         connection.execute(
             sa.update(HOSTS)
             .where(_COLUMNS.name == name, _COLUMNS.frozen == why.value)
-            .values(frozen=None, frozen_at=None, frozen_detail=None)
+            .values(
+                frozen=sa.case((pending, Frozen.BOOT.value)),
+                frozen_at=sa.case((pending, _COLUMNS.booted_at)),
+                frozen_detail=sa.case((pending, BOOTED)),
+            )
         ).rowcount
         == 1
     )
@@ -193,3 +221,67 @@ def become(connection: sa.Connection, name: str, event: Event, detail: str, now:
         if changed.rowcount == 1:
             return row.becomes
     return None
+
+
+#: What is told of a host that has booted, until its inventory is judged.
+BOOTED: Final = "The machine has booted; its instances are judged once its whole inventory is known."
+
+
+def note_boot(connection: sa.Connection, name: str, boot_id: str, seq: int, now: float) -> bool:
+    """Take note of a host's boot, and have its instances judged no more until its inventory is known (R14).
+
+    Args:
+        connection: where to write.
+        name: the host's.
+        boot_id: as its agent told it; empty: it cannot tell.
+        seq: the number it was told with. What was told of an older boot can come late, and changes nothing.
+        now: seconds since the epoch.
+
+    Returns:
+        Whether it was news. The first boot that is ever told of a host is none.
+    """
+    if not boot_id:
+        return False
+    mine = _COLUMNS.name == name
+    first = (
+        sa.update(HOSTS)
+        .where(mine, _COLUMNS.boot_id.is_(None))
+        .values(boot_id=boot_id, booted_id=boot_id, booted_seq=seq, booted_at=now)
+    )
+    if connection.execute(first).rowcount == 1:
+        return False
+    # A boot explains a sweep: whatever ran is off. The other reasons stand until whoever gave them takes them back.
+    ends = sa.or_(_COLUMNS.frozen.is_(None), _COLUMNS.frozen == Frozen.SWEEP.value)
+    return (
+        connection.execute(
+            sa.update(HOSTS)
+            .where(mine, _COLUMNS.booted_id != boot_id, _COLUMNS.booted_seq < seq)
+            .values(
+                booted_id=boot_id,
+                booted_seq=seq,
+                booted_at=now,
+                frozen=sa.case((ends, Frozen.BOOT.value), else_=_COLUMNS.frozen),
+                frozen_at=sa.case((ends, now), else_=_COLUMNS.frozen_at),
+                frozen_detail=sa.case((ends, BOOTED), else_=_COLUMNS.frozen_detail),
+            )
+        ).rowcount
+        == 1
+    )
+
+
+def judged_in(connection: sa.Connection, name: str, boot_id: str) -> bool:
+    """Have a host's instances judged again, in this boot; False when it is not this boot that they wait for."""
+    return (
+        connection.execute(
+            sa.update(HOSTS)
+            .where(_COLUMNS.name == name, _COLUMNS.frozen == Frozen.BOOT.value, _COLUMNS.booted_id == boot_id)
+            .values(boot_id=boot_id, frozen=None, frozen_at=None, frozen_detail=None)
+        ).rowcount
+        == 1
+    )
+
+
+def boots_of(connection: sa.Connection, name: str) -> Boots | None:
+    """Return which boots are known of a host; None when there is no such host."""
+    row = connection.execute(_BOOTS, {"b_name": name}).one_or_none()
+    return None if row is None else Boots(row.boot_id, row.booted_id, row.frozen == Frozen.BOOT.value)

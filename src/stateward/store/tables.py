@@ -292,4 +292,9 @@ HOSTS: Final = sa.Table(
     sa.Column("shared", sa.Boolean, nullable=False, server_default=sa.false()),
     #: When a maintenance ends by itself; null: it is in none.
     sa.Column("maintenance_until", sa.Double),
+    #: The latest boot that the agent has told, the number it was told with, and when; its instances are judged in it
+    #: once ``boot_id`` says the same.
+    sa.Column("booted_id", sa.String(64)),
+    sa.Column("booted_seq", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("booted_at", sa.Double),
 )

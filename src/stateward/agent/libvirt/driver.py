@@ -33,6 +33,7 @@ from stateward.domain.networks import PortAddress, mac_of
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.strangers import Stranger
+from stateward.settings import BOOT_ID_FILE
 
 T = TypeVar("T")
 
@@ -54,6 +55,7 @@ class LibvirtDriver(DiskCalls):
         images: where images come from.
         run_as: ``+UID:+GID`` that QEMU runs as where libvirt's own user cannot reach ``folder``.
         accelerator: how guests are run; KVM where it is usable unless told otherwise.
+        boot_id_file: where the machine's kernel names its boot.
     """
 
     name = "libvirt"
@@ -66,6 +68,7 @@ class LibvirtDriver(DiskCalls):
         images: ImageFiles,
         run_as: str | None = None,
         accelerator: Accelerator = Accelerator.AUTO,
+        boot_id_file: Path = BOOT_ID_FILE,
     ) -> None:
         real = not uri.startswith("test:")
         capabilities = Capabilities(
@@ -80,6 +83,7 @@ class LibvirtDriver(DiskCalls):
             live_snapshot=real,
             events=True,
         )
+        self._boot_id_file = boot_id_file
         self._folder = folder.absolute()
         self._run_as = run_as
         self._accelerator = accelerator
@@ -113,6 +117,13 @@ class LibvirtDriver(DiskCalls):
         self._folder.mkdir(parents=True, exist_ok=True)
         disk = await on_thread(shutil.disk_usage, self._folder)
         return await self._look(lambda connection: _facts(connection, disk.total, disk.used))
+
+    def boot_id(self) -> str:
+        """Read what the kernel says; a machine without such a file tells of no boots."""
+        try:
+            return self._boot_id_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
 
     async def list(self) -> builtins.list[Guest]:
         """Return all our guests by one bulk call, and a second one for saved memories when a guest is off."""

@@ -103,6 +103,10 @@ class SimulatedDriver:
         """Describe the host as it was set up; disk in use is the sum of the guests' disks, the kept ones among them."""
         return await self._call("facts", None, self._facts)
 
+    def boot_id(self) -> str:
+        """Name the simulated machine's boot."""
+        return self.hypervisor.boot_id
+
     async def list(self) -> builtins.list[Guest]:
         """Return all guests."""
         return await self._call(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
@@ -81,6 +82,7 @@ class SimulatedHypervisor(Faults):
         self.silent = False
         #: Called with every change of a guest as it was and as it is, also while nobody listens.
         self.witness: Callable[[SimulatedGuest, SimulatedGuest], None] = _nobody
+        self._boot_id = str(uuid.uuid4())
         self._listeners: dict[object, Changed] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -146,7 +148,15 @@ class SimulatedHypervisor(Faults):
         self.change(instance_id, lambda guest, _: guests.guest_shutdown(guest))
 
     def reboot_host(self) -> None:
-        """Take the power of the whole host: every guest is off after, and nobody noted why."""
+        """Take the power of the whole host and boot it: every guest is off after, and nobody noted why.
+
+        What was saved to disk stays. Whoever listens is told to look at everything.
+        """
+        with self._alone():
+            self._boot_id = str(uuid.uuid4())
+            if self._file is not None:
+                self._file.write_boot(self._boot_id)
+        self._tell(None)
         for guest in self.guests():
             self.change(guest.id, lambda guest, _: guests.lose_power(guest))
 
@@ -165,6 +175,12 @@ class SimulatedHypervisor(Faults):
         """Whether drivers cannot ask it."""
         self._read()
         return self._away
+
+    @property
+    def boot_id(self) -> str:
+        """The boot that the machine is in."""
+        self._read()
+        return self._boot_id
 
     def guest(self, instance_id: str) -> SimulatedGuest:
         """Return a guest as it is now; a blank one when nothing is there."""
@@ -251,7 +267,12 @@ class SimulatedHypervisor(Faults):
         """Take over what other processes did."""
         if self._file is None:
             return
-        for guest in self._file.news():
+        news = self._file.news()
+        # Before the guests: what is told of them is told of this boot.
+        booted, self._boot_id = self._boot_id != self._file.boot_id, self._file.boot_id
+        if booted:
+            self._tell(None)
+        for guest in news:
             self._keep(guest, told=True)
         self._keep_away(away=self._file.away)
 

@@ -25,6 +25,9 @@ def upgrade() -> None:
         batch.add_column(sa.Column("heard_seq", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
         batch.add_column(sa.Column("shared", sa.Boolean(), nullable=False, server_default=sa.false()))
         batch.add_column(sa.Column("maintenance_until", sa.Double(), nullable=True))
+        batch.add_column(sa.Column("booted_id", sa.String(length=64), nullable=True))
+        batch.add_column(sa.Column("booted_seq", sa.BigInteger(), nullable=False, server_default="0"))
+        batch.add_column(sa.Column("booted_at", sa.Double(), nullable=True))
 
 
 def downgrade() -> None:
@@ -36,6 +39,9 @@ def downgrade() -> None:
             "condition_detail",
             "condition_at",
             "condition",
+            "booted_at",
+            "booted_seq",
+            "booted_id",
             "frozen_detail",
             "frozen_at",
             "frozen",
