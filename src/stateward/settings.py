@@ -173,16 +173,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
     Raises:
         BadSettings: the file cannot be read, or a value is not what it must be.
     """
-    raw: dict[str, Any] = {}
-    if path is not None:
-        try:
-            raw = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise BadSettings(f"The settings file {path} cannot be read: {error.strerror}.") from None
-        except UnicodeDecodeError:
-            raise BadSettings(f"The settings file {path} is not TOML: it is not written in UTF-8.") from None
-        except tomllib.TOMLDecodeError as error:
-            raise BadSettings(f"The settings file {path} is not TOML: {error}") from None
+    raw = {} if path is None else tables_of(path)
     for name, value in environment.items():
         table, separator, key = name.removeprefix("STATEWARD_").lower().partition("__")
         if name.startswith("STATEWARD_") and separator:
@@ -192,6 +183,31 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
                     f"The settings cannot be used: {name} sets a key of {table}, which is no table."
                 )
             known[key] = value
+    return of_tables(raw)
+
+
+def tables_of(path: Path) -> dict[str, Any]:
+    """Return the tables of a settings file as they are written.
+
+    Raises:
+        BadSettings: it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise BadSettings(f"The settings file {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise BadSettings(f"The settings file {path} is not TOML: it is not written in UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadSettings(f"The settings file {path} is not TOML: {error}") from None
+
+
+def of_tables(raw: dict[str, Any]) -> Settings:
+    """Check tables of settings.
+
+    Raises:
+        BadSettings: a value is not what it must be.
+    """
     try:
         settings = msgspec.convert(raw, Settings, strict=False)
     except msgspec.ValidationError as error:

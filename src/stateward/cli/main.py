@@ -21,6 +21,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "operation": "stateward.cli.operation",
     "override": "stateward.cli.override",
     "serve": "stateward.cli.serve",
+    "simulate": "stateward.cli.simulate",
 }
 
 
