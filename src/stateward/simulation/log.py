@@ -21,10 +21,12 @@ _UUID: Final = re.compile(r"(?:req-)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}
 _FEW: Final = 6
 _WHO: Final = {"member": "the customer", "admin": "the operator", "system": "Stateward"}
 _DECIDED: Final = AUDIT.c
-_RECORDED: Final = (
+_RECORDED: Final[tuple[sa.Column[Any], ...]] = (
     *(INSTANCES.c.id, INSTANCES.c.name, INSTANCES.c.vm_state, INSTANCES.c.host, INSTANCES.c.locked_by),
     *(INSTANCES.c.fault, INSTANCES.c.task_state),
 )
+
+_INSTANCES: Final = sa.select(*_RECORDED).order_by(INSTANCES.c.number)
 
 
 class _Line(msgspec.Struct, kw_only=True):
@@ -115,7 +117,8 @@ class Teller:
             sentence = _decided(row)
             if sentence is not None:
                 self._log.say(sentence, subject=name or "")
-        for row in connection.execute(sa.select(*_RECORDED).order_by(INSTANCES.c.number)).all():
+        rows: Sequence[Any] = connection.execute(_INSTANCES).all()
+        for row in rows:
             self._log.names[row.id] = row.name
             before = self._instances.get(row.id)
             self._instances[row.id] = row

@@ -75,8 +75,8 @@ def _ids(seed: int) -> Generator[None]:
     """Make ids from a seed: they decide what comes first where nothing else does."""
     dice = random.Random(seed)  # noqa: S311 (repeatable on purpose)
     real = uuid.uuid4
-    vars(uuid)["uuid4"] = lambda: uuid.UUID(int=dice.getrandbits(128), version=4)
+    setattr(uuid, "uuid4", lambda: uuid.UUID(int=dice.getrandbits(128), version=4))  # noqa: B010 (to the checkers, a function is no variable)
     try:
         yield
     finally:
-        vars(uuid)["uuid4"] = real
+        setattr(uuid, "uuid4", real)  # noqa: B010 (as above)

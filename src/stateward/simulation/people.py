@@ -135,7 +135,7 @@ async def _unlocks(world: World, given: Given) -> None:
 
 
 async def _holds(world: World, given: Given) -> None:
-    hold = Hold(reason="script", shutdown=given.word or "clean")  # type: ignore[arg-type]
+    hold = msgspec.convert({"reason": "script", "shutdown": given.verb or "clean"}, Hold)
     await ask(world, given, lambda instance, actor: world.plane.locking.hold(instance.id, actor, hold))
 
 

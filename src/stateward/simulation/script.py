@@ -6,7 +6,7 @@ import fnmatch
 import re
 import tomllib
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -329,6 +329,7 @@ def _over(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
     """Lay tables over others."""
     merged = dict(base)
     for key, value in more.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _over(merged[key], value) if both else value
+        below = merged.get(key)
+        both = isinstance(value, dict) and isinstance(below, dict)
+        merged[key] = _over(cast("dict[str, Any]", below), cast("dict[str, Any]", value)) if both else value
     return merged
