@@ -99,7 +99,13 @@ def test_the_sentences(facts: dict[str, object], sentence: str) -> None:
 
 def test_every_refusal_has_a_sentence() -> None:
     """It can be said with the facts that admission has."""
-    facts = {"instance_id": "i", "action": "start", "vm_state": "active", "task_state": "pausing"}
+    facts = {
+        "instance_id": "i",
+        "action": "start",
+        "vm_state": "active",
+        "task_state": "pausing",
+        "host": "h",
+    }
     for refusal in Refusal:
         assert "i" in refusal.value.format_map(facts)
 

@@ -58,6 +58,7 @@ REFUSED: list[tuple[dict[str, Any], Wanted, str]] = [
     ),
     ({"capacity": None}, Wanted(need=NEED), "it has not yet said what it has"),
     ({"reachable": False}, Wanted(need=NEED), "its hypervisor does not answer"),
+    ({}, Wanted(need=NEED, shared=True), "it does not reach the storage that the disk is on"),
     ({}, Wanted(need=NEED, excluded=frozenset({"a"})), "it was excluded"),
     (
         {},

@@ -22,6 +22,7 @@ from stateward.domain import admit
 from stateward.domain.actions import ACTIONS, BY_KEY, CREATE, Action, Role, key
 from stateward.domain.bodies import Hold
 from stateward.domain.errors import Refusal, Refused
+from stateward.domain.hosts import Event
 from stateward.domain.locks import ALL_CLASSES, ActorKind, Lock, LockKind, OperationClass, classes_of
 from stateward.domain.placement import NOTHING, Rules
 from stateward.domain.records import Actor, ImageFacts, Operation, Outcome, Result, Target
@@ -36,8 +37,9 @@ from stateward.operations.locking import Locking
 from stateward.operations.preparing import Wanted
 from stateward.operations.reclaim import Reclaimer
 from stateward.operations.stacking import LockWish
-from stateward.store import instances
+from stateward.store import hosts, instances
 from stateward.store.engine import Database
+from stateward.store.tables import HOSTS
 from tests.operations.desk import Desk
 from tests.rows import FLAVOR, NOW, actor, insert
 from tests.stack import encoded
@@ -80,8 +82,12 @@ GUARDS: Final[dict[str, str]] = {
     "createImage": "",
     "createBackup": "",
     "os-migrateLive": "change",
-    # Refused, whoever asks: there is nothing that it could do yet.
-    "evacuate": "",
+    "evacuate": "start",
+    "evacuate_stopped": "start",
+    "evacuate_off": "start",
+    "evacuate_anew": "start stop delete change",
+    "evacuate_anew_stopped": "start stop delete change",
+    "evacuate_anew_off": "start stop delete change",
     "hold_clean": "",
     "hold_clean_as_it_is": "",
     "hold_forced": "",
@@ -291,7 +297,7 @@ def _begun(connection: sa.Connection, row: Action) -> str:
     return insert(
         connection,
         vm_state=state.value,
-        host="" if row.places else "h",
+        host="" if row.places else "h" if row.evacuates is None else "dead",
         was=None if row.was is None else row.was.value,
         old_flavor=None if row.was is None else FLAVOR,
         shelved_image=_DISK if row.places else None,
@@ -333,10 +339,13 @@ async def test_every_row(inline_database: Database, lock: Variant) -> None:
     """Is refused to whom the lock binds if it does what the lock blocks, and admitted in every other case."""
     desk = Desk(inline_database)
     desk.open(offload=True, placement=Rules(reserved=NOTHING))
-    await desk.add_host("h")
-    await desk.add_host("g")
+    for name in ("h", "g", "dead"):
+        await desk.add_host(name)
 
     def work(connection: sa.Connection) -> dict[tuple[str, ActorKind], Refusal | None]:
+        connection.execute(sa.update(HOSTS).values(shared=True))
+        for event in (Event.SILENT, Event.CONFIRMED, Event.FENCED):
+            hosts.become(connection, "dead", event, "", NOW)
         ids = {key(row): _begun(connection, row) for row in ACTIONS if row is not CREATE}
         for instance_id in ids.values() if lock.where == "instance" else [""]:
             lock.place(connection, instance_id)

@@ -30,6 +30,8 @@ _STATUS_OF_REFUSAL: Final = {
     Refusal.WRONG_TASK_STATE: 409,
     Refusal.LOCKED: 409,
     Refusal.NO_HOST: 409,
+    Refusal.NOT_FENCED: 409,
+    Refusal.DISK_IS_THERE: 409,
     Refusal.NO_VALID_HOST: 409,
     Refusal.OVERTAKEN: 409,
     Refusal.FROZEN: 409,

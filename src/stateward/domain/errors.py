@@ -16,6 +16,14 @@ class Refusal(enum.StrEnum):
     WRONG_TASK_STATE = "Cannot '{action}' instance {instance_id} while it is in task_state {task_state}"
     LOCKED = "Instance {instance_id} is locked"
     NO_HOST = "Instance {instance_id} is not ready"
+    NOT_FENCED = (
+        "Instance {instance_id} cannot be evacuated: its host {host} is not fenced. Only the instances of a host whose "
+        "power was taken may be started elsewhere"
+    )
+    DISK_IS_THERE = (
+        "Instance {instance_id} cannot be evacuated: its disk is on the dead host {host}, and what is in it would be "
+        "lost"
+    )
     NO_VALID_HOST = "No valid host was found. There are not enough hosts available."
     OVERTAKEN = (
         "Cannot '{action}' instance {instance_id}: another request changed it at the same moment; try again"

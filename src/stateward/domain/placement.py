@@ -74,6 +74,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     reachable: bool
     #: Nothing is placed on a host that is silent, dead, or back and not clean yet.
     condition: Condition = Condition.UP
+    #: Its instances' disks are on storage that all hosts so marked reach.
+    shared: bool = False
     #: All that may be claimed there; None before the host has told what it has.
     capacity: Room | None
     claimed: Room = NOTHING
@@ -101,6 +103,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     #: One of these hosts (Nova's hint ``same_host``); None: no such wish.
     among: frozenset[str] | None = None
     group: Group | None = None
+    #: Only a host that reaches the shared storage.
+    shared: bool = False
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -146,6 +150,10 @@ def _usable(host: Candidate, _wanted: Wanted) -> bool:
 
 def _told(host: Candidate, _wanted: Wanted) -> bool:
     return host.capacity is not None
+
+
+def _reaches_disk(host: Candidate, wanted: Wanted) -> bool:
+    return host.shared or not wanted.shared
 
 
 def _zone(host: Candidate, wanted: Wanted) -> bool:
@@ -209,6 +217,7 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Filter("it is suspect or dead, or back and not clean yet", _usable),
     Filter("it has not yet said what it has", _told),
     Filter("its hypervisor does not answer", _reachable),
+    Filter("it does not reach the storage that the disk is on", _reaches_disk),
     Filter("it was excluded", _not_excluded),
     Filter("the servers it shall be together with are not there", _among),
     Filter("the server group's members are on another host", _affinity),

@@ -41,6 +41,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     with_any: tuple[str, ...] = ()
     with_none: tuple[str, ...] = ()
     group_id: str | None = None
+    #: A host that has died: members of the server group that are there do not count.
+    gone: str | None = None
+    #: Only a host that reaches the shared storage.
+    shared: bool = False
 
 
 def claim_new(
@@ -162,6 +166,7 @@ def candidate_of(host: Host, rules: Rules, now: float) -> Candidate:
         up=host.up(now, rules.patience),
         reachable=report is not None and report.reachable,
         condition=host.condition,
+        shared=host.shared,
         capacity=None if report is None else placement.capacity_of(report, rules),
         claimed=host.claimed,
         instances=host.claims,
@@ -185,11 +190,12 @@ def _wanted(
         host=place.host,
         excluded=excluded,
         among=claims.hosts_of(connection, place.with_any, project_id) if place.with_any else None,
-        group=None if place.group_id is None else _group(connection, place.group_id, besides),
+        group=None if place.group_id is None else group_of(connection, place.group_id, besides, place.gone),
+        shared=place.shared,
     )
 
 
-def _group(connection: sa.Connection, group_id: str, besides: str | None) -> Group | None:
+def group_of(connection: sa.Connection, group_id: str, besides: str | None, gone: str | None) -> Group | None:
     """Hold the group, so that nobody else places a member until the commit, and look where its members are."""
     group = server_groups.get(connection, group_id, hold=True)
     if group is None:
@@ -197,5 +203,9 @@ def _group(connection: sa.Connection, group_id: str, besides: str | None) -> Gro
     return Group(
         policy=group.policy,
         most_per_host=group.most_per_host or 1,
-        members=claims.spread_of(connection, group_id, besides),
+        members={
+            host: count
+            for host, count in claims.spread_of(connection, group_id, besides).items()
+            if host != gone
+        },
     )

@@ -204,6 +204,20 @@ def thaw(connection: sa.Connection, name: str, why: Frozen) -> bool:
     )
 
 
+def hold_fenced(connection: sa.Connection, name: str) -> Host | None:
+    """Hold a host's row until the transaction ends, if it is fenced, and return it; None when it is not.
+
+    Who takes instances off it does so under this: a host that comes back waits for it, and then hears of them.
+    """
+    row = connection.execute(
+        sa.update(HOSTS)
+        .where(_COLUMNS.name == name, _COLUMNS.condition == Condition.FENCED.value)
+        .values(condition=_COLUMNS.condition)
+        .returning(HOSTS)
+    ).one_or_none()
+    return None if row is None else _host_of(row)
+
+
 def become(connection: sa.Connection, name: str, event: Event, detail: str, now: float) -> Condition | None:
     """Have an event change a host's condition, as the table of transitions says; return what it is then.
 

@@ -7,7 +7,14 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from stateward.store import compute_tables, idempotency, identity_tables, image_tables, placement_tables
+from stateward.store import (
+    compute_tables,
+    host_tables,
+    idempotency,
+    identity_tables,
+    image_tables,
+    placement_tables,
+)
 from stateward.store.engine import Database
 from stateward.store.tables import METADATA
 
@@ -17,7 +24,7 @@ __all__ = ["HEAD", "METADATA", "migrate"]
 HEAD: Final = "0004"
 
 #: The modules whose tables make up ``METADATA``: importing them is what puts them there.
-_MODULES: Final = (compute_tables, idempotency, identity_tables, image_tables, placement_tables)
+_MODULES: Final = (compute_tables, host_tables, idempotency, identity_tables, image_tables, placement_tables)
 
 
 class NewerSchema(Exception):

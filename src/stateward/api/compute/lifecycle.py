@@ -14,6 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from starlette.responses import Response
 
+from stateward.api.compute import moving
 from stateward.api.compute.call import OPERATION_HEADER, Call, empty, reply
 from stateward.api.compute.server_create import (
     check_hostname,
@@ -36,6 +37,8 @@ from stateward.store import hosts
 from stateward.store.images import Image
 
 _IMAGE_ID_IN_BODY, _USER_DATA_IN_BODY = 45, 57
+#: From here on the answer to ``evacuate`` has no password.
+_NO_PASSWORD = 14
 _MIGRATE_TO_HOST: Final = Policy("os_compute_api:os-migrate-server:migrate:host", Role.ADMIN)
 _TO_HOST: Final = Policy("os_compute_api:os-shelve:unshelve_to_host", Role.ADMIN)
 
@@ -177,9 +180,16 @@ async def admit(
             rows, instance_id, call.actor, body=options, wanted=wanted, project_id=call.visible_project
         )
 
+    if rows[0].evacuates is not None:
+        rows = moving.evacuating(call, rows)
     try:
         return await one_of(rows)
     except Refused as refused:
+        if refused.refusal is Refusal.DISK_IS_THERE:
+            anew = await moving.made_anew(call, rows, options)
+            if not anew:
+                raise
+            return await one_of(anew)
         if refused.refusal is Refusal.NO_VALID_HOST and rows[0].name == "migrate":
             # Nova's status for it.
             raise Invalid(str(refused)) from None
@@ -207,6 +217,7 @@ _LOOKS: Final[dict[str, Callable[[Call, Any], Awaitable[Wanted]]]] = {
     "createBackup": _create_backup,
     "unshelve": _unshelve,
     "migrate": _migrate,
+    "evacuate": moving.evacuate,
 }
 
 
@@ -226,6 +237,10 @@ async def answer_of(call: Call, action: Action, options: Any) -> Callable[[Admit
                     server["user_data"] = admitted.instance.user_data
                 location = f"{call.root}/servers/{admitted.instance.id}"
                 return reply({"server": server}, 202, headers | {"location": location})
+            case "evacuate" if call.minor < _NO_PASSWORD:
+                return reply({"adminPass": password}, 200, headers)
+            case "evacuate":
+                return empty(200, headers)
             case "createImage" | "createBackup":
                 return _with_image(call, admitted.operation.params["target"]["snapshot"], headers)
             case _:

@@ -45,6 +45,15 @@ class OnFailure(enum.StrEnum):
     ERROR = "error"
 
 
+class Disk(enum.StrEnum):
+    """What becomes of the disk of an instance whose host has died."""
+
+    #: It is on storage that other hosts reach.
+    SHARED = "shared"
+    #: It is on the dead host; another one is made of the image.
+    ANEW = "anew"
+
+
 class Action(msgspec.Struct, frozen=True, kw_only=True):
     """One row. ``guard`` has no default on purpose: leaving it out is a type error (R2)."""
 
@@ -84,6 +93,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     leaves: bool = False
     #: The vm state that a confirm or revert ends in, where it is not the one that the row begins in.
     comes_from: VmState | None = None
+    #: The instance's host was fenced, and it is made on another one, where room for it is claimed as this is admitted.
+    evacuates: Disk | None = None
     #: The instance is on no host; one is found in the transaction that admits it.
     places: bool = False
     #: Admitted of an instance on no host too, where there is nothing to do for it.
