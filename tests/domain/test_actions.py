@@ -70,6 +70,7 @@ def test_keys_are_what_is_stored() -> None:
         "get_serial_console",
         "get_spice_console",
         "get_vnc_console",
+        "halt_stray",
         "hold_building",
         "hold_clean",
         "hold_clean_as_it_is",
@@ -93,6 +94,7 @@ def test_keys_are_what_is_stored() -> None:
         "rebuild_stopped",
         "reclaim",
         "release_lock",
+        "remove_stray",
         "rescue",
         "reset_state",
         "resize",
@@ -103,6 +105,7 @@ def test_keys_are_what_is_stored() -> None:
         "restore_off",
         "restore_offloaded",
         "restore_pause",
+        "restore_paused",
         "restore_rescue",
         "restore_resume",
         "restore_start",
@@ -211,8 +214,10 @@ def test_what_an_agent_works_on_has_a_goal(row: Action) -> None:
         assert (row.pending, row.becomes, row.wants) == (None, None, None)
         return
     assert row.becomes is None or row.wants is not None
-    # Only what brings several states' guests to what they all want has a goal and no state of its own.
-    assert row.becomes is not None or row.wants is None or key(row) in restores() or row in HOLDS
+    # Only what brings several states' guests to what they all want has a goal and no state of its own, and what is
+    # done to a copy of the guest.
+    no_state = row.wants is None or key(row) in restores() or row in HOLDS
+    assert (row.becomes is not None or no_state) != row.elsewhere
     assert row.pending is not None or row.becomes is None or row.name == "reap"
     # The arbiter tries again, until it is a crash loop.
     assert row.on_failure is OnFailure.KEEP or row.policy.role is not Role.SYSTEM
@@ -253,7 +258,13 @@ def test_what_changes_a_guest_is_guarded(row: Action) -> None:
     on_its_way = row.policy.role is Role.SYSTEM and row.places
     nothing = row.steps == (Step.STAND_DOWN,)
     assert exempt == (
-        nothing or row is CREATE or row in HOLDS or reads or on_its_way or key(row) in restores() | {"reap"}
+        nothing
+        or row is CREATE
+        or row in HOLDS
+        or reads
+        or on_its_way
+        or row.elsewhere
+        or key(row) in restores() | {"reap"}
     )
 
 
@@ -293,9 +304,9 @@ def test_every_task_state_is_set_by_an_operation() -> None:
 
 @pytest.mark.parametrize("row", ACTIONS, ids=by_key)
 def test_an_operation_is_admitted_somewhere(row: Action) -> None:
-    """Only ``create`` has no state before it; what is deleted is past everything but reaping."""
+    """Only ``create`` has no state before it; of what is deleted only the guest and copies of it are removed."""
     assert (row.when == frozenset()) == (row is CREATE)
-    assert (VmState.DELETED in row.when) == (row.name == "reap")
+    assert (VmState.DELETED in row.when) == (row.name == "reap" or row.elsewhere)
 
 
 @pytest.mark.parametrize("row", ACTIONS, ids=by_key)

@@ -124,6 +124,9 @@ GUARDS: Final[dict[str, str]] = {
     "reap": "",
     "restore_rescue": "",
     "restore_offloaded": "",
+    "restore_paused": "",
+    "remove_stray": "",
+    "halt_stray": "",
     "reclaim": "delete",
     "arrive": "",
     "arrive_stopped": "",
@@ -281,6 +284,8 @@ _LARGE: Final = msgspec.structs.replace(FLAVOR, id="2", name="large", ram=256, d
 #: What a row needs besides its instance to be admitted.
 _WANTED: Final[dict[str, Wanted]] = {
     "resize": Wanted(target=Target(flavor=_LARGE)),
+    "remove_stray": Wanted(host="g"),
+    "halt_stray": Wanted(host="g"),
     "createBackup": Wanted(target=Target(backup_type="daily", rotation=1)),
 }
 _DISK: Final = ImageFacts(id="its disk", disk_format="qcow2")

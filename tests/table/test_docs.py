@@ -15,6 +15,7 @@ from stateward.api.native.routes import RESOURCES
 from stateward.domain.actions import ACTIONS, key
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
+from stateward.domain.verdicts import VERDICTS
 from stateward.settings import Settings
 from tests.harness import ROOT
 from tools import docs
@@ -22,7 +23,7 @@ from tools import docs
 
 @pytest.mark.parametrize("path", sorted(docs.files()), ids=lambda path: Path(path).name)
 def test_the_committed_file_is_what_the_tables_give(path: Path) -> None:
-    """After a change of a table, ``python tools/docs.py`` writes it anew."""
+    """After a change of a table, ``python -m tools.docs`` writes it anew."""
     assert path.read_text(encoding="utf-8") == docs.files()[path]
 
 
@@ -31,12 +32,18 @@ def test_everything_is_in_the_words() -> None:
     lines = docs.actions_md().splitlines()
     for name in (*map(key, ACTIONS), *Step, *VmState):
         assert any(line.startswith(f"| `{name}` |") for line in lines), name
+    rows = [line for line in docs.verdicts_md().splitlines() if line.endswith(" |") and "Why" not in line]
+    for verdict in VERDICTS:
+        assert any(
+            row.startswith(f"| `{verdict.expected}` | `{verdict.observed}` |") and verdict.says in row
+            for row in rows
+        ), verdict
 
 
 def test_every_table_is_a_table() -> None:
     """No cell holds a character that would break its row."""
     widths: list[int] = []
-    for line in docs.actions_md().splitlines():
+    for line in (docs.actions_md() + docs.verdicts_md()).splitlines():
         if line.startswith("|"):
             widths.append(line.replace("\\|", "").count("|"))
         else:

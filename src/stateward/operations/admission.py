@@ -219,6 +219,9 @@ class Admission:
             instance = instances.change_held(connection, instance, {"seed": seed})
         target = aim(connection, action, instance, actor, wanted=wanted, now=now)
         instance = claim_for(connection, action, instance, wanted, self.placement, now=now)
+        if action.elsewhere:
+            # For the dispatch only: the record stays where it is.
+            instance = msgspec.structs.replace(instance, host=wanted.host or "")
         if not instance.host and not action.without_host:
             raise Refused(Refusal.NO_HOST, instance_id=instance_id)
         lock: Lock | None = None
@@ -442,7 +445,7 @@ def post_dispatch(
         raise ValueError(msg)
     operations.post(
         connection,
-        operations_subject(instance.host),
+        operations_subject(operation.host),
         operation.id,
         msgspec.json.encode(dispatch_of(action, operation, instance)),
     )

@@ -97,6 +97,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     evacuates: Disk | None = None
     #: The instance is on no host; one is found in the transaction that admits it.
     places: bool = False
+    #: It works on another host than the instance's, which whoever asks for it names; the record stays as it is.
+    elsewhere: bool = False
     #: Admitted of an instance on no host too, where there is nothing to do for it.
     without_host: bool = False
     #: What the guest must be seen as for the result to be true; the arbiter restores towards it.

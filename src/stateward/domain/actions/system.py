@@ -10,6 +10,9 @@ from stateward.domain.steps import Step
 
 SYSTEM: Final = Policy("stateward:arbiter", Role.SYSTEM)
 KEEPS_RECORD: Final = Exempt("it brings the guest back to the record, which is what a lock protects")
+_ANOTHER_COPY: Final = Exempt(
+    "it is done to a copy on another host; the instance and its own guest are not touched"
+)
 _SECOND_HALF: Final = Exempt("it ends what was admitted before: without it the instance would be on no host")
 
 ITS_OWN: Final[tuple[Action, ...]] = (
@@ -70,6 +73,17 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         says="Pause an instance again that was let run behind our back.",
     ),
     Action(
+        name="restore_paused",
+        when=frozenset({VmState.PAUSED}),
+        pending=TaskState.POWERING_ON,
+        becomes=VmState.PAUSED,
+        wants=Observed.PAUSED,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        steps=(Step.DEFINE, Step.POWER_ON, Step.PAUSE),
+        says="Start the guest of a paused instance that went off, and pause it: only where a policy says so.",
+    ),
+    Action(
         name="restore_stop",
         when=frozenset({VmState.STOPPED}),
         pending=TaskState.POWERING_OFF,
@@ -118,6 +132,26 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         by_verdict=True,
         steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE),
         says="Remove the guest of a deleted instance that was found on a host.",
+    ),
+    Action(
+        name="remove_stray",
+        when=frozenset(VmState),
+        elsewhere=True,
+        wants=Observed.MISSING,
+        guard=_ANOTHER_COPY,
+        policy=SYSTEM,
+        steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE),
+        says="Remove an older copy of an instance from a host that is not its own.",
+    ),
+    Action(
+        name="halt_stray",
+        when=frozenset(VmState),
+        elsewhere=True,
+        wants=Observed.PAUSED,
+        guard=_ANOTHER_COPY,
+        policy=SYSTEM,
+        steps=(Step.PAUSE,),
+        says="Halt a copy of an instance on a host that is not its own, of which nobody knows which is right.",
     ),
     Action(
         name="restore_rescue",
