@@ -1,4 +1,4 @@
-"""Write what the docs say of the tables, from the tables: ``actions.md``, ``verdicts.md``, ``events.md``, ``states.svg``.
+"""Write what the docs say of the tables, from the tables: ``actions.md`` and the others of ``files``.
 
 Run as ``python -m tools.docs`` after a change of a table; a test compares the files with what this gives.
 """

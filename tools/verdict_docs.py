@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -68,7 +69,7 @@ def verdicts_md() -> str:
 
 def _glance(state: VmState, observed: Observed) -> str:
     kinds = [judge(state, observed, cause, locked=False).kind for cause in Cause]
-    return ", ".join(sorted(dict.fromkeys(kinds), key=lambda kind: -kinds.count(kind)))
+    return ", ".join(kind for kind, _count in Counter(kinds).most_common())
 
 
 def causes_of(row: Verdict) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from stateward.agent.agent import Agent
 from stateward.agent.driver import Driver
 from stateward.arbiter.reconcile import Arbiter
-from stateward.arbiter.writing import CrashLoop
 from stateward.bus.console import Consoles
 from stateward.bus.port import Bus
 from stateward.clock import Clock
@@ -76,10 +75,8 @@ class Plane:
             offload=settings.shelve.offload,
             forget_images=forget_images,
         )
-        self.arbiter = Arbiter(
-            self.admission,
-            CrashLoop(restores=settings.arbiter.restores, seconds=settings.arbiter.seconds),
-        )
+        self.policies = settings.made_policies()
+        self.arbiter = Arbiter(self.admission, self.policies)
         self.immediate = Immediate(self.admission, self._settled)
         self.expiry = Expiry(database, clock, settings.locks.warning)
         self.locking = Locking(self.admission, self.immediate, self.expiry.wake)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from stateward.domain.networks import Network, NetworkKind
+from stateward.domain.policies import BadPolicy, CrashLoop, Policies, Policy, check
 from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, DEFAULT_SECONDS, AtDeadline
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
@@ -21,6 +22,9 @@ Amount = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 #: Where Linux names the boot that the machine is in.
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+_LOOP: Final = CrashLoop()
 
 
 class BadSettings(Exception):
@@ -51,8 +55,21 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ArbiterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[arbiter]``: a guest that had to be brought back ``restores`` times within ``seconds`` is in a crash loop."""
 
-    restores: Annotated[int, msgspec.Meta(ge=1)] = 5
-    seconds: Seconds = 600.0
+    restores: Annotated[int, msgspec.Meta(ge=1)] = _LOOP.restores
+    seconds: Seconds = _LOOP.seconds
+    #: Seconds before the second restore, and what they are multiplied by before each further one.
+    pause: Annotated[float, msgspec.Meta(ge=0)] = _LOOP.pause
+    factor: Annotated[float, msgspec.Meta(ge=1)] = _LOOP.factor
+
+
+class PoliciesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[policies]``: where policies are chosen, by their names in ``[policy.NAME]`` (R13)."""
+
+    default: str | None = None
+    #: What owners may choose, by their instances' metadata and their images' properties.
+    selectable: frozenset[str] = frozenset()
+    #: By the project's id.
+    projects: dict[str, str] = {}
 
 
 class EventSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,6 +141,8 @@ class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: What its guests get to shut down, in seconds, and what is done then; None: as ``[shutdown]`` says.
     shutdown_timeout: Annotated[int, msgspec.Meta(ge=0)] | None = None
     shutdown_at_deadline: AtDeadline | None = None
+    #: The policy of its instances (R13).
+    policy: str | None = None
     #: What names the boot of the machine; another word there says that it has rebooted.
     boot_id_file: str = str(BOOT_ID_FILE)
     #: What a simulated host says it has; None: plenty. Memory in MiB, disk in GiB.
@@ -163,8 +182,24 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     token: TokenSettings = TokenSettings()
     placement: PlacementSettings = PlacementSettings()
     console: ConsoleSettings = ConsoleSettings()
+    policies: PoliciesSettings = PoliciesSettings()
+    policy: dict[str, Policy] = {}
     host: tuple[HostSettings, ...] = ()
     network: tuple[NetworkSettings, ...] = (NetworkSettings(name="default", kind="auto"),)
+
+    def made_policies(self) -> Policies:
+        """Return the policies as the arbiter follows them."""
+        said = self.arbiter
+        return Policies(
+            named=self.policy,
+            default=self.policies.default,
+            hosts={host.name: host.policy for host in self.host if host.policy is not None},
+            projects=self.policies.projects,
+            selectable=self.policies.selectable,
+            crash_loop=CrashLoop(
+                restores=said.restores, seconds=said.seconds, pause=said.pause, factor=said.factor
+            ),
+        )
 
 
 def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
@@ -243,6 +278,10 @@ def _check_together(settings: Settings) -> None:
                 f"The settings cannot be used: the network {network.name} names no bridge; set its source."
             )
     _check_hosts(settings.host)
+    try:
+        check(settings.made_policies())
+    except BadPolicy as error:
+        raise BadSettings(f"The settings cannot be used: {error}") from None
 
 
 def _check_hosts(hosts: tuple[HostSettings, ...]) -> None:

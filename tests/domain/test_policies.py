@@ -50,12 +50,7 @@ def test_nothing_final_gives_way() -> None:
     """Neither what is as recorded, nor what is unknown, deleted, or left to somebody else."""
     for expected, observed, cause in CELLS:
         agrees = judge(expected, observed, cause, locked=False).kind is Kind.AGREE
-        fixed = expected in {
-            VmState.BUILDING,
-            VmState.ERROR,
-            VmState.SOFT_DELETED,
-            VmState.DELETED,
-        }
+        fixed = expected in {VmState.BUILDING, VmState.ERROR, VmState.SOFT_DELETED, *ON_NO_HOST}
         kinds = alternatives(expected, observed, cause).kinds
         assert (kinds == frozenset()) == (agrees or fixed or observed is Observed.UNKNOWN), (
             expected,
@@ -414,4 +409,3 @@ def test_without_policies_the_table_decides() -> None:
     for expected, observed, cause in CELLS:
         assert NO_POLICIES.decide(expected, observed, cause) is judge(expected, observed, cause, locked=False)
         assert not NO_POLICIES.may_act(expected, observed, cause)
-    assert not ON_NO_HOST & {A, P, S, T}

@@ -19,6 +19,7 @@ from stateward.domain.verdicts import VERDICTS
 from stateward.settings import Settings
 from tests.harness import ROOT
 from tools import docs
+from tools.verdict_docs import verdicts_md
 
 
 @pytest.mark.parametrize("path", sorted(docs.files()), ids=lambda path: Path(path).name)
@@ -32,7 +33,7 @@ def test_everything_is_in_the_words() -> None:
     lines = docs.actions_md().splitlines()
     for name in (*map(key, ACTIONS), *Step, *VmState):
         assert any(line.startswith(f"| `{name}` |") for line in lines), name
-    rows = [line for line in docs.verdicts_md().splitlines() if line.endswith(" |") and "Why" not in line]
+    rows = [line for line in verdicts_md().splitlines() if line.endswith(" |") and "Why" not in line]
     for verdict in VERDICTS:
         assert any(
             row.startswith(f"| `{verdict.expected}` | `{verdict.observed}` |") and verdict.says in row
@@ -43,7 +44,7 @@ def test_everything_is_in_the_words() -> None:
 def test_every_table_is_a_table() -> None:
     """No cell holds a character that would break its row."""
     widths: list[int] = []
-    for line in (docs.actions_md() + docs.verdicts_md()).splitlines():
+    for line in (docs.actions_md() + verdicts_md()).splitlines():
         if line.startswith("|"):
             widths.append(line.replace("\\|", "").count("|"))
         else:

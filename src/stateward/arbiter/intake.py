@@ -8,6 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.clock import Clock
+from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import Observation, Report
 from stateward.domain.states import Cause, Observed
 from stateward.domain.verdicts import Kind, judge
@@ -20,8 +21,11 @@ _decoder = msgspec.json.Decoder(Report)
 class Intake:
     """Takes reports."""
 
-    def __init__(self, database: Database, clock: Clock, judge: Callable[[str], None]) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, judge: Callable[[str], None], policies: Policies = NO_POLICIES
+    ) -> None:
         """Keep what is news in a database; ``judge`` is called with each instance that it is about."""
+        self._policies = policies
         self._database = database
         self._clock = clock
         self._judge = judge
@@ -98,4 +102,7 @@ class Intake:
             held=bool(row.hold_blocks),
             kept_off=row.kept_off,
         )
-        return verdict.kind in {Kind.ADOPT, Kind.RESTORE}
+        # Whose policy counts is not in these columns: what one of them could change is judged by the whole row.
+        return verdict.kind in {Kind.ADOPT, Kind.RESTORE} or self._policies.may_act(
+            row.vm_state, row.observed, row.cause
+        )

@@ -13,10 +13,11 @@ import sqlalchemy as sa
 import structlog
 
 from stateward.arbiter.intake import Intake
-from stateward.arbiter.writing import CrashLoop, Writing
+from stateward.arbiter.writing import Writing
 from stateward.bus.port import REPORTS, Bus
+from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import Instance
-from stateward.domain.verdicts import Kind, Verdict, judge_instance
+from stateward.domain.verdicts import Kind, Verdict
 from stateward.operations.admission import Admission
 from stateward.store import hosts, instances
 from stateward.store.engine import StoreUnavailable
@@ -30,11 +31,12 @@ _RETRY_SECONDS = 1.0
 class Arbiter:
     """Judges instances, woken by reports and by the end of operations."""
 
-    def __init__(self, admission: Admission, crash_loop: CrashLoop | None = None) -> None:
-        """Use an admission's database, clock and outbox."""
+    def __init__(self, admission: Admission, policies: Policies = NO_POLICIES) -> None:
+        """Use an admission's database, clock and outbox; what the table leaves to policies these decide."""
         self._database = admission.database
-        self._writing = Writing(admission, crash_loop or CrashLoop(), self._later)
-        self.intake = Intake(admission.database, admission.clock, self.wake)
+        self._policies = policies
+        self._writing = Writing(admission, policies, self._later)
+        self.intake = Intake(admission.database, admission.clock, self.wake, policies)
         self._due: dict[str, None] = {}
         self._signal = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -90,7 +92,7 @@ class Arbiter:
         instance = await self._database.read(look)
         if instance is None:
             return None
-        verdict = judge_instance(instance)
+        verdict = self._policies.judge(instance)
         if verdict.kind is not Kind.ALERT:
             self._writing.no_alert(instance_id)
         match verdict.kind:
@@ -102,6 +104,8 @@ class Arbiter:
                 await self._writing.restore(instance, verdict)
             case Kind.ALERT:
                 await self._writing.alert(instance, verdict)
+            case Kind.QUARANTINE:
+                await self._writing.quarantine(instance, verdict)
         log.info(
             "verdict",
             instance=instance_id,
@@ -110,5 +114,6 @@ class Arbiter:
             cause=instance.cause.value,
             verdict=verdict.kind.value,
             says=verdict.says,
+            decided_by=verdict.decided_by,
         )
         return verdict

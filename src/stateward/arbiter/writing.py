@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import sqlalchemy as sa
 import structlog
 
@@ -18,7 +17,8 @@ from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, restores
 from stateward.domain.admit import Condition, Test
 from stateward.domain.errors import Refusal, Refused
-from stateward.domain.records import Fault, Instance, Operation, OperationState
+from stateward.domain.policies import CrashLoop, Policies
+from stateward.domain.records import Fault, Instance, Operation
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.verdicts import Verdict
 from stateward.operations.admission import Admission, operation_for
@@ -27,26 +27,16 @@ from stateward.store import hosts, instances, operations
 
 log = structlog.get_logger()
 
-#: Seconds between the first failed attempt to bring a guest back and the second.
-_FIRST_PAUSE_SECONDS = 0.5
-
-
-class CrashLoop(msgspec.Struct, frozen=True, kw_only=True):
-    """A guest that had to be brought back this often within so many seconds is left alone, in ERROR."""
-
-    restores: int = 5
-    seconds: float = 600.0
-
 
 class Writing:
     """Writes what a verdict says."""
 
     def __init__(
-        self, admission: Admission, crash_loop: CrashLoop, judge_later: Callable[[float, str], None]
+        self, admission: Admission, policies: Policies, judge_later: Callable[[float, str], None]
     ) -> None:
         """Use an admission's database, clock and outbox; ``judge_later`` has an instance judged in so many seconds."""
         self._admission = admission
-        self._crash_loop = crash_loop
+        self._policies = policies
         self._judge_later = judge_later
         #: What was alerted last, so that a deviation that stays is told once.
         self._alerted: dict[str, tuple[VmState, Observed, Cause]] = {}
@@ -60,21 +50,31 @@ class Writing:
         changes: dict[str, Any] = {"vm_state": verdict.becomes.value if verdict.becomes else None}
         await self._write(instance, verdict, changes)
 
+    async def quarantine(self, instance: Instance, verdict: Verdict) -> None:
+        """Leave the instance to a person, in ERROR, and its guest exactly as it is."""
+        fault = Fault(
+            code=500,
+            message=f"{verdict.says} Its guest is left as it is; find out why, then reset the instance's state.",
+            created=self._admission.clock.now(),
+        )
+        await self._write(instance, verdict, {"vm_state": VmState.ERROR.value, "fault": fault}, alerts=True)
+
     async def restore(self, instance: Instance, verdict: Verdict) -> None:
         """Bring the guest back to the record; one that will not stay is left alone, in ERROR."""
         action = BY_KEY[verdict.action or ""]
         actor = system_actor(f"req-{uuid.uuid4()}")
+        loop = self._policies.crash_loop_of(instance)
 
         def work(connection: sa.Connection) -> float | None:
             now = self._admission.clock.now()
             if action.pending is None and operations.unfinished(connection, instance.id):
                 # No task state keeps a second reap from being admitted beside the first.
                 raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance.id)
-            tries = operations.since(connection, instance.id, restores(), now - self._crash_loop.seconds)
+            tries = operations.since(connection, instance.id, restores(), now - loop.seconds)
             # Who starts a held guest again and again does not get it that way.
-            if action.pending is not None and not instance.held and len(tries) >= self._crash_loop.restores:
+            if action.pending is not None and not instance.held and len(tries) >= loop.restores:
                 return None
-            pause = _pause(tries, now)
+            pause = _pause(tries, loop, now)
             if pause > 0:
                 return pause
             self._admission.admit_in(
@@ -106,12 +106,12 @@ class Writing:
         last = f" The last attempt failed: {instance.fault.message}" if instance.fault is not None else ""
         fault = Fault(
             code=500,
-            message=f"The guest had to be brought back {self._crash_loop.restores} times within "
-            f"{self._crash_loop.seconds:.0f} seconds and is left alone. Find out why it goes off, then stop and "
+            message=f"The guest had to be brought back {loop.restores} times within "
+            f"{loop.seconds:.0f} seconds and is left alone. Find out why it goes off, then stop and "
             f"start it or reboot it hard. Last seen: {verdict.says}{last}",
             created=self._admission.clock.now(),
         )
-        await self._write(instance, verdict, {"vm_state": VmState.ERROR.value, "fault": fault})
+        await self._write(instance, verdict, {"vm_state": VmState.ERROR.value, "fault": fault}, alerts=True)
 
     async def alert(self, instance: Instance, verdict: Verdict) -> None:
         """Tell the operator, once for as long as it stays so."""
@@ -121,8 +121,17 @@ class Writing:
         await self._write(instance, verdict, {})
         self._alerted[instance.id] = what
 
-    async def _write(self, instance: Instance, verdict: Verdict, changes: dict[str, Any]) -> None:
-        """Write a verdict that needs no agent: the record's change, its operation and the audit record."""
+    async def _write(
+        self, instance: Instance, verdict: Verdict, changes: dict[str, Any], *, alerts: bool = False
+    ) -> None:
+        """Write a verdict that needs no agent: the record's change, its operation and the audit record.
+
+        Args:
+            instance: as it was judged.
+            verdict: what is written.
+            changes: of the record; nothing is written where it is not as it was judged any more.
+            alerts: a person has to look; that is a record of its own.
+        """
         action = BY_KEY["adopt"]
         actor = system_actor(f"req-{uuid.uuid4()}")
         checks = (
@@ -159,21 +168,27 @@ class Writing:
                 action=verdict.kind.value,
                 detail=_detail(instance, verdict) | operations.moved(instance, updated),
             )
+            if alerts:
+                told = "" if updated is None or updated.fault is None else updated.fault.message
+                operations.record(
+                    connection,
+                    at=now,
+                    event="alert",
+                    actor=actor,
+                    instance_id=instance.id,
+                    action=verdict.kind.value,
+                    detail=_detail(instance, verdict) | {"says": told},
+                )
 
         await self._admission.database.write(work)
 
 
-def _pause(tries: list[Operation], now: float) -> float:
-    """Return the seconds to wait before a guest is brought back again: after failed attempts, twice as long each."""
-    failed = 0
-    for operation in tries:
-        if operation.state is not OperationState.FAILED:
-            break
-        failed += 1
-    if not failed:
+def _pause(tries: list[Operation], loop: CrashLoop, now: float) -> float:
+    """Return the seconds to wait before a guest is brought back again: longer after each time, however that ended."""
+    if not tries:
         return 0.0
     ended = tries[0].finished_at or tries[0].started_at
-    return max(ended + _FIRST_PAUSE_SECONDS * float(2 ** (failed - 1)) - now, 0.0)
+    return max(ended + loop.wait(len(tries)) - now, 0.0)
 
 
 def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:
@@ -183,6 +198,7 @@ def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:
         "cause": instance.cause.value,
         "verdict": verdict.kind.value,
         "says": verdict.says,
+        "decided_by": verdict.decided_by,
         # When its agent saw it: by this the time to detect and to restore is counted.
         "seen_at": instance.observed_at,
     }

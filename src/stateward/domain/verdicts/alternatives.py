@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.states import ON_NO_HOST, Cause, Observed, VmState
 from stateward.domain.verdicts import Kind, Stray, Verdict, judge
 
 A, P, S, T, R, V = (
@@ -59,8 +59,8 @@ _RESTORED_BY: Final[dict[tuple[VmState, Observed], tuple[str, ...]]] = {
 
 #: Halted by these, a guest is in the middle of something: it is neither let run nor recorded as paused.
 _PASSING: Final = frozenset({Cause.MIGRATION, Cause.SAVED, Cause.GUEST})
-#: Of these somebody else decides, or they are deleted.
-_FIXED: Final = frozenset({VmState.BUILDING, VmState.ERROR, VmState.SOFT_DELETED, VmState.DELETED})
+#: Of these somebody else decides, or they are deleted, or on no host.
+_FIXED: Final = frozenset({VmState.BUILDING, VmState.ERROR, VmState.SOFT_DELETED, *ON_NO_HOST})
 #: Shall be off, or halted: found on, a lock that holds them so goes before every policy (R1).
 _NOT_ON: Final = frozenset({P, S, T, V})
 _ON: Final = frozenset({Observed.RUNNING, Observed.PAUSED})
