@@ -39,8 +39,8 @@ def rule(
     return Rule(expected=expected, observed=observed, verdict=verdict, cause=cause, action=action)
 
 
-def one(*rules: Rule, **policies: object) -> Policies:
-    return Policies(named={"p": Policy(rule=rules)}, default="p", **policies)  # type: ignore[arg-type]
+def one(*rules: Rule) -> Policies:
+    return Policies(named={"p": Policy(rule=rules)}, default="p")
 
 
 # ---- what may be changed

@@ -146,13 +146,14 @@ class Writing:
 
         def work(connection: sa.Connection) -> None:
             now = self._admission.clock.now()
-            updated: Instance | None = instance
+            updated = instance
             if changes:
-                updated = instances.guarded_update(
+                changed = instances.guarded_update(
                     connection, instance.id, checks, changes | {"updated_at": now}
                 )
-                if updated is None:
+                if changed is None:
                     return
+                updated = changed
                 operation = operation_for(
                     action, updated, actor, now=now, operation_id=str(uuid.uuid4()), message=verdict.says
                 )
@@ -169,7 +170,7 @@ class Writing:
                 detail=_detail(instance, verdict) | operations.moved(instance, updated),
             )
             if alerts:
-                told = "" if updated is None or updated.fault is None else updated.fault.message
+                told = "" if updated.fault is None else updated.fault.message
                 operations.record(
                     connection,
                     at=now,
