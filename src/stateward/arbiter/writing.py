@@ -47,7 +47,11 @@ class Writing:
 
     async def adopt(self, instance: Instance, verdict: Verdict) -> None:
         """Have the record follow the guest."""
-        changes: dict[str, Any] = {"vm_state": verdict.becomes.value if verdict.becomes else None}
+        changes: dict[str, Any] = {
+            "vm_state": verdict.becomes.value if verdict.becomes else None,
+            # As of when its agent saw it, not of when that was judged: people pay by it (R16).
+            "state_since": instance.observed_at,
+        }
         await self._write(instance, verdict, changes)
 
     async def quarantine(self, instance: Instance, verdict: Verdict) -> None:

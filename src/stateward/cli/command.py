@@ -21,30 +21,41 @@ _INTERRUPTED = 130
 
 
 def command(function: Callable[Concatenate[Client, str, P], bool]) -> Callable[P, None]:
-    """Give a command its client and its format; False ends it with status 1."""
+    """Give a command its client and its format, a table or JSON; False ends it with status 1."""
+    return command_in("table", "json")(function)
 
-    @click.option("--os-cloud", metavar="NAME", help="The cloud of clouds.yaml.  [default: $OS_CLOUD]")
-    @click.option(
-        "-f", "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
-    )
-    @wraps(function)
-    def run(*args: P.args, **options: P.kwargs) -> None:
-        os_cloud, form = options.pop("os_cloud"), options.pop("form")
-        try:
-            client = Client(find_cloud(None if os_cloud is None else str(os_cloud), os.environ))
-            good = function(client, str(form), *args, **options)
-        except NoCredentials as error:
-            raise click.UsageError(str(error)) from None
-        except Failed as error:
-            click.echo(f"stateward: {error}", err=True)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            click.echo("stateward: the operation goes on", err=True)
-            sys.exit(_INTERRUPTED)
-        if not good:
-            sys.exit(1)
 
-    return run
+def command_in(
+    *formats: str,
+) -> Callable[[Callable[Concatenate[Client, str, P], bool]], Callable[P, None]]:
+    """Give a command its client and its format, one of these, the first by default; False ends it with status 1."""
+
+    def made(function: Callable[Concatenate[Client, str, P], bool]) -> Callable[P, None]:
+
+        @click.option("--os-cloud", metavar="NAME", help="The cloud of clouds.yaml.  [default: $OS_CLOUD]")
+        @click.option(
+            "-f", "--format", "form", type=click.Choice(formats), default=formats[0], show_default=True
+        )
+        @wraps(function)
+        def run(*args: P.args, **options: P.kwargs) -> None:
+            os_cloud, form = options.pop("os_cloud"), options.pop("form")
+            try:
+                client = Client(find_cloud(None if os_cloud is None else str(os_cloud), os.environ))
+                good = function(client, str(form), *args, **options)
+            except NoCredentials as error:
+                raise click.UsageError(str(error)) from None
+            except Failed as error:
+                click.echo(f"stateward: {error}", err=True)
+                sys.exit(1)
+            except KeyboardInterrupt:
+                click.echo("stateward: the operation goes on", err=True)
+                sys.exit(_INTERRUPTED)
+            if not good:
+                sys.exit(1)
+
+        return run
+
+    return made
 
 
 def as_json(value: object) -> None:

@@ -95,6 +95,8 @@ def watch(
                 place, heard, told = reached, time.monotonic(), False
                 if found is not None:
                     click.echo(json.dumps(found) if form == "json" else _line(found))
+        except KeyboardInterrupt:
+            return True
         except Unreachable:
             if time.monotonic() - heard > _PATIENCE:
                 raise

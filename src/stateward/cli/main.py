@@ -22,6 +22,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "override": "stateward.cli.override",
     "serve": "stateward.cli.serve",
     "simulate": "stateward.cli.simulate",
+    "usage": "stateward.cli.usage",
 }
 
 

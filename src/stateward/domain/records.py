@@ -147,6 +147,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     group_id: str | None = None
     #: What its maker told the scheduler.
     hints: dict[str, Any] | None = None
+    #: When its vm state began, where that was before it was written (seconds since the epoch).
+    state_since: float | None = None
     #: The hypervisor's name for a guest that was adopted, whose definition and disks are not ours; None: it was made
     #: here.
     adopted_as: str | None = None

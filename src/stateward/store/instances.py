@@ -75,6 +75,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         addresses_seq,
         group_id,
         hints,
+        state_since,
     ) = cast("tuple[Any, ...]", row)
     return Instance(
         id=instance_id,
@@ -122,6 +123,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         addresses_seq=addresses_seq,
         group_id=group_id,
         hints=hints,
+        state_since=state_since,
     )
 
 

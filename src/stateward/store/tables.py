@@ -111,12 +111,39 @@ INSTANCES: Final = sa.Table(
     sa.Column("group_id", sa.String(36)),
     #: What its maker told the scheduler; null: nothing.
     sa.Column("hints", Packed(dict[str, Any])),
+    #: When its vm state began, where that was before it was written: what an agent saw is adopted as of then.
+    sa.Column("state_since", sa.Double),
     # B3 as a constraint: a task state belongs to an operation, and a deleted instance has neither.
     sa.CheckConstraint("task_state IS NULL OR operation_id IS NOT NULL", name="task_has_operation"),
     sa.Index(None, "project_id", "created_at"),
     sa.Index(None, "host", "vm_state"),
     sa.Index(None, "updated_at"),
     sa.Index(None, "group_id"),
+)
+
+#: What each instance was, from when to when (R16). Triggers on ``instances`` write it, and nothing else does.
+STATE_INTERVALS: Final = sa.Table(
+    "state_intervals",
+    METADATA,
+    sa.Column("number", COUNTER, primary_key=True, autoincrement=True),
+    sa.Column("instance_id", sa.String(36), sa.ForeignKey("instances.id"), nullable=False),
+    #: ``recorded``: a vm state. ``observed``: what its host saw of the guest.
+    sa.Column("kind", sa.String(8), nullable=False),
+    sa.Column("state", sa.String(32), nullable=False),
+    sa.Column("began", sa.Double, nullable=False),
+    #: Null: it is so now.
+    sa.Column("ended", sa.Double),
+    sa.CheckConstraint("ended >= began", name="forwards"),
+    sa.Index(None, "instance_id", "kind", "number"),
+    # Nothing is in two states at once.
+    sa.Index(
+        "uq_state_intervals_open",
+        "instance_id",
+        "kind",
+        unique=True,
+        sqlite_where=sa.text("ended IS NULL"),
+        postgresql_where=sa.text("ended IS NULL"),
+    ),
 )
 
 LOCKS: Final = sa.Table(

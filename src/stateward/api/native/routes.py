@@ -11,7 +11,7 @@ from starlette.routing import Route, Router
 
 from stateward.api.compute.services import Services
 from stateward.api.http import base_url
-from stateward.api.native import events, explain, hosts, locks, operations, overrides, telling
+from stateward.api.native import events, explain, hosts, locks, operations, overrides, telling, usage
 from stateward.api.native.call import Endpoint, Resource, nothing_here, reply
 from stateward.api.native.openapi import document
 
@@ -24,6 +24,7 @@ RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {
     **explain.RESOURCES,
     **hosts.RESOURCES,
     **telling.RESOURCES,
+    **usage.RESOURCES,
 }
 
 

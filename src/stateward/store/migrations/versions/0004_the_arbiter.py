@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -9,6 +11,139 @@ revision = "0004"
 down_revision = "0003"
 branch_labels = None
 depends_on = None
+
+
+#: What triggers on ``instances`` write into ``state_intervals`` (R16): whoever changes a state, by whatever statement,
+#: ends an interval and begins the next, in the same transaction. An interval begins where the one before ended, also
+#: when a clock went back or an agent's is not ours.
+_RECORDED_AT: Final = (
+    "CASE WHEN NEW.state_since IS NOT OLD.state_since AND NEW.state_since < NEW.updated_at "
+    "THEN NEW.state_since ELSE NEW.updated_at END"
+)
+_OBSERVED_AT: Final = (
+    "CASE WHEN NEW.observed_at IS NOT NULL AND NEW.observed_at IS NOT OLD.observed_at "
+    "THEN NEW.observed_at ELSE NEW.updated_at END"
+)
+
+
+def _ends(kind: str, at: str) -> str:
+    return (
+        f"UPDATE state_intervals SET ended = max(began, {at}) "  # noqa: S608 (constants)
+        f"WHERE instance_id = NEW.id AND kind = '{kind}' AND ended IS NULL;"
+    )
+
+
+def _begins(kind: str, column: str, at: str) -> str:
+    before = f"SELECT max(ended) FROM state_intervals WHERE instance_id = NEW.id AND kind = '{kind}'"  # noqa: S608 (constants)
+    return (
+        "INSERT INTO state_intervals (instance_id, kind, state, began) "
+        f"SELECT NEW.id, '{kind}', NEW.{column}, max({at}, coalesce(({before}), 0)) "
+        "WHERE NEW.vm_state <> 'deleted';"
+    )
+
+
+_SQLITE: Final = (
+    (
+        "CREATE TRIGGER instances_begin AFTER INSERT ON instances BEGIN "
+        f"{_begins('recorded', 'vm_state', 'NEW.updated_at')} "
+        f"{_begins('observed', 'observed', 'NEW.updated_at')} END"
+    ),
+    (
+        "CREATE TRIGGER instances_recorded AFTER UPDATE OF vm_state ON instances "
+        "WHEN NEW.vm_state <> OLD.vm_state BEGIN "
+        f"{_ends('recorded', _RECORDED_AT)} {_begins('recorded', 'vm_state', _RECORDED_AT)} END"
+    ),
+    (
+        "CREATE TRIGGER instances_deleted AFTER UPDATE OF vm_state ON instances "
+        f"WHEN NEW.vm_state = 'deleted' BEGIN {_ends('observed', 'NEW.updated_at')} END"
+    ),
+    (
+        "CREATE TRIGGER instances_observed AFTER UPDATE OF observed ON instances "
+        "WHEN NEW.observed <> OLD.observed BEGIN "
+        f"{_ends('observed', _OBSERVED_AT)} {_begins('observed', 'observed', _OBSERVED_AT)} END"
+    ),
+)
+_POSTGRESQL: Final = (
+    (
+        "CREATE FUNCTION instances_begin(id text, kind text, state text, at double precision, lives boolean) "
+        "RETURNS void LANGUAGE plpgsql AS $$ DECLARE last double precision; BEGIN "
+        "UPDATE state_intervals AS it SET ended = greatest(it.began, $4) "
+        "WHERE it.instance_id = $1 AND it.kind = $2 AND it.ended IS NULL RETURNING it.ended INTO last; "
+        "IF last IS NULL THEN SELECT max(it.ended) INTO last FROM state_intervals AS it "
+        "WHERE it.instance_id = $1 AND it.kind = $2; END IF; "
+        "IF $5 THEN INSERT INTO state_intervals (instance_id, kind, state, began) "
+        "VALUES ($1, $2, $3, greatest($4, last)); END IF; END $$"
+    ),
+    (
+        "CREATE FUNCTION instances_changed() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE "
+        "lives boolean := NEW.vm_state <> 'deleted'; BEGIN "
+        "IF TG_OP = 'INSERT' THEN "
+        "PERFORM instances_begin(NEW.id, 'recorded', NEW.vm_state, NEW.updated_at, lives); "
+        "PERFORM instances_begin(NEW.id, 'observed', NEW.observed, NEW.updated_at, lives); "
+        "RETURN NULL; END IF; "
+        "IF NEW.vm_state <> OLD.vm_state THEN "
+        "PERFORM instances_begin(NEW.id, 'recorded', NEW.vm_state, CASE "
+        "WHEN NEW.state_since IS DISTINCT FROM OLD.state_since AND NEW.state_since < NEW.updated_at "
+        "THEN NEW.state_since ELSE NEW.updated_at END, lives); END IF; "
+        "IF NEW.observed <> OLD.observed OR NOT lives THEN "
+        "PERFORM instances_begin(NEW.id, 'observed', NEW.observed, CASE WHEN lives AND NEW.observed_at IS NOT NULL "
+        "AND NEW.observed_at IS DISTINCT FROM OLD.observed_at "
+        "THEN NEW.observed_at ELSE NEW.updated_at END, lives); END IF; "
+        "RETURN NULL; END $$"
+    ),
+    (
+        "CREATE TRIGGER instances_began AFTER INSERT ON instances "
+        "FOR EACH ROW EXECUTE FUNCTION instances_changed()"
+    ),
+    (
+        "CREATE TRIGGER instances_changed AFTER UPDATE OF vm_state, observed ON instances FOR EACH ROW "
+        "WHEN (NEW.vm_state <> OLD.vm_state OR NEW.observed <> OLD.observed) "
+        "EXECUTE FUNCTION instances_changed()"
+    ),
+)
+_OF_THOSE_THAT_ARE: Final = (
+    "INSERT INTO state_intervals (instance_id, kind, state, began) "
+    "SELECT id, 'recorded', vm_state, updated_at FROM instances WHERE vm_state <> 'deleted' "
+    "UNION ALL SELECT id, 'observed', observed, coalesce(observed_at, updated_at) FROM instances "
+    "WHERE vm_state <> 'deleted'"
+)
+
+
+def _state_intervals() -> None:
+    with op.batch_alter_table("instances") as batch:
+        batch.add_column(sa.Column("state_since", sa.Double(), nullable=True))
+    op.create_table(
+        "state_intervals",
+        sa.Column(
+            "number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
+        ),
+        sa.Column("instance_id", sa.String(length=36), nullable=False),
+        sa.Column("kind", sa.String(length=8), nullable=False),
+        sa.Column("state", sa.String(length=32), nullable=False),
+        sa.Column("began", sa.Double(), nullable=False),
+        sa.Column("ended", sa.Double(), nullable=True),
+        sa.CheckConstraint("ended >= began", name=op.f("ck_state_intervals_forwards")),
+        sa.ForeignKeyConstraint(
+            ["instance_id"], ["instances.id"], name=op.f("fk_state_intervals_instance_id")
+        ),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_state_intervals")),
+    )
+    with op.batch_alter_table("state_intervals") as batch:
+        batch.create_index(
+            batch.f("ix_state_intervals_instance_id_state_intervals_kind_state_intervals_number"),
+            ["instance_id", "kind", "number"],
+        )
+        batch.create_index(
+            "uq_state_intervals_open",
+            ["instance_id", "kind"],
+            unique=True,
+            sqlite_where=sa.text("ended IS NULL"),
+            postgresql_where=sa.text("ended IS NULL"),
+        )
+    op.execute(_OF_THOSE_THAT_ARE)
+    postgresql = op.get_bind().dialect.name == "postgresql"
+    for statement in _POSTGRESQL if postgresql else _SQLITE:
+        op.execute(statement)
 
 
 def upgrade() -> None:
@@ -29,6 +164,8 @@ def upgrade() -> None:
         batch.add_column(sa.Column("booted_seq", sa.BigInteger(), nullable=False, server_default="0"))
         batch.add_column(sa.Column("booted_at", sa.Double(), nullable=True))
     _hosts_that_die()
+    # The last: a table that SQLite copies loses its triggers.
+    _state_intervals()
 
 
 def _hosts_that_die() -> None:
@@ -78,6 +215,17 @@ def _hosts_that_die() -> None:
 
 
 def downgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        for name in ("instances_began", "instances_changed"):
+            op.execute(f"DROP TRIGGER {name} ON instances")
+        op.execute("DROP FUNCTION instances_changed")
+        op.execute("DROP FUNCTION instances_begin")
+    else:
+        for name in ("instances_begin", "instances_recorded", "instances_deleted", "instances_observed"):
+            op.execute(f"DROP TRIGGER {name}")
+    op.drop_table("state_intervals")
+    with op.batch_alter_table("instances") as batch:
+        batch.drop_column("state_since")
     for name in ("host_moves", "host_plans", "strays"):
         op.drop_table(name)
     with op.batch_alter_table("hosts") as batch:
