@@ -17,6 +17,7 @@ from stateward.arbiter.reconcile import Arbiter
 from stateward.bus.console import LocalConsoles
 from stateward.bus.memory import Disorder, MemoryBus
 from stateward.domain.actions import BY_KEY
+from stateward.domain.boots import Pace
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import FlavorFacts, ImageFacts, Instance, Operation
 from stateward.domain.states import Observed
@@ -102,6 +103,8 @@ class Stack:
         disorder: Disorder | None,
         *,
         around: Callable[[Driver], Driver] = lambda driver: driver,
+        pace: Pace | None = None,
+        after: Stack | None = None,
     ) -> None:
         """Compose it.
 
@@ -110,15 +113,17 @@ class Stack:
             folder: gets the agent's journal.
             disorder: how badly the bus behaves.
             around: put around the agent's driver.
+            pace: of restarts after a boot of the host.
+            after: the process before it, whose hypervisor goes on.
         """
         self.database = FailingDatabase(database)
         self.clock = LoopClock()
         self.bus = MemoryBus(disorder)
-        self.hypervisor = SimulatedHypervisor()
+        self.hypervisor: SimulatedHypervisor = SimulatedHypervisor() if after is None else after.hypervisor
         self.consoles = LocalConsoles()
         self.dispatcher = Dispatcher(self.database, self.bus)
         self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self.dispatcher.wake)
-        self.arbiter = Arbiter(self.admission)
+        self.arbiter = Arbiter(self.admission, pace=pace)
         self.immediate = Immediate(self.admission, self.arbiter.wake)
         self.completion = Completion(self.admission, self.arbiter.wake)
         self.agent = Agent(

@@ -10,12 +10,15 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from stateward.agent.agent import Agent
 from stateward.agent.driver import Driver
 from stateward.arbiter.reconcile import Arbiter
 from stateward.bus.console import Consoles
 from stateward.bus.port import Bus
 from stateward.clock import Clock
+from stateward.domain.boots import Pace
 from stateward.domain.placement import Room, Rules
 from stateward.domain.shutdown import Layer, Limits
 from stateward.operations.addresses import keep_addresses
@@ -76,7 +79,8 @@ class Plane:
             forget_images=forget_images,
         )
         self.policies = settings.made_policies()
-        self.arbiter = Arbiter(self.admission, self.policies)
+        pace = msgspec.convert(settings.boot, Pace, from_attributes=True)
+        self.arbiter = Arbiter(self.admission, self.policies, pace)
         self.immediate = Immediate(self.admission, self._settled)
         self.expiry = Expiry(database, clock, settings.locks.warning)
         self.locking = Locking(self.admission, self.immediate, self.expiry.wake)

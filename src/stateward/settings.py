@@ -79,6 +79,19 @@ class EventSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] = "/stateward"
 
 
+class BootSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[boot]``: how the instances of a host that has booted are started again; times in seconds."""
+
+    #: So many at once.
+    parallel: Annotated[int, msgspec.Meta(ge=1)] = 4
+    #: Between the last of a priority and the first of the next lower one.
+    delay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    #: So long one that is still being started holds up lower priorities.
+    patience: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    #: Of an instance that names none (``stateward:boot_priority``).
+    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
+
+
 class ReclaimSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[reclaim]``: how long a deleted instance can be restored, in seconds; 0, as in Nova: not at all."""
 
@@ -176,6 +189,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     agent: AgentSettings = AgentSettings()
     arbiter: ArbiterSettings = ArbiterSettings()
     events: EventSettings = EventSettings()
+    boot: BootSettings = BootSettings()
     reclaim: ReclaimSettings = ReclaimSettings()
     locks: LockSettings = LockSettings()
     shelve: ShelveSettings = ShelveSettings()

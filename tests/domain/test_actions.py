@@ -10,6 +10,7 @@ import pytest
 from stateward.domain import bodies
 from stateward.domain.actions import (
     ACTIONS,
+    AFTER_BOOT,
     BY_KEY,
     CREATE,
     WAYS,
@@ -50,6 +51,11 @@ def test_keys_are_what_is_stored() -> None:
         "adopt",
         "arrive",
         "arrive_stopped",
+        "boot_paused",
+        "boot_rescue",
+        "boot_resume",
+        "boot_start",
+        "boot_start_resized",
         "changePassword",
         "confirmResize",
         "confirmResize_stopped",
@@ -216,8 +222,8 @@ def test_what_an_agent_works_on_has_a_goal(row: Action) -> None:
     assert row.becomes is None or row.wants is not None
     # Only what brings several states' guests to what they all want has a goal and no state of its own, and what is
     # done to a copy of the guest.
-    no_state = row.wants is None or key(row) in restores() or row in HOLDS
-    assert (row.becomes is not None or no_state) != row.elsewhere
+    keeps = row in HOLDS or key(row) in restores() | set(AFTER_BOOT.values())
+    assert (row.becomes is not None or row.wants is None or keeps) != row.elsewhere
     assert row.pending is not None or row.becomes is None or row.name == "reap"
     # The arbiter tries again, until it is a crash loop.
     assert row.on_failure is OnFailure.KEEP or row.policy.role is not Role.SYSTEM

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import msgspec
 import sqlalchemy as sa
 
+from stateward.arbiter.boots import Boots
 from stateward.clock import Clock
 from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import Observation, Report
@@ -22,12 +23,18 @@ class Intake:
     """Takes reports."""
 
     def __init__(
-        self, database: Database, clock: Clock, judge: Callable[[str], None], policies: Policies = NO_POLICIES
+        self,
+        database: Database,
+        clock: Clock,
+        judge: Callable[[str], None],
+        boots: Boots,
+        policies: Policies = NO_POLICIES,
     ) -> None:
         """Keep what is news in a database; ``judge`` is called with each instance that it is about."""
         self._policies = policies
         self._database = database
         self._clock = clock
+        self._boots = boots
         self._judge = judge
         #: The latest observation taken note of; rows keep only those that were news.
         self._seen: dict[tuple[str, str], int] = {}
@@ -48,6 +55,8 @@ class Intake:
         for each in news:
             seen = (report.host, each.instance_id)
             self._seen[seen] = max(each.seq, self._seen.get(seen, 0))
+        if booted:
+            self._boots.planned(report.host)
         for instance_id in due:
             self._judge(instance_id)
 
@@ -86,9 +95,10 @@ class Intake:
         if booted:
             hosts.note_boot(connection, report.host, report.boot_id, report.seq, self._clock.now())
         due = [each.instance_id for each in news if observations.observe(connection, each, host=report.host)]
-        if booted and report.complete and hosts.judged_in(connection, report.host, report.boot_id):
-            due = [each.id for each in observations.seen_on(connection, report.host)]
-        return due
+        planned = None
+        if booted and report.complete:
+            planned = self._boots.judge_in(connection, report.host, report.boot_id)
+        return due if planned is None else planned
 
     def _undone(self, row: observations.Seen) -> bool:
         """Say whether something was due for what was seen before, and has not been done."""

@@ -12,14 +12,16 @@ import contextlib
 import sqlalchemy as sa
 import structlog
 
+from stateward.arbiter.boots import Boots
 from stateward.arbiter.intake import Intake
-from stateward.arbiter.writing import Writing
+from stateward.arbiter.writing import Writing, judged
 from stateward.bus.port import REPORTS, Bus
+from stateward.domain.boots import Pace
 from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import Instance
 from stateward.domain.verdicts import Kind, Verdict
 from stateward.operations.admission import Admission
-from stateward.store import hosts, instances
+from stateward.store import instances
 from stateward.store.engine import StoreUnavailable
 
 log = structlog.get_logger()
@@ -31,12 +33,15 @@ _RETRY_SECONDS = 1.0
 class Arbiter:
     """Judges instances, woken by reports and by the end of operations."""
 
-    def __init__(self, admission: Admission, policies: Policies = NO_POLICIES) -> None:
+    def __init__(
+        self, admission: Admission, policies: Policies = NO_POLICIES, pace: Pace | None = None
+    ) -> None:
         """Use an admission's database, clock and outbox; what the table leaves to policies these decide."""
         self._database = admission.database
         self._policies = policies
         self._writing = Writing(admission, policies, self._later)
-        self.intake = Intake(admission.database, admission.clock, self.wake, policies)
+        self.boots = Boots(admission, policies, pace or Pace(), self.wake)
+        self.intake = Intake(admission.database, admission.clock, self.wake, self.boots, policies)
         self._due: dict[str, None] = {}
         self._signal = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -44,10 +49,12 @@ class Arbiter:
     async def start(self, bus: Bus) -> None:
         """Take reports from now on."""
         self._task = asyncio.create_task(self._run(), name="arbiter")
+        await self.boots.start()
         await bus.subscribe(REPORTS, self.intake.handle)
 
     async def stop(self) -> None:
         """Stop; what was due is seen again in the next report."""
+        await self.boots.stop()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -57,6 +64,7 @@ class Arbiter:
         """Judge this instance soon."""
         self._due[instance_id] = None
         self._signal.set()
+        self.boots.wake()
 
     def _later(self, seconds: float, instance_id: str) -> None:
         asyncio.get_running_loop().call_later(seconds, self.wake, instance_id)
@@ -87,7 +95,7 @@ class Arbiter:
 
         def look(connection: sa.Connection) -> Instance | None:
             found = instances.get(connection, instance_id)
-            return None if found is None or hosts.frozen(connection, found.host) else found
+            return None if found is None or not judged(connection, found) else found
 
         instance = await self._database.read(look)
         if instance is None:

@@ -23,7 +23,7 @@ from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.verdicts import Verdict
 from stateward.operations.admission import Admission, operation_for
 from stateward.operations.immediate import system_actor
-from stateward.store import hosts, instances, operations
+from stateward.store import boots, hosts, instances, operations
 
 log = structlog.get_logger()
 
@@ -128,64 +128,86 @@ class Writing:
     async def _write(
         self, instance: Instance, verdict: Verdict, changes: dict[str, Any], *, alerts: bool = False
     ) -> None:
-        """Write a verdict that needs no agent: the record's change, its operation and the audit record.
+        """Write a verdict that needs no agent."""
 
-        Args:
-            instance: as it was judged.
-            verdict: what is written.
-            changes: of the record; nothing is written where it is not as it was judged any more.
-            alerts: a person has to look; that is a record of its own.
-        """
-        action = BY_KEY["adopt"]
-        actor = system_actor(f"req-{uuid.uuid4()}")
-        checks = (
-            *admit.conditions(action, actor.kind, fence=instance.fence),
-            Condition(
-                column="observed_seq",
-                test=Test.EQUALS,
-                value=instance.observed_seq,
-                refusal=Refusal.OVERTAKEN,
-            ),
-        )
-
-        def work(connection: sa.Connection) -> None:
+        def work(connection: sa.Connection) -> bool:
             now = self._admission.clock.now()
-            updated = instance
-            if changes:
-                changed = instances.guarded_update(
-                    connection, instance.id, checks, changes | {"updated_at": now}
-                )
-                if changed is None:
-                    return
-                updated = changed
-                operation = operation_for(
-                    action, updated, actor, now=now, operation_id=str(uuid.uuid4()), message=verdict.says
-                )
-                operations.insert(connection, operation)
-            elif hosts.frozen(connection, instance.host):
-                return
-            operations.record(
-                connection,
-                at=now,
-                event="verdict",
-                actor=actor,
-                instance_id=instance.id,
-                action=verdict.kind.value,
-                detail=_detail(instance, verdict) | operations.moved(instance, updated),
-            )
-            if alerts:
-                told = "" if updated.fault is None else updated.fault.message
-                operations.record(
-                    connection,
-                    at=now,
-                    event="alert",
-                    actor=actor,
-                    instance_id=instance.id,
-                    action=verdict.kind.value,
-                    detail=_detail(instance, verdict) | {"says": told},
-                )
+            return write_in(connection, now, instance, verdict, changes, alerts=alerts)
 
         await self._admission.database.write(work)
+
+
+def write_in(
+    connection: sa.Connection,
+    now: float,
+    instance: Instance,
+    verdict: Verdict,
+    changes: dict[str, Any],
+    *,
+    alerts: bool = False,
+    cause: str | None = None,
+) -> bool:
+    """Write a verdict that needs no agent: the record's change, its operation and the audit record.
+
+    Args:
+        connection: in a transaction.
+        now: seconds since the epoch.
+        instance: as it was judged.
+        verdict: what is written.
+        changes: of the record; nothing is written where it is not as it was judged any more.
+        alerts: a person has to look; that is a record of its own.
+        cause: to be told in the stead of the observation's.
+
+    Returns:
+        Whether it was written; not, when it came too late.
+    """
+    action = BY_KEY["adopt"]
+    actor = system_actor(f"req-{uuid.uuid4()}")
+    checks = (
+        *admit.conditions(action, actor.kind, fence=instance.fence),
+        Condition(
+            column="observed_seq", test=Test.EQUALS, value=instance.observed_seq, refusal=Refusal.OVERTAKEN
+        ),
+    )
+    updated = instance
+    if changes:
+        changed = instances.guarded_update(connection, instance.id, checks, changes | {"updated_at": now})
+        if changed is None:
+            return False
+        updated = changed
+        operation = operation_for(
+            action, updated, actor, now=now, operation_id=str(uuid.uuid4()), message=verdict.says
+        )
+        operations.insert(connection, operation)
+    elif not judged(connection, instance):
+        return False
+    detail = _detail(instance, verdict) | ({} if cause is None else {"cause": cause})
+    operations.record(
+        connection,
+        at=now,
+        event="verdict",
+        actor=actor,
+        instance_id=instance.id,
+        action=verdict.kind.value,
+        detail=detail | operations.moved(instance, updated),
+    )
+    if alerts:
+        told = "" if updated.fault is None else updated.fault.message
+        operations.record(
+            connection,
+            at=now,
+            event="alert",
+            actor=actor,
+            instance_id=instance.id,
+            action=verdict.kind.value,
+            detail=detail | {"says": told},
+        )
+    return True
+
+
+def judged(connection: sa.Connection, instance: Instance) -> bool:
+    """Say whether an instance is judged now: its host's are, and it is not its host's boot that decides of it."""
+    return hosts.frozen(connection, instance.host) is None and boots.awaited(connection, instance) is None
 
 
 def _pause(tries: list[Operation], loop: CrashLoop, now: float) -> float:

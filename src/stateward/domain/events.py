@@ -162,6 +162,16 @@ EVENT_TYPES: Final[tuple[EventType, ...]] = (
         records=_of("host"),
         says="A host was changed by an operator, or the control plane learned something of it: `action` says what.",
     ),
+    EventType(
+        name="host.booted",
+        records=_of("host.booted"),
+        says="A host has booted and its whole inventory was judged: how many are started again, in which order.",
+    ),
+    EventType(
+        name="host.restarted",
+        records=_of("host.restarted"),
+        says="Everything that was to be started again after a host's boot was started, or was given up: `outcomes`.",
+    ),
     EventType(name="identity.login", records=_of("login"), says="An administrator logged in."),
     ALERT,
     OTHER,

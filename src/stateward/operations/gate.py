@@ -16,7 +16,7 @@ from stateward.domain.errors import Refusal, Refused
 from stateward.domain.locks import BINDS, ActorKind, explained
 from stateward.domain.records import Actor, Instance
 from stateward.operations import stacking
-from stateward.store import audit, hosts, instances, operations, overrides
+from stateward.store import audit, boots, hosts, instances, operations, overrides
 
 
 def first_that_fits(
@@ -136,6 +136,8 @@ def guarded(
         refused = admit.explain(checks, action, found)
         if refused is not None:
             raise refused
-        if any(check.test is admit.Test.JUDGED for check in checks) and hosts.frozen(connection, found.host):
+        if any(check.test is admit.Test.JUDGED for check in checks) and (
+            hosts.frozen(connection, found.host) or boots.awaited(connection, found)
+        ):
             raise Refused(Refusal.FROZEN, action=action.name, instance_id=instance_id)
     raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance_id)

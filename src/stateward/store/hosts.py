@@ -20,6 +20,9 @@ _EVERY = sa.select(HOSTS).order_by(_COLUMNS.name)
 _FROZEN = sa.select(_COLUMNS.frozen).where(_COLUMNS.name == sa.bindparam("b_name"))
 
 
+_WHY_FROZEN = sa.select(_COLUMNS.frozen_detail).where(
+    _COLUMNS.name == sa.bindparam("b_name"), _COLUMNS.frozen.is_not(None)
+)
 _BOOTS = sa.select(_COLUMNS.boot_id, _COLUMNS.booted_id, _COLUMNS.frozen).where(
     _COLUMNS.name == sa.bindparam("b_name")
 )
@@ -170,6 +173,11 @@ def frozen(connection: sa.Connection, name: str) -> Frozen | None:
     """Say why a host's instances are not judged now; None: they are, or there is no such host."""
     found = connection.execute(_FROZEN, {"b_name": name}).scalar()
     return None if found is None else Frozen(found)
+
+
+def why_frozen(connection: sa.Connection, name: str) -> str | None:
+    """Say for people why a host's instances are not judged now; None: they are, or there is no such host."""
+    return connection.execute(_WHY_FROZEN, {"b_name": name}).scalar()
 
 
 def freeze(connection: sa.Connection, name: str, why: Frozen, detail: str, now: float) -> bool:

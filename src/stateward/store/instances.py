@@ -13,6 +13,7 @@ from stateward.domain.admit import Condition, Test
 from stateward.domain.locks import ALL_CLASSES, OperationClass
 from stateward.domain.records import Instance
 from stateward.domain.states import ENDED, Cause, Observed, TaskState, VmState
+from stateward.store.boots import AWAITS
 from stateward.store.tables import HOSTS, INSTANCES
 
 _COLUMNS = INSTANCES.c
@@ -133,6 +134,17 @@ def get(connection: sa.Connection, instance_id: str) -> Instance | None:
     return None if row is None else instance_of(row)
 
 
+def on_host(connection: sa.Connection, host: str) -> list[Instance]:
+    """Hold the rows of a host's living instances until the transaction ends, and return them, the oldest first."""
+    rows = connection.execute(
+        sa.select(INSTANCES)
+        .where(_COLUMNS.host == host, _COLUMNS.vm_state != VmState.DELETED.value)
+        .order_by(_COLUMNS.id)
+        .with_for_update()
+    )
+    return sorted((instance_of(row) for row in rows), key=lambda instance: instance.number)
+
+
 def hold(connection: sa.Connection, instance_id: str) -> Instance | None:
     """Hold an instance's row until the transaction ends, and return it; None when there is no such instance."""
     statement = (
@@ -174,6 +186,7 @@ def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence
             case Test.JUDGED, _:
                 frozen = sa.select(HOSTS.c.name).where(HOSTS.c.name == column, HOSTS.c.frozen.is_not(None))
                 clauses.append(sa.not_(frozen.exists()))
+                clauses.append(sa.not_(AWAITS))
             case _:
                 msg = f"condition {condition} compares {condition.test} with the wrong kind of value"
                 raise TypeError(msg)

@@ -325,3 +325,23 @@ HOSTS: Final = sa.Table(
     sa.Column("booted_seq", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("booted_at", sa.Double),
 )
+
+#: The plan of a host's boot: which instances are started again, and how far that is (R14).
+BOOT_TURNS: Final = sa.Table(
+    "boot_turns",
+    METADATA,
+    sa.Column("instance_id", sa.String(36), sa.ForeignKey("instances.id"), primary_key=True),
+    sa.Column("host", sa.String(255), nullable=False, index=True),
+    sa.Column("boot_id", sa.String(64), nullable=False),
+    #: It counts for as long as the instance has this one.
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("priority", sa.Integer, nullable=False),
+    sa.Column("number", sa.Integer, nullable=False),
+    #: A word of ``TurnState``.
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("operation_id", sa.String(36)),
+    sa.Column("began_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("outcome", sa.String(16)),
+    sa.Column("says", sa.Text, nullable=False),
+)

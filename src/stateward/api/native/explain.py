@@ -22,7 +22,7 @@ from stateward.domain.states import Cause, Observed, TaskState, VmState
 from stateward.domain.verdicts import judge_instance
 from stateward.operations import foresight, stacking
 from stateward.operations.foresight import Forecast, Foreseen, Outcome
-from stateward.store import operations
+from stateward.store import boots, hosts, operations
 
 _READ: Final = Policy("stateward:explain:read", Role.READER)
 _PREFLIGHT: Final = Policy("stateward:preflight", Role.MEMBER)
@@ -134,7 +134,7 @@ async def _explain(call: Call) -> Response:
             vm_state=instance.vm_state,
             task_state=instance.task_state,
             fault=None if instance.fault is None else instance.fault.message,
-            seen=_seen(instance),
+            seen=_seen(connection, instance),
             causes=[_cause(operation, admin=call.token.is_admin) for operation in chain],
             locks=[lock_view(lock, admin=call.token.is_admin) for lock in stack],
             actions=[_forecast_view(call, name, each) for name, each in forecasts],
@@ -143,12 +143,16 @@ async def _explain(call: Call) -> Response:
     return reply(await call.services.database.read(look))
 
 
-def _seen(instance: Instance) -> SeenView:
+def _seen(connection: sa.Connection, instance: Instance) -> SeenView:
+    # What decides about it in the stead of the arbiter's table, first.
+    frozen = hosts.why_frozen(connection, instance.host)
+    turn = boots.awaited(connection, instance)
+    elsewhere = frozen or (None if turn is None else turn.says)
     return SeenView(
         observed=instance.observed,
         cause=instance.cause,
         at=None if instance.observed_at is None else iso_time(instance.observed_at),
-        verdict=judge_instance(instance).says,
+        verdict=elsewhere or judge_instance(instance).says,
     )
 
 

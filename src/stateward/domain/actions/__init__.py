@@ -18,11 +18,12 @@ from stateward.domain.actions.moves import MOVES
 from stateward.domain.actions.notes import NOTES
 from stateward.domain.actions.power import POWER
 from stateward.domain.actions.row import Action, Exempt, OnFailure, Policy, Role
-from stateward.domain.actions.system import ITS_OWN, KEEPS_RECORD
+from stateward.domain.actions.system import BOOTS, ITS_OWN, KEEPS_RECORD
 from stateward.domain.states import TaskState
 
 __all__ = [
     "ACTIONS",
+    "AFTER_BOOT",
     "BY_KEY",
     "CREATE",
     "WAYS",
@@ -40,7 +41,7 @@ __all__ = [
     "restores",
 ]
 
-ACTIONS: Final[tuple[Action, ...]] = (*LIFE, *POWER, *MOVES, *HOLDS, *NOTES, *ITS_OWN)
+ACTIONS: Final[tuple[Action, ...]] = (*LIFE, *POWER, *MOVES, *HOLDS, *NOTES, *ITS_OWN, *BOOTS)
 
 
 def restores() -> frozenset[str]:
@@ -61,6 +62,9 @@ def key(action: Action) -> str:
 
 
 BY_KEY: Final[dict[str, Action]] = {key(action): action for action in ACTIONS}
+
+#: By the key of the row that restores a guest, the key of the one that starts it again after its host has booted.
+AFTER_BOOT: Final[dict[str, str]] = {key(row).replace("boot_", "restore_"): key(row) for row in BOOTS}
 
 
 def of_wire(wire: str) -> tuple[Action, ...]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from stateward.domain.actions.row import DELETE, LIVING, Action, Exempt, Policy, Role
+import msgspec
+
+from stateward.domain.actions.row import DELETE, LIVING, START, Action, Exempt, Policy, Role
 from stateward.domain.states import Observed, TaskState, VmState
 from stateward.domain.steps import Step
 
@@ -228,4 +230,37 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         steps=(Step.PREPARE_DISK, Step.DROP_KEPT_DISK, Step.KEEP_DISK, Step.GROW_DISK, Step.DEFINE),
         says="The same of an instance that was stopped.",
     ),
+)
+
+
+def _after_boot(restores: str, *, says: str, **other: Any) -> Action:
+    """Make the row by which a guest is started again after its host has booted, of the one that restores it.
+
+    It starts a guest that nobody misses in a running host: so what blocks a start blocks it, and it is no sign of a
+    guest that will not stay.
+    """
+    (row,) = (row for row in ITS_OWN if row.name == restores)
+    name = restores.replace("restore_", "boot_")
+    return msgspec.structs.replace(row, name=name, guard=START, says=says, **other)
+
+
+BOOTS: Final[tuple[Action, ...]] = (
+    _after_boot(
+        "restore_start", says="Start the guest of an active instance again after its host has booted."
+    ),
+    _after_boot(
+        "restore_start",
+        label="resized",
+        when=frozenset({VmState.RESIZED}),
+        was=VmState.ACTIVE,
+        becomes=None,
+        says="The same of one whose resize is not confirmed yet.",
+    ),
+    _after_boot(
+        "restore_resume", says="Resume an active instance whose memory its host has saved as it went down."
+    ),
+    _after_boot(
+        "restore_paused", says="Start a paused instance again after its host has booted, and pause it."
+    ),
+    _after_boot("restore_rescue", says="Boot the rescue system again after the host has booted."),
 )

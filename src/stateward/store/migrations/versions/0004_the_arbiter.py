@@ -164,6 +164,7 @@ def upgrade() -> None:
         batch.add_column(sa.Column("booted_seq", sa.BigInteger(), nullable=False, server_default="0"))
         batch.add_column(sa.Column("booted_at", sa.Double(), nullable=True))
     _hosts_that_die()
+    _boots()
     # The last: a table that SQLite copies loses its triggers.
     _state_intervals()
 
@@ -214,6 +215,27 @@ def _hosts_that_die() -> None:
     )
 
 
+def _boots() -> None:
+    op.create_table(
+        "boot_turns",
+        sa.Column("instance_id", sa.String(length=36), nullable=False),
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("boot_id", sa.String(length=64), nullable=False),
+        sa.Column("fence", sa.BigInteger(), nullable=False),
+        sa.Column("priority", sa.Integer(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("operation_id", sa.String(length=36), nullable=True),
+        sa.Column("began_at", sa.Double(), nullable=True),
+        sa.Column("ended_at", sa.Double(), nullable=True),
+        sa.Column("outcome", sa.String(length=16), nullable=True),
+        sa.Column("says", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["instance_id"], ["instances.id"], name=op.f("fk_boot_turns_instance_id")),
+        sa.PrimaryKeyConstraint("instance_id", name=op.f("pk_boot_turns")),
+    )
+    op.create_index(op.f("ix_boot_turns_host"), "boot_turns", ["host"])
+
+
 def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
         for name in ("instances_began", "instances_changed"):
@@ -226,7 +248,7 @@ def downgrade() -> None:
     op.drop_table("state_intervals")
     with op.batch_alter_table("instances") as batch:
         batch.drop_column("state_since")
-    for name in ("host_moves", "host_plans", "strays"):
+    for name in ("boot_turns", "host_moves", "host_plans", "strays"):
         op.drop_table(name)
     with op.batch_alter_table("hosts") as batch:
         for name in (
