@@ -19,6 +19,7 @@ from stateward.bus.memory import Disorder, MemoryBus
 from stateward.domain.actions import BY_KEY
 from stateward.domain.boots import Pace
 from stateward.domain.locks import ActorKind
+from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import FlavorFacts, ImageFacts, Instance, Operation
 from stateward.domain.states import Observed
 from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
@@ -105,6 +106,7 @@ class Stack:
         around: Callable[[Driver], Driver] = lambda driver: driver,
         pace: Pace | None = None,
         after: Stack | None = None,
+        policies: Policies = NO_POLICIES,
     ) -> None:
         """Compose it.
 
@@ -115,6 +117,7 @@ class Stack:
             around: put around the agent's driver.
             pace: of restarts after a boot of the host.
             after: the process before it, whose hypervisor goes on.
+            policies: what the arbiter follows besides its table.
         """
         self.database = FailingDatabase(database)
         self.clock = LoopClock()
@@ -123,7 +126,7 @@ class Stack:
         self.consoles = LocalConsoles()
         self.dispatcher = Dispatcher(self.database, self.bus)
         self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self.dispatcher.wake)
-        self.arbiter = Arbiter(self.admission, pace=pace)
+        self.arbiter = Arbiter(self.admission, policies, pace)
         self.immediate = Immediate(self.admission, self.arbiter.wake)
         self.completion = Completion(self.admission, self.arbiter.wake)
         self.agent = Agent(
@@ -209,12 +212,10 @@ class Stack:
         """Return what was done to an instance, oldest first."""
         return [f"{each.action} {each.state}" for each in await self.operations(instance_id)]
 
-    async def verdicts(self, instance_id: str) -> list[dict[str, Any]]:
-        """Return the verdicts in the audit trail, oldest first."""
+    async def verdicts(self, instance_id: str, event: str = "verdict") -> list[dict[str, Any]]:
+        """Return the verdicts in the audit trail, oldest first; or what was told besides them."""
         await self.database.seal()
-        query = sa.select(AUDIT.c.detail).where(
-            AUDIT.c.instance_id == instance_id, AUDIT.c.event == "verdict"
-        )
+        query = sa.select(AUDIT.c.detail).where(AUDIT.c.instance_id == instance_id, AUDIT.c.event == event)
         return list(
             await self.database.read(
                 lambda connection: connection.execute(query.order_by(AUDIT.c.number)).scalars().all()

@@ -141,7 +141,7 @@ def test_two_never_run(name: str) -> None:
     """Whatever a policy says of copies: one that runs and may be the right one is halted (R14)."""
     choices = (Choice(layer=Layer.INSTANCE, policy=name),)
     for expected in VmState:
-        for stray in (Stray.RUNNING, Stray.RESTING):
+        for stray in (Stray.OLDER_RUNNING, Stray.RUNNING, Stray.RESTING):
             found = EVERYTHING.decide(expected, Observed.DUPLICATE, Cause.OTHER, stray=stray, choices=choices)
             assert found is judge(expected, Observed.DUPLICATE, Cause.OTHER, locked=False, stray=stray)
         older = EVERYTHING.decide(

@@ -203,6 +203,7 @@ def test_what_the_requirements_say(
     ("stray", "kind", "action", "becomes"),
     [
         (Stray.OLDER, Kind.RESTORE, "remove_stray", None),
+        (Stray.OLDER_RUNNING, Kind.RESTORE, "halt_stray", None),
         (Stray.RUNNING, Kind.QUARANTINE, "halt_stray", E),
         (Stray.RESTING, Kind.ALERT, None, None),
     ],

@@ -28,9 +28,14 @@ class Intake:
         clock: Clock,
         judge: Callable[[str], None],
         boots: Boots,
+        stray: Callable[[str, Observation], None],
         policies: Policies = NO_POLICIES,
     ) -> None:
-        """Keep what is news in a database; ``judge`` is called with each instance that it is about."""
+        """Keep what is news in a database; ``judge`` is called with each instance that it is about.
+
+        ``stray`` is called with a host, and what was seen there of an instance whose record names another.
+        """
+        self._stray = stray
         self._policies = policies
         self._database = database
         self._clock = clock
@@ -79,6 +84,8 @@ class Intake:
             )
             # Each host counts by itself.
             seen = (report.host, row.id)
+            if row.host != report.host and observation.observed not in {Observed.MISSING, Observed.UNKNOWN}:
+                self._stray(report.host, observation)
             if row.host != report.host or observation.seq <= max(row.observed_seq, self._seen.get(seen, 0)):
                 continue
             changed = (row.observed, row.cause) != (observation.observed, observation.cause)

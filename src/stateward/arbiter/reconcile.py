@@ -14,6 +14,7 @@ import structlog
 
 from stateward.arbiter.boots import Boots
 from stateward.arbiter.intake import Intake
+from stateward.arbiter.strays import Strays
 from stateward.arbiter.writing import Writing, judged
 from stateward.bus.port import REPORTS, Bus
 from stateward.domain.boots import Pace
@@ -41,7 +42,10 @@ class Arbiter:
         self._policies = policies
         self._writing = Writing(admission, policies, self._later)
         self.boots = Boots(admission, policies, pace or Pace(), self.wake)
-        self.intake = Intake(admission.database, admission.clock, self.wake, self.boots, policies)
+        self._strays = Strays(admission, policies)
+        self.intake = Intake(
+            admission.database, admission.clock, self.wake, self.boots, self._strays.notice, policies
+        )
         self._due: dict[str, None] = {}
         self._signal = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -50,11 +54,13 @@ class Arbiter:
         """Take reports from now on."""
         self._task = asyncio.create_task(self._run(), name="arbiter")
         await self.boots.start()
+        await self._strays.start()
         await bus.subscribe(REPORTS, self.intake.handle)
 
     async def stop(self) -> None:
         """Stop; what was due is seen again in the next report."""
         await self.boots.stop()
+        await self._strays.stop()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -32,9 +32,11 @@ class Stray(enum.StrEnum):
 
     #: By the fences of what was done there it is what the instance was before its record's host got it.
     OLDER = "older"
-    #: It runs, or is halted in memory, and nothing proves that it is the older one.
+    #: The same, and it runs.
+    OLDER_RUNNING = "older-running"
+    #: It runs, and nothing proves that it is the older one.
     RUNNING = "running"
-    #: It is off, and nothing proves that it is the older one.
+    #: It is off, or halted, and nothing proves that it is the older one.
     RESTING = "resting"
 
 
@@ -166,6 +168,14 @@ def _duplicate(expected: VmState) -> tuple[Verdict, ...]:
             "An older copy of the guest was found on another host than the record's; that copy is removed.",
             stray=Stray.OLDER,
         ),
+        restore(
+            expected,
+            Observed.DUPLICATE,
+            "halt_stray",
+            "An older copy of the guest runs on another host than the record's; it is halted there at once, and then "
+            "removed.",
+            stray=Stray.OLDER_RUNNING,
+        ),
         Verdict(
             expected=expected,
             observed=Observed.DUPLICATE,
@@ -179,8 +189,8 @@ def _duplicate(expected: VmState) -> tuple[Verdict, ...]:
         alert(
             expected,
             Observed.DUPLICATE,
-            "A copy of the guest was found on another host than the record's. It is off, and nothing proves that it is "
-            "the older one; it is kept. Find out which is right, and remove the other by hand.",
+            "A copy of the guest was found on another host than the record's. It does not run, and nothing proves that "
+            "it is the older one; it is kept. Find out which is right, and remove the other by hand.",
             stray=Stray.RESTING,
         ),
     )
