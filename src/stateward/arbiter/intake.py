@@ -28,6 +28,7 @@ class Intake:
         clock: Clock,
         judge: Callable[[str], None],
         boots: Boots,
+        *,
         stray: Callable[[str, Observation], None],
         policies: Policies = NO_POLICIES,
     ) -> None:

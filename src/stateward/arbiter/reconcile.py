@@ -44,7 +44,12 @@ class Arbiter:
         self.boots = Boots(admission, policies, pace or Pace(), self.wake)
         self._strays = Strays(admission, policies)
         self.intake = Intake(
-            admission.database, admission.clock, self.wake, self.boots, self._strays.notice, policies
+            admission.database,
+            admission.clock,
+            self.wake,
+            self.boots,
+            stray=self._strays.notice,
+            policies=policies,
         )
         self._due: dict[str, None] = {}
         self._signal = asyncio.Event()
