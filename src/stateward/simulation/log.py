@@ -149,7 +149,8 @@ def _decided(row: sa.Row[Any]) -> str | None:
             )
         case "admitted":
             action = BY_KEY[row.action]
-            return f"{row.action} for {who}" + ("" if action.is_operation else ", done")
+            overtakes = ", overtaking what was under way" if detail.get("overtakes") else ""
+            return f"{row.action} for {who}{overtakes}" + ("" if action.is_operation else ", done")
         case "finished":
             note = detail.get("shutdown") if detail["outcome"] == "succeeded" else detail.get("message")
             return f"{row.action} {detail['outcome']}" + (f": {note}" if note else "")

@@ -144,7 +144,7 @@ async def _releases(world: World, given: Given) -> None:
         found = await world.database.read(
             lambda connection: locks.of_instance(connection, instance.id, instance.project_id, instance.tags)
         )
-        for lock in found:
+        for lock in found[:1] if given.verb else found:
             await world.plane.locking.release(instance.id, lock.id, actor, reason=None, project_id=None)
 
     await ask(world, given, release)
@@ -193,7 +193,11 @@ PEOPLE: Final[tuple[Phrase, ...]] = (
     *_both("(locks) {which} for {time}", _locks, "Lock, for a time."),
     *_both("unlocks {which}", _unlocks, "Take the unnamed lock away."),
     Phrase("operator holds {which}[ by (clean|forced|suspend|none)]", _holds, "A legal hold."),
-    Phrase("operator releases {which}", _releases, "Take every lock of it away, holds too."),
+    Phrase(
+        "operator releases[ (one lock of)] {which}",
+        _releases,
+        "Take its locks away, holds too; or the oldest.",
+    ),
     Phrase("operator resets {which} to (active|error)", _resets, "Set the record."),
     *_both("(cancels|escalates) the shutdown of {which}", _controls, "Tell a running operation."),
     *_both("gives {which} {time} to shut down", _controls, "The same."),

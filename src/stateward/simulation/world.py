@@ -70,6 +70,10 @@ class ToldDatabase:
         self._check()
         return await self._database.read(work)
 
+    async def look(self, work: Work[T]) -> T:
+        """Read for the simulation itself, also while nobody else can."""
+        return await self._database.read(work)
+
     async def write(self, work: Work[T]) -> T:
         """Write, and say what changed."""
         self._check()
@@ -165,6 +169,9 @@ class World:
 
     async def __aenter__(self) -> Self:
         """Start the server, and wait until it has heard of every host."""
+        for host in self.hosts.values():
+            # Guests live on while no agent listens, and the log has what they do in its time.
+            host.hypervisor.listen(self, lambda _instance_id: None)
         await self.start_server()
         await self._until(self._all_heard)
         return self
@@ -176,6 +183,8 @@ class World:
         for task in self._later:
             task.cancel()
         await self.kill_server()
+        for host in self.hosts.values():
+            host.hypervisor.unlisten(self)
         await self.database.close()
         shutil.rmtree(self._folder)
 
@@ -275,7 +284,7 @@ class World:
     async def instance(self, name: str) -> Instance:
         """Return an instance's row by its name."""
         instance_id = self.id_of(name)
-        found = await self.database.read(lambda connection: instances.get(connection, instance_id))
+        found = await self.database.look(lambda connection: instances.get(connection, instance_id))
         if found is None:
             raise LookupError(name)
         return found
