@@ -6,6 +6,7 @@ judged now (``Frozen``): that is in the condition which ``admit.conditions`` giv
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from stateward.domain.actions import BY_KEY, restores
 from stateward.domain.admit import Condition, Test
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.policies import CrashLoop, Policies
-from stateward.domain.records import Fault, Instance, Operation
+from stateward.domain.records import Fault, Instance, Operation, OperationState
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.verdicts import Verdict
 from stateward.operations.admission import Admission, operation_for
@@ -78,7 +79,7 @@ class Writing:
             # Who starts a held guest again and again does not get it that way.
             if action.pending is not None and not instance.held and len(tries) >= loop.restores:
                 return None
-            pause = _pause(tries, loop, now)
+            pause = _pause(tries, loop, now, held=instance.held)
             if pause > 0:
                 return pause
             self._admission.admit_in(
@@ -210,12 +211,19 @@ def judged(connection: sa.Connection, instance: Instance) -> bool:
     return hosts.frozen(connection, instance.host) is None and boots.awaited(connection, instance) is None
 
 
-def _pause(tries: list[Operation], loop: CrashLoop, now: float) -> float:
-    """Return the seconds to wait before a guest is brought back again: longer after each time, however that ended."""
+def _pause(tries: list[Operation], loop: CrashLoop, now: float, *, held: bool) -> float:
+    """Return the seconds to wait before a guest is brought back again: longer after each time, however that ended.
+
+    Under a hold only what failed is waited for: who starts a held guest again and again has it run no longer (R6).
+    """
+    if held:
+        tries = list(itertools.takewhile(lambda each: each.state is OperationState.FAILED, tries))
     if not tries:
         return 0.0
     ended = tries[0].finished_at or tries[0].started_at
-    return max(ended + loop.wait(len(tries)) - now, 0.0)
+    wait = loop.wait(len(tries))
+    # A clock that was set back must not make a pause an hour.
+    return min(max(ended + wait - now, 0.0), wait)
 
 
 def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:
