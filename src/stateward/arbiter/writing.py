@@ -218,12 +218,9 @@ def _pause(tries: list[Operation], loop: CrashLoop, now: float, *, held: bool) -
     """
     if held:
         tries = list(itertools.takewhile(lambda each: each.state is OperationState.FAILED, tries))
-    if not tries:
-        return 0.0
-    ended = tries[0].finished_at or tries[0].started_at
-    wait = loop.wait(len(tries))
-    # A clock that was set back must not make a pause an hour.
-    return min(max(ended + wait - now, 0.0), wait)
+    # What lies ahead was written by a clock that was set back since: it must not make the pause an hour.
+    ended = [at for each in tries if (at := each.finished_at or each.started_at) <= now]
+    return max(max(ended) + loop.wait(len(tries)) - now, 0.0) if ended else 0.0
 
 
 def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:
