@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.agent.simulated import SimulatedDriver
-from stateward.domain.actions import ACTIONS, BY_KEY, CREATE, Action, Role, key
+from stateward.domain.actions import ACTIONS, ADOPT, BY_KEY, CREATE, Action, Role, key
 from stateward.domain.admit import conditions, explain
 from stateward.domain.errors import Refused
 from stateward.domain.locks import ActorKind
@@ -33,6 +33,9 @@ OPTIONS: Final[dict[str, dict[str, Any]]] = {
     },
     "createBackup": {"wanted": Wanted(target=Target(backup_type="daily", rotation=1))},
 }
+
+#: The rows by which an instance comes to be there.
+COMING: Final = (CREATE, ADOPT)
 
 #: States in which an instance can be while a row's operation runs, and never when it is admitted.
 _PASSING: Final = frozenset({VmState.BUILDING})
@@ -66,7 +69,7 @@ def beginnings() -> list[Beginning]:
         # Copies elsewhere need a second host (tests/arbiter/test_strays.py).
         if not row.is_operation or row.elsewhere:
             continue
-        if row is CREATE:
+        if row in COMING:
             found.append(Beginning(row, None, None))
         elif deviations:
             found.extend(Beginning(row, verdict.expected, verdict.observed) for verdict in deviations)
@@ -95,6 +98,7 @@ def ways(to: VmState) -> Iterator[tuple[Action, ...]]:
         for row in ACTIONS:
             # What leaves its host is on its way to another one, where no agent is.
             by_request = row.is_operation and row.policy.role is not Role.SYSTEM and not row.leaves
+            by_request = by_request and row not in COMING
             if by_request and state in row.when and row.becomes is not None and row.becomes not in passed:
                 queue.append((row.becomes, (*way, row), passed | {row.becomes}))
 
@@ -113,7 +117,7 @@ async def begin(plane: Plane, beginning: Beginning, words: str) -> str:
     error = beginning.vm_state is VmState.ERROR
     tried: list[str] = []
     for way in ways(VmState.ACTIVE if error else beginning.vm_state):
-        instance_id = await _go(plane, way, words)
+        instance_id = await _go(plane, way, words, adopted=beginning.row.needs_adopted)
         if instance_id is None:
             tried.append(_said(way))
             continue
@@ -156,8 +160,8 @@ async def _refused(plane: Plane, row: Action, instance_id: str) -> Refused | Non
     return explain(conditions(row, kind), row, await plane.world.instance(instance_id))
 
 
-async def _go(plane: Plane, way: tuple[Action, ...], words: str) -> str | None:
-    admitted = await plane.create(words)
+async def _go(plane: Plane, way: tuple[Action, ...], words: str, *, adopted: bool) -> str | None:
+    admitted = await (plane.adopt(words) if adopted else plane.create(words))
     instance = await plane.finished(admitted.operation.id)
     for row in way:
         try:

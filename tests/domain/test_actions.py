@@ -10,6 +10,7 @@ import pytest
 from stateward.domain import bodies
 from stateward.domain.actions import (
     ACTIONS,
+    ADOPT,
     AFTER_BOOT,
     BY_KEY,
     CREATE,
@@ -49,6 +50,7 @@ def test_keys_are_what_is_stored() -> None:
     """Renaming one would orphan the operations that old versions wrote; adding one is fine here."""
     assert sorted(BY_KEY) == [
         "adopt",
+        "adopt_guest",
         "arrive",
         "arrive_stopped",
         "boot_paused",
@@ -99,6 +101,7 @@ def test_keys_are_what_is_stored() -> None:
         "rebuild",
         "rebuild_stopped",
         "reclaim",
+        "release_guest",
         "release_lock",
         "remove_stray",
         "rescue",
@@ -265,7 +268,7 @@ def test_what_changes_a_guest_is_guarded(row: Action) -> None:
     nothing = row.steps == (Step.STAND_DOWN,)
     assert exempt == (
         nothing
-        or row is CREATE
+        or row in {CREATE, ADOPT}
         or row in HOLDS
         or reads
         or on_its_way
@@ -310,9 +313,9 @@ def test_every_task_state_is_set_by_an_operation() -> None:
 
 @pytest.mark.parametrize("row", ACTIONS, ids=by_key)
 def test_an_operation_is_admitted_somewhere(row: Action) -> None:
-    """Only ``create`` has no state before it; of what is deleted only the guest and copies of it are removed."""
+    """Only ``create`` has no state before it; of what is deleted the guest is removed, or comes back."""
     assert (row.when == frozenset()) == (row is CREATE)
-    assert (VmState.DELETED in row.when) == (row.name == "reap" or row.elsewhere)
+    assert (VmState.DELETED in row.when) == (row in {BY_KEY["reap"], ADOPT} or row.elsewhere)
 
 
 @pytest.mark.parametrize("row", ACTIONS, ids=by_key)

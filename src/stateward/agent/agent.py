@@ -92,7 +92,8 @@ class Agent:
         if self._consoles is not None:
             await self._consoles.offer(self.host, self._open_console)
         await self._bus.answer(
-            questions_subject(self.host), Questions(self.driver, self.worker.overtaken).answer
+            questions_subject(self.host),
+            Questions(self.driver, self.worker.overtaken, self._journal.fence).answer,
         )
         self._tasks = [
             asyncio.create_task(self.observer.run(), name=f"observer {self.host}"),

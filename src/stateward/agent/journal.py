@@ -132,6 +132,13 @@ class Journal:
         row = self._database.execute(f"{_ENTRY} WHERE instance_id = ?", (instance_id,)).fetchone()
         return None if row is None else _entry(row)
 
+    def fence(self, instance_id: str) -> int:
+        """Return the highest fence that came for an instance, 0 when none did."""
+        row = self._database.execute(
+            "SELECT fence FROM work WHERE instance_id = ?", (instance_id,)
+        ).fetchone()
+        return 0 if row is None else int(row[0])
+
     def unfinished(self) -> list[Entry]:
         """Return the operations without a result."""
         rows = self._database.execute(f"{_ENTRY} WHERE result IS NULL ORDER BY at")

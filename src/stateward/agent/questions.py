@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 
 from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
-from stateward.domain.questions import Answer, Overtaken, Question, SetPassword
+from stateward.domain.questions import Answer, Overtaken, Question, SetPassword, WhoElse
+from stateward.domain.strangers import Stranger
 
 _DECODER: Final[msgspec.json.Decoder[Question]] = msgspec.json.Decoder(Question)
 
@@ -19,10 +20,22 @@ _DECODER: Final[msgspec.json.Decoder[Question]] = msgspec.json.Decoder(Question)
 class Questions:
     """Answers for one driver."""
 
-    def __init__(self, driver: Driver, overtaken: Callable[[str, int], Awaitable[None]]) -> None:
-        """Ask this driver; ``overtaken`` returns when nothing older than a fence acts on an instance."""
+    def __init__(
+        self,
+        driver: Driver,
+        overtaken: Callable[[str, int], Awaitable[None]],
+        fence_of: Callable[[str], int],
+    ) -> None:
+        """Keep what answers.
+
+        Args:
+            driver: is asked.
+            overtaken: returns when nothing older than a fence acts on an instance.
+            fence_of: the highest fence that came for an instance, 0 when none did.
+        """
         self._driver = driver
         self._overtaken = overtaken
+        self._fence_of = fence_of
 
     async def answer(self, payload: bytes) -> bytes:
         """Answer one question."""
@@ -42,4 +55,12 @@ class Questions:
         if isinstance(question, Overtaken):
             await self._overtaken(question.instance_id, question.fence)
             return Answer()
+        if isinstance(question, WhoElse):
+            found = await self._driver.strangers(frozenset(question.known))
+            return Answer(strangers=tuple(self._with_fence(each) for each in found))
         return Answer(diagnostics=await self._driver.diagnostics(question.instance_id))
+
+    def _with_fence(self, stranger: Stranger) -> Stranger:
+        """Tell the fence of what was done here before it was given back too: a lower one would count as overtaken."""
+        fence = max(stranger.fence, self._fence_of(stranger.id))
+        return msgspec.structs.replace(stranger, fence=fence)

@@ -19,14 +19,36 @@ from stateward.domain.steps import Step
 
 
 async def prepare_disk(work: Work) -> None:
-    """Make the disk, unless it is there."""
+    """Make the disk, unless it is there; an adopted guest has its own."""
+    if work.dispatch.guest.adopted:
+        return
     await work.driver.prepare_disk(work.dispatch.guest)
 
 
 async def define(work: Work) -> None:
-    """Make the guest known, to boot from its own disk, and mark it with the fence from its first moment."""
+    """Make the guest known, to boot from its own disk, and mark it with the fence from its first moment.
+
+    The definition of an adopted one is its owner's: it is marked as ours, should somebody have taken the mark off.
+    """
+    if work.dispatch.guest.adopted:
+        await adopt(work)
+        return
     await work.driver.define(msgspec.structs.replace(work.dispatch.guest, rescue=None))
     await work.driver.mark_fence(work.dispatch.instance_id, work.dispatch.fence)
+
+
+async def adopt(work: Work) -> None:
+    """Mark somebody else's guest as ours, with the fence."""
+    await work.driver.adopt(work.dispatch.guest)
+    await work.driver.mark_fence(work.dispatch.instance_id, work.dispatch.fence)
+
+
+async def remove(work: Work) -> None:
+    """Leave nothing of the guest; an adopted one is given back, with the disks that it came with."""
+    if work.dispatch.guest.adopted:
+        await work.driver.release(work.dispatch.instance_id)
+    else:
+        await work.driver.remove(work.dispatch.instance_id)
 
 
 async def define_rescue(work: Work) -> None:
@@ -123,7 +145,7 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.RESTORE_MEMORY: _simple(lambda driver, instance_id: driver.restore_memory(instance_id)),
     Step.DISCARD_MEMORY: _simple(lambda driver, instance_id: driver.discard_memory(instance_id)),
     Step.INJECT_NMI: _simple(lambda driver, instance_id: driver.inject_nmi(instance_id)),
-    Step.REMOVE: _simple(lambda driver, instance_id: driver.remove(instance_id)),
+    Step.REMOVE: remove,
     Step.DISCARD_DISK: _simple(lambda driver, instance_id: driver.discard_disk(instance_id)),
     Step.KEEP_DISK: _with_fence(lambda driver, instance_id, fence: driver.keep_disk(instance_id, fence)),
     Step.RETURN_DISK: _simple(lambda driver, instance_id: driver.return_disk(instance_id)),
@@ -137,6 +159,8 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.SNAPSHOT: snapshot,
     Step.PUBLISH_SNAPSHOT: publish_snapshot,
     Step.STAND_DOWN: stand_down,
+    Step.ADOPT: adopt,
+    Step.RELEASE: _simple(lambda driver, instance_id: driver.release(instance_id)),
 }
 
 #: What takes a step back whose operation failed, so that it leaves nothing behind; each does nothing when the step did

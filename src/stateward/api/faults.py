@@ -29,6 +29,8 @@ _STATUS_OF_REFUSAL: Final = {
     Refusal.WRONG_VM_STATE: 409,
     Refusal.WRONG_TASK_STATE: 409,
     Refusal.LOCKED: 409,
+    Refusal.ADOPTED: 409,
+    Refusal.NOT_ADOPTED: 409,
     Refusal.NO_HOST: 409,
     Refusal.NOT_FENCED: 409,
     Refusal.DISK_IS_THERE: 409,

@@ -26,6 +26,7 @@ class Test(enum.StrEnum):
     NULL_OR_IN = "null-or-in"
     NO_BITS = "no-bits"
     EQUALS = "equals"
+    NOT_NULL = "not-null"
     #: The host that the column names has its instances judged; a host that nobody knows has.
     JUDGED = "judged"
 
@@ -71,6 +72,14 @@ def conditions(
             for kind, column in _BLOCKS_COLUMN.items()
             if actor in BINDS[kind]
         )
+    if action.needs_own:
+        found.append(
+            Condition(column="adopted_as", test=Test.NULL_OR_IN, value=frozenset(), refusal=Refusal.ADOPTED)
+        )
+    if action.needs_adopted:
+        found.append(
+            Condition(column="adopted_as", test=Test.NOT_NULL, value="", refusal=Refusal.NOT_ADOPTED)
+        )
     found.append(
         Condition(
             column="vm_state", test=Test.IN, value=frozenset(action.when), refusal=Refusal.WRONG_VM_STATE
@@ -110,6 +119,8 @@ def holds(condition: Condition, actual: str | int | None) -> bool:
             return not int(actual or 0) & mask
         case Test.EQUALS, int() | str() as value:
             return actual == value
+        case Test.NOT_NULL, _:
+            return actual is not None
         case _:
             msg = f"condition {condition} compares {condition.test} with the wrong kind of value"
             raise TypeError(msg)

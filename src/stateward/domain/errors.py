@@ -15,6 +15,8 @@ class Refusal(enum.StrEnum):
     WRONG_VM_STATE = "Cannot '{action}' instance {instance_id} while it is in vm_state {vm_state}"
     WRONG_TASK_STATE = "Cannot '{action}' instance {instance_id} while it is in task_state {task_state}"
     LOCKED = "Instance {instance_id} is locked"
+    ADOPTED = "Cannot '{action}' instance {instance_id}: it was adopted, and its definition and disks are its owner's"
+    NOT_ADOPTED = "Cannot '{action}' instance {instance_id}: it was made here, not adopted; it can be deleted"
     NO_HOST = "Instance {instance_id} is not ready"
     NOT_FENCED = (
         "Instance {instance_id} cannot be evacuated: its host {host} is not fenced. Only the instances of a host whose "

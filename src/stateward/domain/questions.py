@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from stateward.domain.diagnostics import Diagnostics
+from stateward.domain.strangers import Stranger
 
 
 class SetPassword(msgspec.Struct, frozen=True, kw_only=True, tag="set-password"):
@@ -35,7 +36,13 @@ class Overtaken(msgspec.Struct, frozen=True, kw_only=True, tag="overtaken"):
     fence: int
 
 
-Question = SetPassword | Measure | Overtaken
+class WhoElse(msgspec.Struct, frozen=True, kw_only=True, tag="who-else"):
+    """Describe the guests on the host that are none of these; by id."""
+
+    known: tuple[str, ...]
+
+
+Question = SetPassword | Measure | Overtaken | WhoElse
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,3 +53,4 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     #: The hypervisor could not be asked; it may be back soon.
     unavailable: bool = False
     diagnostics: Diagnostics | None = None
+    strangers: tuple[Stranger, ...] = ()

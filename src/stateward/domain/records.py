@@ -83,6 +83,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     #: createBackup: its type, and how many images of that type are kept.
     backup_type: str | None = None
     rotation: int | None = None
+    #: Of a guest that is adopted: the vm state it was seen in before.
+    found: VmState | None = None
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):

@@ -397,6 +397,7 @@ def guest_of(instance: Instance, target: Target) -> GuestSpec:
             connected=bool(instance.ports),
         ),
         rescue=target.rescue or instance.rescue,
+        adopted=instance.adopted_as is not None,
     )
 
 

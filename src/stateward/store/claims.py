@@ -71,6 +71,16 @@ _TAKE: Final = (
         claims=_HOSTS.claims + sa.bindparam("b_count"),
     )
 )
+_TAKE_ANYWAY: Final = (
+    sa.update(HOSTS)
+    .where(_HOSTS.name == sa.bindparam("b_host"))
+    .values(
+        claimed_vcpus=_HOSTS.claimed_vcpus + sa.bindparam("b_vcpus"),
+        claimed_memory=_HOSTS.claimed_memory + sa.bindparam("b_memory"),
+        claimed_disk=_HOSTS.claimed_disk + sa.bindparam("b_disk"),
+        claims=_HOSTS.claims + 1,
+    )
+)
 _GIVE_BACK: Final = (
     sa.update(HOSTS)
     .where(_HOSTS.name == sa.bindparam("b_host"))
@@ -168,6 +178,20 @@ def release(connection: sa.Connection, instance_id: str, purpose: Purpose | None
             },
         )
     return claims
+
+
+def take_anyway(connection: sa.Connection, host: str, instance_id: str, need: Room) -> None:
+    """Claim room for an instance that is on a host already, whether the host has it or not.
+
+    What it takes up is taken up. A host that is overcommitted by it is given nothing more, which is what the sums are
+    for.
+    """
+    connection.execute(
+        _TAKE_ANYWAY,
+        {"b_host": host, "b_vcpus": need.vcpus, "b_memory": need.memory, "b_disk": need.disk},
+    )
+    claim = {"instance_id": instance_id, "purpose": Purpose.HOME.value, "host": host}
+    connection.execute(_INSERT, claim | msgspec.structs.asdict(need))
 
 
 def settle_move(connection: sa.Connection, instance_id: str) -> bool:

@@ -14,6 +14,7 @@ from stateward.domain.locks import ALL_CLASSES, OperationClass
 from stateward.domain.records import Instance
 from stateward.domain.states import ENDED, Cause, Observed, TaskState, VmState
 from stateward.store.boots import AWAITS
+from stateward.store.rows import insert_new
 from stateward.store.tables import HOSTS, INSTANCES
 
 _COLUMNS = INSTANCES.c
@@ -77,6 +78,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         group_id,
         hints,
         state_since,
+        adopted_as,
     ) = cast("tuple[Any, ...]", row)
     return Instance(
         id=instance_id,
@@ -125,6 +127,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         group_id=group_id,
         hints=hints,
         state_since=state_since,
+        adopted_as=adopted_as,
     )
 
 
@@ -168,6 +171,22 @@ def insert(connection: sa.Connection, values: Mapping[str, Any]) -> Instance:
     return instance_of(row)
 
 
+def insert_unless_known(connection: sa.Connection, values: Mapping[str, Any]) -> Instance | None:
+    """Insert a row and return it; None when there is one of its id, deleted or not."""
+    row = insert_new(connection, INSTANCES, values)
+    return None if row is None else instance_of(row)
+
+
+def living_at(connection: sa.Connection, host: str) -> dict[str, str | None]:
+    """Return the ids of the living instances of a host, each with its host's name for it if it was adopted."""
+    rows = connection.execute(
+        sa.select(_COLUMNS.id, _COLUMNS.adopted_as).where(
+            _COLUMNS.host == host, _COLUMNS.vm_state != VmState.DELETED.value
+        )
+    )
+    return {row.id: row.adopted_as for row in rows}
+
+
 @cache
 def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence: bool) -> sa.Update:  # noqa: FBT001 (a cache key)
     """Build the UPDATE of a kind of change once: there are as many as rows in the action table."""
@@ -181,6 +200,8 @@ def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence
                 clauses.append(sa.or_(column.is_(None), _one_of(column, allowed)))
             case Test.NO_BITS, int() as mask:
                 clauses.append(column.bitwise_and(sa.literal_column(str(mask))) == sa.literal_column("0"))
+            case Test.NOT_NULL, _:
+                clauses.append(column.is_not(None))
             case Test.EQUALS, int() | str():
                 clauses.append(column == sa.bindparam(f"c_{number}"))
             case Test.JUDGED, _:

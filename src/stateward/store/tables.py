@@ -113,6 +113,8 @@ INSTANCES: Final = sa.Table(
     sa.Column("hints", Packed(dict[str, Any])),
     #: When its vm state began, where that was before it was written: what an agent saw is adopted as of then.
     sa.Column("state_since", sa.Double),
+    #: Its host's name for a guest that was adopted; null: it was made here.
+    sa.Column("adopted_as", sa.String(255)),
     # B3 as a constraint: a task state belongs to an operation, and a deleted instance has neither.
     sa.CheckConstraint("task_state IS NULL OR operation_id IS NOT NULL", name="task_has_operation"),
     sa.Index(None, "project_id", "created_at"),

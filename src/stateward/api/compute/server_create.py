@@ -219,7 +219,7 @@ async def _new_instance(call: Call, wanted: ServerBody, hints: Hints) -> NewInst
         project_id=call.project_id,
         user_id=call.token.user_id,
         name=name,
-        hostname=wanted.hostname or _host_name(name),
+        hostname=wanted.hostname or host_name(name),
         description=wanted.description if call.minor >= _DESCRIPTION else name,
         flavor=flavor,
         image=image,
@@ -357,7 +357,7 @@ def find_key(connection: sa.Connection, call: Call, name: str) -> str | None:
     return pair.public_key.strip() if pair.type == "ssh" else None
 
 
-def _host_name(name: str) -> str:
+def host_name(name: str) -> str:
     """Make a host name of a display name, as Nova does; ``server`` when nothing of it is left."""
     text = re.sub(r"[ _]", "-", name.strip().lower())
     text = re.sub(r"[^a-z0-9.-]", "", text).strip(".-")[:63]

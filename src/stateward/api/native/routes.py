@@ -11,7 +11,17 @@ from starlette.routing import Route, Router
 
 from stateward.api.compute.services import Services
 from stateward.api.http import base_url
-from stateward.api.native import events, explain, hosts, locks, operations, overrides, telling, usage
+from stateward.api.native import (
+    adoptions,
+    events,
+    explain,
+    hosts,
+    locks,
+    operations,
+    overrides,
+    telling,
+    usage,
+)
 from stateward.api.native.call import Endpoint, Resource, nothing_here, reply
 from stateward.api.native.openapi import document
 
@@ -22,6 +32,7 @@ RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {
     **locks.RESOURCES,
     **overrides.RESOURCES,
     **explain.RESOURCES,
+    **adoptions.RESOURCES,
     **hosts.RESOURCES,
     **telling.RESOURCES,
     **usage.RESOURCES,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from stateward.domain.actions.adoption import ADOPT, ADOPTION
 from stateward.domain.actions.holds import HOLDS, WAYS
 from stateward.domain.actions.life import CREATE, LIFE
 from stateward.domain.actions.moves import MOVES
@@ -23,6 +24,7 @@ from stateward.domain.states import TaskState
 
 __all__ = [
     "ACTIONS",
+    "ADOPT",
     "AFTER_BOOT",
     "BY_KEY",
     "CREATE",
@@ -41,7 +43,7 @@ __all__ = [
     "restores",
 ]
 
-ACTIONS: Final[tuple[Action, ...]] = (*LIFE, *POWER, *MOVES, *HOLDS, *NOTES, *ITS_OWN, *BOOTS)
+ACTIONS: Final[tuple[Action, ...]] = (*LIFE, *POWER, *MOVES, *ADOPTION, *HOLDS, *NOTES, *ITS_OWN, *BOOTS)
 
 
 def restores() -> frozenset[str]:

@@ -9,7 +9,7 @@ import msgspec
 
 from stateward.domain.locks import OperationClass
 from stateward.domain.states import Observed, TaskState, VmState
-from stateward.domain.steps import Step
+from stateward.domain.steps import NEEDS_OWN, Step
 
 START, STOP, DELETE, CHANGE = OperationClass
 
@@ -81,6 +81,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     pending: TaskState | None = None
     #: The vm state after it; None: it stays.
     becomes: VmState | None = None
+    #: The vm state after it is the one that its guest was found in (``strangers.STATE_OF``), not ``becomes``.
+    as_found: bool = False
     #: The vm state when the guest's memory was saved at its deadline instead of its power taken (R9). None where
     #: that cannot be chosen, because the action goes on with a guest that is off.
     if_saved: VmState | None = None
@@ -117,6 +119,16 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     def is_operation(self) -> bool:
         """Whether an agent works on it; the rest is done when it is admitted."""
         return bool(self.steps)
+
+    @property
+    def needs_own(self) -> bool:
+        """Whether the guest's definition and disks must be ours: one that was adopted cannot have it done."""
+        return self.places or self.leaves or not NEEDS_OWN.isdisjoint(self.steps)
+
+    @property
+    def needs_adopted(self) -> bool:
+        """Whether only an adopted guest can have it done."""
+        return Step.RELEASE in self.steps
 
     @property
     def guarded(self) -> OperationClass:

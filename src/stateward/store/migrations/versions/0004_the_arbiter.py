@@ -147,6 +147,8 @@ def _state_intervals() -> None:
 
 
 def upgrade() -> None:
+    with op.batch_alter_table("instances") as batch:
+        batch.add_column(sa.Column("adopted_as", sa.String(length=255), nullable=True))
     with op.batch_alter_table("hosts") as batch:
         batch.add_column(sa.Column("boot_id", sa.String(length=64), nullable=True))
         batch.add_column(sa.Column("frozen", sa.String(length=16), nullable=True))
@@ -250,6 +252,8 @@ def downgrade() -> None:
         batch.drop_column("state_since")
     for name in ("boot_turns", "host_moves", "host_plans", "strays"):
         op.drop_table(name)
+    with op.batch_alter_table("instances") as batch:
+        batch.drop_column("adopted_as")
     with op.batch_alter_table("hosts") as batch:
         for name in (
             "maintenance_until",
