@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.agent.simulated import SimulatedDriver
-from stateward.domain.actions import ACTIONS, ADOPT, BY_KEY, CREATE, Action, Role, key
+from stateward.domain.actions import ACTIONS, ADOPT, AFTER_BOOT, BY_KEY, CREATE, Action, Role, key
 from stateward.domain.admit import conditions, explain
 from stateward.domain.errors import Refused
 from stateward.domain.locks import ActorKind
@@ -65,7 +65,8 @@ def beginnings() -> list[Beginning]:
     """
     found: list[Beginning] = []
     for row in ACTIONS:
-        deviations = [verdict for verdict in VERDICTS if verdict.action == key(row)]
+        names = {key(row)} | {restore for restore, boot in AFTER_BOOT.items() if boot == key(row)}
+        deviations = [verdict for verdict in VERDICTS if verdict.action in names]
         # Copies elsewhere need a second host (tests/arbiter/test_strays.py).
         if not row.is_operation or row.elsewhere:
             continue
