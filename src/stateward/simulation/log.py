@@ -74,9 +74,10 @@ class Log:
         said = _UUID.sub(lambda found: self.names.get(found[0], "…"), after).replace("\n", " ")
         at = f"{max(self._time() - self._zero, 0.0):9.3f}"
         for line in reversed(self._lines):
-            if line.at != at or not subject:
+            # Nothing is taken back over what happened in between.
+            if line.at != at or not subject or not line.subjects:
                 break
-            if (line.before, line.after) == (before, said) and line.subjects:
+            if (line.before, line.after) == (before, said):
                 if subject not in line.subjects:
                     line.subjects.append(subject)
                     return
@@ -161,12 +162,18 @@ def _decided(row: sa.Row[Any]) -> str | None:
             seconds = detail.get("seconds")
             return f"{row.action} is told to {detail['command']}" + (f" to {seconds} s" if seconds else "")
         case _:
-            said = detail.get("says") or ", ".join(
-                f"{key} {value}"
-                for key, value in sorted(detail.items())
-                if isinstance(value, str | int | float)
-            )
-            return f"{row.event.replace('_', ' ')}" + (f": {said}" if said else "")
+            return _other(row.event, row.action, detail)
+
+
+def _other(event: str, action: str | None, detail: Mapping[str, Any]) -> str:
+    """Say what a record says of which nothing more is known than what is in it; ids are for programs."""
+    said = detail.get("says") or ", ".join(
+        f"{key} {value}"
+        for key, value in sorted(detail.items())
+        if isinstance(value, str | int | float) and not key.startswith(("boot", "host"))
+    )
+    what = " ".join((event if action is None else f"{event} {action}").split("_"))
+    return f"{detail['host']}: {what}: {said}" if "host" in detail else f"{what}: {said}".removesuffix(": ")
 
 
 def _recorded(before: sa.Row[Any], after: sa.Row[Any]) -> list[str]:

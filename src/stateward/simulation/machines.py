@@ -36,7 +36,10 @@ _GUEST: Final[dict[str, Callable[[SimulatedHypervisor, str], None]]] = {
     "powers itself off": SimulatedHypervisor.guest_shutdown,
     "halts on a full disk": functools.partial(SimulatedHypervisor.pause, cause=Cause.IO_ERROR),
     "halts for a migration": functools.partial(SimulatedHypervisor.pause, cause=Cause.MIGRATION),
+    "falls asleep": functools.partial(SimulatedHypervisor.pause, cause=Cause.GUEST),
     "runs on": SimulatedHypervisor.resume,
+    "is ended for want of memory": functools.partial(SimulatedHypervisor.crash, cause=Cause.OUT_OF_MEMORY),
+    "is migrated away": functools.partial(SimulatedHypervisor.crash, cause=Cause.MIGRATION),
 }
 
 #: What can be made to fail, in words.

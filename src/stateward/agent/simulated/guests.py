@@ -342,14 +342,14 @@ def guest_shutdown(guest: SimulatedGuest) -> SimulatedGuest:
     return _off(says(guest, "powered off"), Cause.GUEST)
 
 
-def crash(guest: SimulatedGuest, *, kept: bool = False) -> SimulatedGuest:
+def crash(guest: SimulatedGuest, *, kept: bool = False, cause: Cause = Cause.CRASHED) -> SimulatedGuest:
     """Have it crash, which switches it off; ``kept`` leaves the wreck in memory, as some hypervisors can.
 
     Raises:
         GuestMissing, DriverError: it does not run.
     """
     _check(guest, {Observed.RUNNING}, "only a running one can crash")
-    guest = _off(guest, Cause.CRASHED)
+    guest = _off(guest, cause)
     return replace(guest, observed=Observed.CRASHED) if kept else guest
 
 

@@ -119,9 +119,12 @@ class SimulatedHypervisor(Faults):
         """Take a guest's power, as an operator by hand."""
         self.change(instance_id, lambda guest, _: guests.destroy(guest))
 
-    def crash(self, instance_id: str, *, kept: bool = False) -> None:
-        """Have a guest crash, which switches it off; ``kept`` leaves it crashed and in memory instead."""
-        self.change(instance_id, lambda guest, _: guests.crash(guest, kept=kept))
+    def crash(self, instance_id: str, *, kept: bool = False, cause: Cause = Cause.CRASHED) -> None:
+        """Have a guest crash, which switches it off; ``kept`` leaves it crashed and in memory instead.
+
+        ``cause`` can be another that ends a guest with its host up: want of memory, or a migration away.
+        """
+        self.change(instance_id, lambda guest, _: guests.crash(guest, kept=kept, cause=cause))
 
     def pause(self, instance_id: str, cause: Cause = Cause.OPERATOR) -> None:
         """Halt a guest; ``cause`` can be that of a full disk, for example."""
