@@ -172,7 +172,7 @@ def _other(event: str, action: str | None, detail: Mapping[str, Any]) -> str:
         for key, value in sorted(detail.items())
         if isinstance(value, str | int | float) and not key.startswith(("boot", "host"))
     )
-    what = " ".join((event if action is None else f"{event} {action}").split("_"))
+    what = " ".join((event if action is None or event == "alert" else f"{event} {action}").split("_"))
     return f"{detail['host']}: {what}: {said}" if "host" in detail else f"{what}: {said}".removesuffix(": ")
 
 
