@@ -39,11 +39,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     A file's tests stay together, because of what they share. All real guests stay together too, and come first: they
     take longest, and two processes with guests would have half of the machine each.
+    What is tried on both databases is tried on SQLite alone by ``make check``.
     The first test of a session with guests also makes their files, of packages that it downloads.
     Their libvirtd must be nobody else's, so it gets a mount namespace; and its networks need bridges and NAT. A user's
     own libvirtd has neither: with it half of these tests would test something else.
     """
     reason = "a libvirtd of the tests' own needs root: it gets a mount namespace, bridges and NAT"
+    for item in items:
+        parameters = getattr(item, "callspec", None)
+        if parameters is not None and "postgresql" in parameters.params.values():
+            item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: item.get_closest_marker("guests") is None)
     for item in items:
         if item.get_closest_marker("guests") is None:

@@ -98,6 +98,7 @@ class TestContract(DriverContract):
     """The contract on the test driver."""
 
 
+@pytest.mark.slow
 class TestDisks(DiskContract):
     """What it says of disks, on real files."""
 

@@ -339,6 +339,7 @@ def _refused(
     return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lock", VARIANTS, ids=str)
 async def test_every_row(inline_database: Database, lock: Variant) -> None:
     """Is refused to whom the lock binds if it does what the lock blocks, and admitted in every other case."""

@@ -104,6 +104,7 @@ def test_every_class_of_a_lock_counts(row: Action, connection: sa.Connection) ->
 BLOCKS = st.integers(0, int(ALL_CLASSES)).map(OperationClass)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     row=st.sampled_from(ACTIONS),
