@@ -162,6 +162,7 @@ class Server:
             host_patience=self._settings.agent.patience,
             networks=tuple(network.made() for network in self._settings.network),
             reclaims=self._settings.reclaim.interval > 0,
+            policies=plane.policies,
             event_source=self._settings.events.source,
         )
         await self._first_start(identity, database)

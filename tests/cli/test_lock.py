@@ -399,3 +399,24 @@ async def test_durations() -> None:
             ValueError, match="is no time: write a duration, as 90m, 2h or 1d12h, or a time of ISO"
         ):
             moment(text, NOW)
+
+
+async def test_who_decides_for_a_server(cloud: Cloud) -> None:
+    """With no policies that is the table; one that the owner names in vain is told, with status 1."""
+    assert cloud.run("policy", "list", "-f", "json").json["policies"] == []
+    said = cloud.run("policy", "explain", "web", "-f", "json").json
+    assert (said["chosen"], said["changes"], said["now"]["decided_by"]) == ([], [], "table")
+    shown = cloud.run("policy", "explain", "web")
+    assert (shown.status, shown.err) == (0, "")
+    assert "agree, by table: The guest is as recorded." in shown.out
+    path = f"/compute/v2.1/servers/{cloud.servers['web']}/metadata"
+    named = await cloud.member.ask("POST", path, {"metadata": {"stateward:policy": "mine"}})
+    assert named.status == 200
+    shown = cloud.run("policy", "explain", "web")
+    assert shown.status == 1
+    assert "instance  mine    no: There is no policy called mine." in shown.out
+    assert (await cloud.member.ask("DELETE", f"{path}/stateward:policy")).status == 204
+    tried = cloud.run(
+        "policy", "simulate", "--expected", "stopped", "--observed", "running", "--locked", "-f", "json"
+    ).json
+    assert [each["action"] for each in tried["outcomes"]] == ["restore_off"]

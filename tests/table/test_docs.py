@@ -16,7 +16,7 @@ from stateward.domain.actions import ACTIONS, key
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
 from stateward.domain.verdicts import VERDICTS
-from stateward.settings import Settings
+from stateward.settings import Settings, load
 from tests.harness import ROOT
 from tools import docs
 from tools.verdict_docs import verdicts_md
@@ -75,6 +75,16 @@ def test_every_setting_is_in_its_document() -> None:
     example = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
     settings = msgspec.convert(example, Settings)
     assert missing(settings, example) == []
+
+
+def test_the_example_of_policies_can_be_served_with(tmp_path: Path) -> None:
+    """It makes sense as a whole, and to the last rule."""
+    text = (ROOT / "docs" / "policies.md").read_text(encoding="utf-8")
+    path = tmp_path / "stateward.toml"
+    path.write_text(text.partition("```toml\n")[2].partition("```")[0])
+    policies = load(path, {}).made_policies()
+    assert sorted(policies.named) == ["careful", "keep-on"]
+    assert (policies.hosts, policies.default) == ({"alpha": "careful"}, "careful")
 
 
 def missing(settings: msgspec.Struct, example: dict[str, Any]) -> list[str]:

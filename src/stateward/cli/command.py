@@ -31,6 +31,23 @@ def command_in(
     """Give a command its client and its format, one of these, the first by default; False ends it with status 1."""
 
     def made(function: Callable[Concatenate[Client, str, P], bool]) -> Callable[P, None]:
+        @wraps(function)
+        def with_client(
+            client: Callable[[], Client], form: str, /, *args: P.args, **options: P.kwargs
+        ) -> bool:
+            return function(client(), form, *args, **options)
+
+        return lazily(*formats)(with_client)
+
+    return made
+
+
+def lazily(
+    *formats: str,
+) -> Callable[[Callable[Concatenate[Callable[[], Client], str, P], bool]], Callable[P, None]]:
+    """Give a command its format, and what makes its client, which needs a cloud; see ``command_in``."""
+
+    def made(function: Callable[Concatenate[Callable[[], Client], str, P], bool]) -> Callable[P, None]:
 
         @click.option("--os-cloud", metavar="NAME", help="The cloud of clouds.yaml.  [default: $OS_CLOUD]")
         @click.option(
@@ -39,8 +56,11 @@ def command_in(
         @wraps(function)
         def run(*args: P.args, **options: P.kwargs) -> None:
             os_cloud, form = options.pop("os_cloud"), options.pop("form")
+
+            def client() -> Client:
+                return Client(find_cloud(None if os_cloud is None else str(os_cloud), os.environ))
+
             try:
-                client = Client(find_cloud(None if os_cloud is None else str(os_cloud), os.environ))
                 good = function(client, str(form), *args, **options)
             except NoCredentials as error:
                 raise click.UsageError(str(error)) from None

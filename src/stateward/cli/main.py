@@ -20,6 +20,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "lock": "stateward.cli.lock",
     "operation": "stateward.cli.operation",
     "override": "stateward.cli.override",
+    "policy": "stateward.cli.policy",
     "serve": "stateward.cli.serve",
     "simulate": "stateward.cli.simulate",
     "usage": "stateward.cli.usage",

@@ -16,6 +16,7 @@ from stateward.api.identity.service import Identity
 from stateward.api.native import native_app
 from stateward.bus.memory import MemoryBus
 from stateward.domain.actions import BY_KEY
+from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import Operation, OperationState, Progress, ProgressReport, WaitsFor
 from stateward.domain.shutdown import Rung
 from stateward.domain.steps import Step
@@ -81,7 +82,9 @@ class Stream:
 class Api:
     """Asks as somebody; what is asked about is made at the desk."""
 
-    def __init__(self, database: Database, *, second_admin: bool = False) -> None:
+    def __init__(
+        self, database: Database, *, second_admin: bool = False, policies: Policies = NO_POLICIES
+    ) -> None:
         self.desk = Desk(database)
         self.tokens = Tokens()
         self.changes = Changes()
@@ -96,6 +99,7 @@ class Api:
             clock=self.desk.clock,
             max_limit=5,
             second_admin=second_admin,
+            policies=policies,
         )
         self._app = Router([Mount("/v1", app=native_app(services))])
 

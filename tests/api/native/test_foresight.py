@@ -241,6 +241,7 @@ async def test_why_an_instance_is_as_it_is(api: Api) -> None:
         "cause": "other",
         "at": None,
         "verdict": "The guest is as recorded.",
+        "decided_by": "table",
     }
     causes = {each["action"]: each for each in said["causes"]}
     assert sorted(causes) == ["hold_none", "start"]

@@ -13,6 +13,7 @@ from stateward.api.identity import Identity
 from stateward.bus.port import Bus
 from stateward.clock import Clock
 from stateward.domain.networks import Network
+from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.operations.admission import Admission
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
@@ -48,6 +49,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     expiring: Callable[[], None] = lambda: None
     #: A hold is passed only when a second admin agrees (``[locks]``).
     second_admin: bool = False
+    #: What the arbiter follows besides its table (``[policies]``).
+    policies: Policies = NO_POLICIES
     #: The ``source`` of what is told to the outside (``[events]``).
     event_source: str = "/stateward"
     #: Servers of one page at most.

@@ -19,7 +19,6 @@ from stateward.domain.actions import BY_KEY, Action, Policy, Role
 from stateward.domain.errors import Invalid, Refused
 from stateward.domain.records import Instance, Operation, OperationState
 from stateward.domain.states import Cause, Observed, TaskState, VmState
-from stateward.domain.verdicts import judge_instance
 from stateward.operations import foresight, stacking
 from stateward.operations.foresight import Forecast, Foreseen, Outcome
 from stateward.store import boots, hosts, operations
@@ -70,6 +69,8 @@ class SeenView(msgspec.Struct, frozen=True, kw_only=True):
     cause: Cause
     at: str | None
     verdict: str
+    #: The table, or the rule of a policy; null: neither, it is not judged now.
+    decided_by: str | None
 
 
 class ExplainView(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +135,7 @@ async def _explain(call: Call) -> Response:
             vm_state=instance.vm_state,
             task_state=instance.task_state,
             fault=None if instance.fault is None else instance.fault.message,
-            seen=_seen(connection, instance),
+            seen=_seen(connection, call, instance),
             causes=[_cause(operation, admin=call.token.is_admin) for operation in chain],
             locks=[lock_view(lock, admin=call.token.is_admin) for lock in stack],
             actions=[_forecast_view(call, name, each) for name, each in forecasts],
@@ -143,16 +144,18 @@ async def _explain(call: Call) -> Response:
     return reply(await call.services.database.read(look))
 
 
-def _seen(connection: sa.Connection, instance: Instance) -> SeenView:
+def _seen(connection: sa.Connection, call: Call, instance: Instance) -> SeenView:
     # What decides about it in the stead of the arbiter's table, first.
     frozen = hosts.why_frozen(connection, instance.host)
     turn = boots.awaited(connection, instance)
     elsewhere = frozen or (None if turn is None else turn.says)
+    verdict = call.services.policies.judge(instance)
     return SeenView(
         observed=instance.observed,
         cause=instance.cause,
         at=None if instance.observed_at is None else iso_time(instance.observed_at),
-        verdict=elsewhere or judge_instance(instance).says,
+        verdict=elsewhere or verdict.says,
+        decided_by=None if elsewhere else verdict.decided_by,
     )
 
 

@@ -19,6 +19,7 @@ from stateward.api.native import (
     locks,
     operations,
     overrides,
+    policies,
     telling,
     usage,
 )
@@ -33,6 +34,7 @@ RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {
     **overrides.RESOURCES,
     **explain.RESOURCES,
     **adoptions.RESOURCES,
+    **policies.RESOURCES,
     **hosts.RESOURCES,
     **telling.RESOURCES,
     **usage.RESOURCES,
