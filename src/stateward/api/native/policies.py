@@ -178,7 +178,12 @@ def _changes(policies: Policies, instance: Instance) -> list[CellView]:
         found += [
             CellView(
                 observed=observed,
-                **(msgspec.structs.asdict(each) | {"causes": tuple(causes)}),
+                causes=tuple(causes),
+                verdict=each.verdict,
+                action=each.action,
+                becomes=each.becomes,
+                decided_by=each.decided_by,
+                says=each.says,
             )
             for each, causes in by_rule.items()
         ]
