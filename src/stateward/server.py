@@ -33,9 +33,13 @@ from stateward.bus.memory import MemoryBus
 from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
 from stateward.domain.errors import Conflict, NotFound
+from stateward.domain.webhooks import Patience
 from stateward.guest import agent as guest_agent, build as guest
 from stateward.guest.apt import GuestBuildError
 from stateward.operations.changes import Changes
+from stateward.operations.courier import Courier, bodies
+from stateward.operations.posting import HttpPost
+from stateward.operations.webhooks import Webhooks
 from stateward.plane import Plane, new_agent
 from stateward.private import make_private, write_private
 from stateward.settings import HostSettings, Settings
@@ -141,6 +145,11 @@ class Server:
             changes=self.changes,
             forget_images=images.forget,
         )
+        post = HttpPost(
+            seconds=self._settings.webhooks.timeout, private=self._settings.webhooks.private_addresses
+        )
+        self._undo.push_async_callback(post.close)
+        origin = self._settings.events.source
         services = Services(
             database=database,
             identity=identity,
@@ -163,15 +172,30 @@ class Server:
             networks=tuple(network.made() for network in self._settings.network),
             reclaims=self._settings.reclaim.interval > 0,
             policies=plane.policies,
-            event_source=self._settings.events.source,
+            event_source=origin,
+            webhooks=Webhooks(database, clock, post, origin),
         )
         await self._first_start(identity, database)
         self._undo.push_async_callback(plane.stop)
         await plane.start()
         for host in self._settings.host:
             await self._start_agent(host, database, bus, consoles, LocalImages(images))
+        courier = self._courier(database, clock, post)
+        self._undo.push_async_callback(courier.stop)
+        await courier.start()
         self.images = images
         self.app = build(services, images, self._ready(database, clock))
+
+    def _courier(self, database: Database, clock: SystemClock, post: HttpPost) -> Courier:
+        said = self._settings.webhooks
+        patience = Patience(
+            attempts=said.attempts,
+            first_pause=said.first_pause,
+            longest_pause=said.longest_pause,
+            disable_after=said.disable_after,
+        )
+        body = bodies(self._settings.events.source)
+        return Courier(database, clock, self.changes, post, body, patience=patience, at_once=said.at_once)
 
     def _take_folder(self) -> None:
         """Make the data folder this process's own: two servers on one folder would fight over its guests."""

@@ -92,6 +92,23 @@ class BootSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
 
 
+class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[webhooks]``: how events are delivered; times in seconds."""
+
+    #: Attempts of one event, until it is a dead letter; the pause between them doubles from the first to the longest.
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
+    first_pause: Seconds = 1.0
+    longest_pause: Seconds = 300.0
+    #: Seconds an attempt may take.
+    timeout: Seconds = 10.0
+    #: A webhook to which nothing could be delivered for so long is disabled.
+    disable_after: Seconds = 5 * 24 * 3600.0
+    #: Deliveries at a time at most.
+    at_once: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
+    #: Addresses that are not of the internet may be posted to.
+    private_addresses: bool = False
+
+
 class ReclaimSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[reclaim]``: how long a deleted instance can be restored, in seconds; 0, as in Nova: not at all."""
 
@@ -190,6 +207,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arbiter: ArbiterSettings = ArbiterSettings()
     events: EventSettings = EventSettings()
     boot: BootSettings = BootSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     reclaim: ReclaimSettings = ReclaimSettings()
     locks: LockSettings = LockSettings()
     shelve: ShelveSettings = ShelveSettings()

@@ -24,6 +24,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
     "serve": "stateward.cli.serve",
     "simulate": "stateward.cli.simulate",
     "usage": "stateward.cli.usage",
+    "webhook": "stateward.cli.webhook",
 }
 
 

@@ -172,6 +172,11 @@ EVENT_TYPES: Final[tuple[EventType, ...]] = (
         records=_of("host.restarted"),
         says="Everything that was to be started again after a host's boot was started, or was given up: `outcomes`.",
     ),
+    EventType(
+        name="webhook.changed",
+        records=_of("webhook"),
+        says="An administrator made, changed or deleted a webhook: `action` says what.",
+    ),
     EventType(name="identity.login", records=_of("login"), says="An administrator logged in."),
     ALERT,
     OTHER,

@@ -14,6 +14,7 @@ from stateward.store import (
     identity_tables,
     image_tables,
     placement_tables,
+    webhook_tables,
 )
 from stateward.store.engine import Database
 from stateward.store.tables import METADATA
@@ -24,7 +25,15 @@ __all__ = ["HEAD", "METADATA", "migrate"]
 HEAD: Final = "0004"
 
 #: The modules whose tables make up ``METADATA``: importing them is what puts them there.
-_MODULES: Final = (compute_tables, host_tables, idempotency, identity_tables, image_tables, placement_tables)
+_MODULES: Final = (
+    compute_tables,
+    host_tables,
+    idempotency,
+    identity_tables,
+    image_tables,
+    placement_tables,
+    webhook_tables,
+)
 
 
 class NewerSchema(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
 from typing import Any, cast
 
 import msgspec
@@ -22,6 +22,7 @@ from stateward.domain.shutdown import Rung
 from stateward.domain.steps import Step
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
+from stateward.operations.webhooks import Webhooks
 from stateward.store import operations
 from stateward.store.engine import Database
 from tests.api.resources.conftest import Tokens
@@ -88,6 +89,11 @@ class Api:
         self.desk = Desk(database)
         self.tokens = Tokens()
         self.changes = Changes()
+
+        async def takes(url: str, body: bytes, headers: Mapping[str, str]) -> None:
+            """Take whatever is posted."""
+
+        self.webhooks = Webhooks(database, self.desk.clock, takes, "/stateward")
         services = Services(
             database=database,
             identity=cast("Identity", self.tokens),
@@ -98,6 +104,7 @@ class Api:
             bus=MemoryBus(),
             clock=self.desk.clock,
             max_limit=5,
+            webhooks=self.webhooks,
             second_admin=second_admin,
             policies=policies,
         )

@@ -21,6 +21,7 @@ from stateward.operations.hosts import Hosts
 from stateward.operations.immediate import Immediate
 from stateward.operations.locking import Locking
 from stateward.operations.overriding import Overriding
+from stateward.operations.webhooks import Webhooks
 from stateward.store.engine import Database
 
 
@@ -53,6 +54,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     policies: Policies = NO_POLICIES
     #: The ``source`` of what is told to the outside (``[events]``).
     event_source: str = "/stateward"
+    #: None: none can be made here.
+    webhooks: Webhooks | None = None
     #: Servers of one page at most.
     max_limit: int = 1000
 

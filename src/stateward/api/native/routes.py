@@ -22,6 +22,7 @@ from stateward.api.native import (
     policies,
     telling,
     usage,
+    webhooks,
 )
 from stateward.api.native.call import Endpoint, Resource, nothing_here, reply
 from stateward.api.native.openapi import document
@@ -38,6 +39,7 @@ RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {
     **hosts.RESOURCES,
     **telling.RESOURCES,
     **usage.RESOURCES,
+    **webhooks.RESOURCES,
 }
 
 

@@ -146,6 +146,63 @@ def _state_intervals() -> None:
         op.execute(statement)
 
 
+def _webhooks() -> None:
+    op.create_table(
+        "webhooks",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("name", sa.String(length=64), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("format", sa.String(length=16), nullable=False),
+        sa.Column("types", sa.Text(), nullable=False),
+        sa.Column("instance_id", sa.String(length=36), nullable=True),
+        sa.Column("project_id", sa.String(length=64), nullable=True),
+        sa.Column("host", sa.String(length=255), nullable=True),
+        sa.Column("customer", sa.Boolean(), nullable=False),
+        sa.Column("secret", sa.String(length=128), nullable=False),
+        sa.Column("old_secret", sa.String(length=128), nullable=True),
+        sa.Column("old_secret_until", sa.Double(), nullable=True),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.Column("disabled_reason", sa.Text(), nullable=True),
+        sa.Column("reached_number", sa.BigInteger(), nullable=False),
+        sa.Column("reached_part", sa.Integer(), nullable=False),
+        sa.Column("failing_since", sa.Double(), nullable=True),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", sa.Double(), nullable=True),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("delivered", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhooks")),
+        sa.UniqueConstraint("name", name=op.f("uq_webhooks_name")),
+    )
+    op.create_table(
+        "webhook_letters",
+        sa.Column(
+            "number", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
+        ),
+        sa.Column("webhook_id", sa.String(length=36), nullable=False),
+        sa.Column("event_number", sa.BigInteger(), nullable=False),
+        sa.Column("event_part", sa.Integer(), nullable=False),
+        sa.Column("type", sa.String(length=64), nullable=False),
+        sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("failed_at", sa.Double(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("due", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["webhook_id"],
+            ["webhooks.id"],
+            name=op.f("fk_webhook_letters_webhook_id_webhooks"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_webhook_letters")),
+        sa.UniqueConstraint(
+            "webhook_id",
+            "event_number",
+            "event_part",
+            name=op.f("uq_webhook_letters_webhook_id_event_number_event_part"),
+        ),
+    )
+
+
 def upgrade() -> None:
     with op.batch_alter_table("instances") as batch:
         batch.add_column(sa.Column("adopted_as", sa.String(length=255), nullable=True))
@@ -167,6 +224,7 @@ def upgrade() -> None:
         batch.add_column(sa.Column("booted_at", sa.Double(), nullable=True))
     _hosts_that_die()
     _boots()
+    _webhooks()
     # The last: a table that SQLite copies loses its triggers.
     _state_intervals()
 
@@ -250,7 +308,7 @@ def downgrade() -> None:
     op.drop_table("state_intervals")
     with op.batch_alter_table("instances") as batch:
         batch.drop_column("state_since")
-    for name in ("boot_turns", "host_moves", "host_plans", "strays"):
+    for name in ("webhook_letters", "webhooks", "boot_turns", "host_moves", "host_plans", "strays"):
         op.drop_table(name)
     with op.batch_alter_table("instances") as batch:
         batch.drop_column("adopted_as")
