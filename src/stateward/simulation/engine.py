@@ -79,9 +79,9 @@ async def _play(script: Script, occurrences: Sequence[Occurrence]) -> list[str]:
 
 async def _build(world: World, script: Script) -> None:
     """Make the instances and bring each to where it begins, all at once."""
-    async with asyncio.TaskGroup() as group:
-        for line in script.instances:
-            group.create_task(_create(world, line))
+    for line in script.instances:
+        await _create(world, line)
+    await world.quiet()
     offload = script.settings.shelve.offload
     for line in script.instances:
         if line.state == ("shelved" if offload else "offloaded"):
@@ -131,7 +131,6 @@ async def _create(world: World, line: InstanceLine) -> None:
     made = await create(world.plane.admission, new, actor, reservation_id="r")
     if made.instance.fault is not None:
         raise BadScript(line.line, f"There is no room for {line.name}: {made.instance.fault.message}")
-    await world.quiet()
 
 
 def _ending(world: World) -> list[str]:

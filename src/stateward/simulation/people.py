@@ -177,21 +177,19 @@ async def _controls(world: World, given: Given) -> None:
 _SHUTDOWN: Final = "[ within {time}][ or (fail|save)]"
 
 
-def _both(pattern: str, act: Callable[[World, Given], Awaitable[None]], says: str) -> tuple[Phrase, ...]:
-    return tuple(Phrase(f"{who} {pattern}", act, says) for who in _KINDS)
-
-
 PEOPLE: Final[tuple[Phrase, ...]] = (
-    *_both(
-        f"({'|'.join(_VERBS)}) {{which}}{_SHUTDOWN}",
+    Phrase(
+        f"{{who}} ({'|'.join(_VERBS)}) {{which}}{_SHUTDOWN}",
         _does,
         "Ask for an operation; a stop or a reboot may say how long the guest gets, and what is done then.",
     ),
-    *_both(
-        "(locks|seals) {which}[ against {text}]", _locks, "Lock; against start, stop, delete, change or all."
+    Phrase(
+        "{who} (locks|seals) {which}[ against {text}]",
+        _locks,
+        "Lock; against start, stop, delete, change or all.",
     ),
-    *_both("(locks) {which} for {time}", _locks, "Lock, for a time."),
-    *_both("unlocks {which}", _unlocks, "Take the unnamed lock away."),
+    Phrase("{who} (locks) {which} for {time}", _locks, "Lock, for a time."),
+    Phrase("{who} unlocks {which}", _unlocks, "Take the unnamed lock away."),
     Phrase("operator holds {which}[ by (clean|forced|suspend|none)]", _holds, "A legal hold."),
     Phrase(
         "operator releases[ (one lock of)] {which}",
@@ -199,6 +197,6 @@ PEOPLE: Final[tuple[Phrase, ...]] = (
         "Take its locks away, holds too; or the oldest.",
     ),
     Phrase("operator resets {which} to (active|error)", _resets, "Set the record."),
-    *_both("(cancels|escalates) the shutdown of {which}", _controls, "Tell a running operation."),
-    *_both("gives {which} {time} to shut down", _controls, "The same."),
+    Phrase("{who} (cancels|escalates) the shutdown of {which}", _controls, "Tell a running operation."),
+    Phrase("{who} gives {which} {time} to shut down", _controls, "The same."),
 )

@@ -53,6 +53,7 @@ class Occurrence(msgspec.Struct, frozen=True, kw_only=True):
 
 #: What each name in a pattern may look like.
 _KINDS: Final = {
+    "who": r"customer|operator",
     "which": r"[A-Za-z0-9_*?,-]+",
     "host": r"[A-Za-z0-9_-]+",
     "time": r"[0-9][0-9.hms]*",
@@ -120,7 +121,7 @@ def _given(script: Script, event: EventLine, parts: dict[str, str | None]) -> Gi
     return Given(
         which=tuple(which),
         host=host,
-        who="operator" if event.text.startswith("operator ") else "customer",
+        who=parts.get("who") or event.text.split(maxsplit=1)[0],
         verb=parts.get("verb") or "",
         seconds=None if when is None else _seconds(when, event.line),
         word=parts.get("word") or "",
@@ -137,12 +138,14 @@ def _seconds(text: str, line: int) -> float:
 
 def _unknown(text: str, phrases: tuple[Phrase, ...]) -> str:
     word = text.split(maxsplit=1)[0]
-    alike = [phrase.pattern for phrase in phrases if phrase.pattern.lstrip("(").startswith(word)]
-    alike += [
-        phrase.pattern for phrase in phrases if re.match(rf"\([a-z|]*\b{re.escape(word)}\b", phrase.pattern)
-    ]
+    alike = [phrase.pattern for phrase in phrases if word in _beginnings(phrase)]
     if not alike:
-        beginnings = sorted({phrase.pattern.split()[0].strip("()") for phrase in phrases})
-        return f"Nothing that happens begins with {word!r}; it begins with {', '.join(beginnings)}."
-    listed = "\n  ".join(dict.fromkeys(alike))
+        words = sorted({each for phrase in phrases for each in _beginnings(phrase)})
+        return f"Nothing that happens begins with {word!r}; it begins with {', '.join(words)}."
+    listed = "\n  ".join(alike)
     return f"{text!r} is not understood. What begins so is one of:\n  {listed}"
+
+
+def _beginnings(phrase: Phrase) -> list[str]:
+    """Return the words that a phrase can begin with."""
+    return phrase.pattern.split(maxsplit=1)[0].replace("{who}", _KINDS["who"]).split("|")
