@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
@@ -16,8 +17,9 @@ from stateward.domain.admit import conditions, explain
 from stateward.domain.errors import Refused
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import GuestSpec, Target
-from stateward.domain.states import ON_NO_HOST, Observed, VmState
+from stateward.domain.states import ON_NO_HOST, Cause, Observed, VmState
 from stateward.domain.verdicts import VERDICTS
+from stateward.domain.verdicts.alternatives import alternatives
 from stateward.operations.admission import Admitted
 from stateward.operations.preparing import Wanted
 from stateward.store.tables import INSTANCES, OUTBOX
@@ -66,14 +68,16 @@ def beginnings() -> list[Beginning]:
     found: list[Beginning] = []
     for row in ACTIONS:
         names = {key(row)} | {restore for restore, boot in AFTER_BOOT.items() if boot == key(row)}
-        deviations = [verdict for verdict in VERDICTS if verdict.action in names]
+        deviations = [
+            (verdict.expected, verdict.observed) for verdict in VERDICTS if verdict.action in names
+        ] or _by_policy(names)
         # Copies elsewhere need a second host (tests/arbiter/test_strays.py).
         if not row.is_operation or row.elsewhere:
             continue
         if row in COMING:
             found.append(Beginning(row, None, None))
         elif deviations:
-            found.extend(Beginning(row, verdict.expected, verdict.observed) for verdict in deviations)
+            found.extend(Beginning(row, expected, observed) for expected, observed in deviations)
         else:
             # An instance on no host is deleted in the transaction that admits that: no agent works on it.
             agents = frozenset(VmState) if row.places else frozenset(VmState) - ON_NO_HOST
@@ -81,6 +85,15 @@ def beginnings() -> list[Beginning]:
             # What has no state of its own to begin in overtakes what brings the instance on its way.
             found.extend(Beginning(row, state, None) for state in sorted(states or row.when))
     return list(dict.fromkeys(found))
+
+
+def _by_policy(names: set[str]) -> list[tuple[VmState, Observed]]:
+    """Return the deviations in which only a policy asks for one of these actions."""
+    return [
+        (expected, observed)
+        for expected, observed in itertools.product(VmState, Observed)
+        if names & set(alternatives(expected, observed, Cause.OTHER).actions)
+    ]
 
 
 def ways(to: VmState) -> Iterator[tuple[Action, ...]]:
