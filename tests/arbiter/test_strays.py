@@ -11,16 +11,23 @@ import looptime
 import msgspec
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
 from stateward.agent.agent import Agent
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from stateward.bus.memory import Disorder
+from stateward.bus.port import operations_subject
+from stateward.domain.actions import BY_KEY
+from stateward.domain.locks import ActorKind
 from stateward.domain.records import Observation, Operation, OperationState
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.strays import stray_of
 from stateward.domain.verdicts import Stray
-from stateward.store import hosts, operations
+from stateward.operations.dispatch import repost
+from stateward.operations.preparing import Wanted
+from stateward.store import hosts, operations, strays
 from stateward.store.engine import Database
+from stateward.store.tables import OUTBOX
 from tests.agent.simulated_bench import spec_of
 from tests.rows import NOW, actor, instance
 from tests.stack import Stack
@@ -187,6 +194,34 @@ class TestOnTwoHosts:
         assert two.there(instance_id) is Observed.MISSING
         assert (await two.stack.instance(instance_id)).vm_state is VmState.DELETED
 
+    async def test_what_a_fenced_host_is_rid_of_by_others_is_left_to_them(self, two: TwoHosts) -> None:
+        """It was noted when the guest was made anew."""
+        instance_id = await two.stack.create()
+        await two.stack.database.write(
+            lambda connection: strays.note(connection, "g", instance_id, 1, two.stack.clock.now())
+        )
+        await two.copy(instance_id, fence=0, runs=True)
+        await asyncio.sleep(60)
+        assert two.there(instance_id) is Observed.RUNNING
+        assert await two.stack.verdicts(instance_id) == []
+
+    async def test_killed_before_it_is_sent_a_removal_is_sent_to_its_host(self, two: TwoHosts) -> None:
+        """Not to the instance's own, whose guest it would remove."""
+        instance_id = await two.stack.create()
+        admitted = await two.stack.admission.admit(
+            BY_KEY["remove_stray"], instance_id, actor(ActorKind.SYSTEM), wanted=Wanted(host="g")
+        )
+        assert admitted.operation.host == "g"
+
+        def lose(connection: sa.Connection) -> list[str]:
+            connection.execute(sa.delete(OUTBOX))
+            repost(connection)
+            return [subject for _number, subject, _id, _payload in operations.posted(connection)]
+
+        assert await two.stack.database.write(lose) == [operations_subject("g")]
+        await two.stack.idle(instance_id)
+        assert two.stack.guest(instance_id) is Observed.RUNNING
+
     async def test_nothing_is_done_while_something_is_in_flight(self, two: TwoHosts) -> None:
         """It may be what brings the guest there."""
         instance_id = await two.stack.create()
@@ -230,7 +265,7 @@ OURS = instance(id="i", host="h", vm_state=VmState.ACTIVE, observed=Observed.RUN
 def test_fences_decide(history: list[tuple[str, int]], stray: Stray) -> None:
     """Only what was done to its guest on the record's host after all that was done there."""
     done = [made("i", host, fence) for host, fence in history]
-    assert stray_of(OURS, "g", seen(), done) is stray
+    assert stray_of(OURS, "g", seen(), done, shared=False) is stray
 
 
 def test_what_was_not_done_to_the_guest_proves_nothing() -> None:
@@ -242,14 +277,16 @@ def test_what_was_not_done_to_the_guest_proves_nothing() -> None:
         made("i", "h", 5, action="update_metadata"),
         made("i", "h", 5, action="remove_stray"),
     ):
-        assert stray_of(OURS, "g", seen(), [there, done]) is Stray.RUNNING
+        assert stray_of(OURS, "g", seen(), [there, done], shared=False) is Stray.RUNNING
     halted = made("i", "g", 6, action="halt_stray")
-    assert stray_of(OURS, "g", seen(), [there, made("i", "h", 5), halted]) is Stray.OLDER_RUNNING
+    assert (
+        stray_of(OURS, "g", seen(), [there, made("i", "h", 5), halted], shared=False) is Stray.OLDER_RUNNING
+    )
 
 
 def test_what_is_under_way_there_is_waited_for() -> None:
     under_way = made("i", "g", 4, OperationState.RUNNING)
-    assert stray_of(OURS, "g", seen(), [under_way, made("i", "h", 5)]) is None
+    assert stray_of(OURS, "g", seen(), [under_way, made("i", "h", 5)], shared=False) is None
 
 
 @pytest.mark.parametrize(
@@ -260,22 +297,32 @@ def test_what_is_under_way_there_is_waited_for() -> None:
         {"observed": Observed.SHUTOFF, "cause": Cause.MIGRATION},
         # A hold keeps every copy that there is (R6).
         {"hold_blocks": 15, "locked_by": "admin"},
+        # Its disks are its owner's.
+        {"adopted_as": "web"},
     ],
 )
 def test_the_record_s_own_guest_must_be_there(changes: dict[str, object]) -> None:
     """Else the other may be all that is left."""
     history = [made("i", "h", 5), made("i", "g", 4)]
     row = msgspec.structs.replace(OURS, **changes)
-    assert stray_of(row, "g", seen(), history) is Stray.RUNNING
-    assert stray_of(row, "g", seen(Observed.SHUTOFF), history) is Stray.RESTING
-    assert stray_of(row, "g", seen(Observed.PAUSED), history) is Stray.RESTING
+    assert stray_of(row, "g", seen(), history, shared=False) is Stray.RUNNING
+    assert stray_of(row, "g", seen(Observed.SHUTOFF), history, shared=False) is Stray.RESTING
+    assert stray_of(row, "g", seen(Observed.PAUSED), history, shared=False) is Stray.RESTING
+
+
+def test_a_shared_disk_is_not_removed() -> None:
+    """It may be the instance's own; a guest that runs on it is halted all the same."""
+    history = [made("i", "h", 5), made("i", "g", 4)]
+    assert stray_of(OURS, "g", seen(Observed.PAUSED), history, shared=True) is Stray.RESTING
+    assert stray_of(OURS, "g", seen(), history, shared=True) is Stray.OLDER_RUNNING
+    assert stray_of(OURS, "g", seen(Observed.PAUSED), history, shared=False) is Stray.OLDER
 
 
 def test_what_is_no_copy() -> None:
     """A guest on its own host, and one that is not there."""
-    assert stray_of(OURS, "h", seen(), []) is None
-    assert stray_of(OURS, "g", seen(Observed.MISSING), []) is None
-    assert stray_of(OURS, "g", seen(Observed.UNKNOWN), []) is None
+    assert stray_of(OURS, "h", seen(), [], shared=False) is None
+    assert stray_of(OURS, "g", seen(Observed.MISSING), [], shared=False) is None
+    assert stray_of(OURS, "g", seen(Observed.UNKNOWN), [], shared=False) is None
 
 
 @pytest.mark.parametrize("state", [VmState.DELETED, VmState.SHELVED_OFFLOADED])
@@ -285,5 +332,5 @@ def test_what_is_on_no_host_has_no_newer_copy(state: VmState) -> None:
     gone = "delete" if state is VmState.DELETED else "shelveOffload"
     for host in ("g", "h"):
         history = [made("i", "g", 4), made("i", host, 5, action=gone)]
-        assert stray_of(row, "g", seen(), history) is Stray.OLDER_RUNNING
-    assert stray_of(row, "g", seen(), [made("i", "g", 4)]) is Stray.RUNNING
+        assert stray_of(row, "g", seen(), history, shared=False) is Stray.OLDER_RUNNING
+    assert stray_of(row, "g", seen(), [made("i", "g", 4)], shared=False) is Stray.RUNNING

@@ -25,7 +25,7 @@ from stateward.domain.verdicts import Kind, Stray, Verdict
 from stateward.operations.admission import Admission
 from stateward.operations.immediate import system_actor
 from stateward.operations.preparing import Wanted
-from stateward.store import hosts, instances, operations
+from stateward.store import hosts, instances, operations, strays
 from stateward.store.engine import StoreUnavailable
 
 log = structlog.get_logger()
@@ -93,16 +93,7 @@ class Strays:
 
     async def judge(self, host: str, observation: Observation) -> Verdict | None:
         """Judge one copy and do what the table says; None when it is none, or is not judged now."""
-
-        def look(connection: sa.Connection) -> tuple[Instance, Stray] | None:
-            instance = instances.get(connection, observation.instance_id)
-            if instance is None or (instance.host and hosts.frozen(connection, instance.host)):
-                return None
-            history = operations.of_instance(connection, instance.id)
-            stray = stray_of(instance, host, observation, history)
-            return None if stray is None else (instance, stray)
-
-        found = await self._admission.database.read(look)
+        found = await self._admission.database.read(lambda connection: _look(connection, host, observation))
         if found is None:
             return None
         instance, stray = found
@@ -237,3 +228,19 @@ class Strays:
         if changed is None:
             raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance.id)
         return changed
+
+
+def _look(connection: sa.Connection, host: str, observation: Observation) -> tuple[Instance, Stray] | None:
+    """Return the instance and what is known of its copy; None where it is none, or not judged now, or here."""
+    instance = instances.get(connection, observation.instance_id)
+    if instance is None or (instance.host and hosts.frozen(connection, instance.host)):
+        return None
+    if any(each.instance_id == instance.id for each in strays.on(connection, host)):
+        # Left there when the host was fenced: it is rid of that before it is used again.
+        return None
+    there = hosts.named(connection, host)
+    shared = there is not None and there.shared
+    stray = stray_of(
+        instance, host, observation, operations.of_instance(connection, instance.id), shared=shared
+    )
+    return None if stray is None else (instance, stray)

@@ -20,7 +20,7 @@ _NOT_THERE: Final = frozenset({Observed.MISSING, Observed.UNKNOWN, Observed.DUPL
 
 
 def stray_of(
-    instance: Instance, host: str, observation: Observation, history: Iterable[Operation]
+    instance: Instance, host: str, observation: Observation, history: Iterable[Operation], *, shared: bool
 ) -> Stray | None:
     """Say what a guest seen on a host is, when the instance's record names another host.
 
@@ -29,6 +29,7 @@ def stray_of(
         host: where the guest was seen.
         observation: as what.
         history: all operations of the instance, in any order.
+        shared: the host's disks are other hosts' too: one that is removed there could be the instance's own.
 
     Returns:
         None when it is no copy, or an operation is under way there.
@@ -41,7 +42,9 @@ def stray_of(
         return None
     runs = observation.observed is Observed.RUNNING
     if there and _is_newer(instance, worked, than=max(each.fence for each in there)):
-        return Stray.OLDER_RUNNING if runs else Stray.OLDER
+        if runs:
+            return Stray.OLDER_RUNNING
+        return Stray.RESTING if shared else Stray.OLDER
     return Stray.RUNNING if runs else Stray.RESTING
 
 
@@ -54,8 +57,8 @@ def _makes_it_so(operation: Operation) -> bool:
 def _is_newer(instance: Instance, worked: list[Operation], *, than: int) -> bool:
     """Whether what the record says was brought about after a fence."""
     done = [each for each in worked if each.state is OperationState.SUCCEEDED]
-    if instance.held:
-        # A hold keeps every copy that there is of its instance (R6).
+    # A hold keeps every copy that there is of its instance (R6), and what was adopted is its owner's to remove.
+    if instance.held or instance.adopted_as is not None:
         return False
     if instance.vm_state in ON_NO_HOST:
         return any(each.fence >= than and BY_KEY[each.action].becomes in ON_NO_HOST for each in done)
