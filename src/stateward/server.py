@@ -173,6 +173,7 @@ class Server:
             reclaims=self._settings.reclaim.interval > 0,
             policies=plane.policies,
             event_source=origin,
+            metrics_local=self._settings.metrics.local,
             webhooks=Webhooks(database, clock, post, origin),
         )
         await self._first_start(identity, database)

@@ -92,6 +92,13 @@ class BootSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
 
 
+class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[metrics]``: who may scrape ``/metrics``."""
+
+    #: This machine may, without a token.
+    local: bool = False
+
+
 class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[webhooks]``: how events are delivered; times in seconds."""
 
@@ -208,6 +215,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     events: EventSettings = EventSettings()
     boot: BootSettings = BootSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    metrics: MetricsSettings = MetricsSettings()
     reclaim: ReclaimSettings = ReclaimSettings()
     locks: LockSettings = LockSettings()
     shelve: ShelveSettings = ShelveSettings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 import msgspec
@@ -48,6 +49,10 @@ _STATUS_OF_KIND: Final[dict[type[Exception], int]] = {
 }
 
 
+#: Refusals by what refused, since this process began: for metrics.
+REFUSED: Final[Counter[str]] = Counter()
+
+
 class Unauthorized(Exception):
     """The request has no token that is good now; ``str()`` says what is wrong with it."""
 
@@ -71,6 +76,7 @@ def fault(status: int, message: str) -> Response:
 
 def status_of(error: Exception) -> tuple[int, str] | None:
     """Give the status and sentence of an expected error; None for a fault of our own."""
+    REFUSED[error.refusal.name.lower() if isinstance(error, Refused) else type(error).__name__.lower()] += 1
     if isinstance(error, Refused):
         return _STATUS_OF_REFUSAL[error.refusal], str(error)
     if isinstance(error, ApiFault):

@@ -1,4 +1,4 @@
-"""Webhooks and what could not be delivered to them."""
+"""What telling keeps: webhooks, what could not be delivered to them, and the totals that metrics show."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
+from stateward.domain.tallies import Tally
 from stateward.store.tables import COUNTER, METADATA, Packed
 
 WEBHOOKS: Final = sa.Table(
@@ -50,4 +51,14 @@ WEBHOOK_LETTERS: Final = sa.Table(
     sa.Column("error", sa.Text, nullable=False),
     sa.Column("due", sa.Boolean, nullable=False, default=False),
     sa.UniqueConstraint("webhook_id", "event_number", "event_part"),
+)
+
+#: One row, from the first scrape on: what was counted of the trail, and up to which record.
+TALLIES: Final = sa.Table(
+    "tallies",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("counted", Packed(Tally), nullable=False),
+    sa.CheckConstraint("id = 1", name="only_one"),
 )

@@ -94,7 +94,7 @@ class Api:
             """Take whatever is posted."""
 
         self.webhooks = Webhooks(database, self.desk.clock, takes, "/stateward")
-        services = Services(
+        self.services = services = Services(
             database=database,
             identity=cast("Identity", self.tokens),
             admission=self.desk.admission,

@@ -54,6 +54,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     policies: Policies = NO_POLICIES
     #: The ``source`` of what is told to the outside (``[events]``).
     event_source: str = "/stateward"
+    #: ``/metrics`` answers this machine without a token (``[metrics]``).
+    metrics_local: bool = False
     #: None: none can be made here.
     webhooks: Webhooks | None = None
     #: Servers of one page at most.

@@ -201,6 +201,14 @@ def _webhooks() -> None:
             name=op.f("uq_webhook_letters_webhook_id_event_number_event_part"),
         ),
     )
+    op.create_table(
+        "tallies",
+        sa.Column("id", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("number", sa.BigInteger(), nullable=False),
+        sa.Column("counted", sa.Text(), nullable=False),
+        sa.CheckConstraint("id = 1", name=op.f("ck_tallies_only_one")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tallies")),
+    )
 
 
 def upgrade() -> None:
@@ -308,7 +316,15 @@ def downgrade() -> None:
     op.drop_table("state_intervals")
     with op.batch_alter_table("instances") as batch:
         batch.drop_column("state_since")
-    for name in ("webhook_letters", "webhooks", "boot_turns", "host_moves", "host_plans", "strays"):
+    for name in (
+        "tallies",
+        "webhook_letters",
+        "webhooks",
+        "boot_turns",
+        "host_moves",
+        "host_plans",
+        "strays",
+    ):
         op.drop_table(name)
     with op.batch_alter_table("instances") as batch:
         batch.drop_column("adopted_as")
