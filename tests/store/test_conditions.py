@@ -17,7 +17,7 @@ from stateward.domain.locks import ALL_CLASSES, ActorKind, OperationClass
 from stateward.domain.records import Instance
 from stateward.domain.states import TaskState, VmState
 from stateward.store import instances
-from stateward.store.tables import HOSTS, INSTANCES
+from stateward.store.tables import METADATA
 from tests.rows import NOW, insert, values
 
 LOCK_COLUMNS = ("owner_blocks", "admin_blocks", "hold_blocks")
@@ -42,8 +42,7 @@ def columns_of(
 def every_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sa.Connection, list[Instance]]]:
     """Give a row for every vm state, task state and stack of locks."""
     engine = sa.create_engine("sqlite://")
-    for table in (INSTANCES, HOSTS):
-        table.create(engine)
+    METADATA.create_all(engine)
     none, every = OperationClass(0), ALL_CLASSES
     with engine.connect() as connection:
         rows = [
