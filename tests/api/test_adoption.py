@@ -232,7 +232,10 @@ async def test_locked_from_its_first_moment(cloud: Cloud) -> None:
     assert (server["locked"], server["locked_reason"]) == (True, "Moved in today.")
     stop = await cloud.ask("member", "POST", f"/servers/{done['id']}/action", {"os-stop": None})
     assert stop.status == 409
-    # The provider's lock does not bind the provider; a hold binds everybody.
+    # Elsewhere it does not bind the provider; what is given back would lose it without a word.
+    refused = await native(cloud, "POST", f"/instances/{done['id']}/release")
+    assert refused.status == 409
+    assert "Moved in today." in refused.body["detail"]
     hold = {"reason": "A court.", "shutdown": "none"}
     assert (await native(cloud, "POST", f"/instances/{done['id']}/holds", hold)).status == 202
     refused = await native(cloud, "POST", f"/instances/{done['id']}/release")

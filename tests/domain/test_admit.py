@@ -72,7 +72,7 @@ def test_a_lock_blocks_the_classes_of_the_row(row: Action, actor: ActorKind) -> 
         return
     for kind, blocked in itertools.product(LockKind, OperationClass):
         found = refusal_of(row, actor, vm_state=state, **of(row), **{COLUMN[kind]: blocked})
-        binds = actor in BINDS[kind] and bool(row.guarded & blocked)
+        binds = (row.bound or actor in BINDS[kind]) and bool(row.guarded & blocked)
         assert found == (Refusal.LOCKED if binds else None)
 
 

@@ -47,6 +47,11 @@ _BLOCKS_COLUMN: Final = {
 }
 
 
+def binds(action: Action, actor: ActorKind, kind: LockKind) -> bool:
+    """Say whether a kind of lock binds an actor who asks for an action."""
+    return action.bound or actor in BINDS[kind]
+
+
 def conditions(
     action: Action, actor: ActorKind, *, project_id: str | None = None, fence: int | None = None
 ) -> tuple[Condition, ...]:
@@ -70,7 +75,7 @@ def conditions(
         found.extend(
             Condition(column=column, test=Test.NO_BITS, value=int(action.guarded), refusal=Refusal.LOCKED)
             for kind, column in _BLOCKS_COLUMN.items()
-            if actor in BINDS[kind]
+            if binds(action, actor, kind)
         )
     if action.needs_own:
         found.append(

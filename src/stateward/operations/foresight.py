@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from stateward.domain import admit
 from stateward.domain.actions import ACTIONS, BY_KEY, Action, Role, key
 from stateward.domain.errors import Invalid, Refusal, Refused
-from stateward.domain.locks import BINDS, Lock, explained
+from stateward.domain.locks import Lock, explained
 from stateward.domain.records import Actor
 from stateward.domain.states import VmState
 from stateward.operations import stacking
@@ -146,7 +146,7 @@ def refusal_of(instance_id: str, refused: Refused) -> Forecast:
 
 
 def _binding(row: Action, stack: Sequence[Lock], actor: Actor) -> list[Lock]:
-    return [lock for lock in stack if actor.kind in BINDS[lock.kind] and lock.blocks & row.guarded]
+    return [lock for lock in stack if admit.binds(row, actor.kind, lock.kind) and lock.blocks & row.guarded]
 
 
 def _passes(

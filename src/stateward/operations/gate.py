@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from stateward.domain import admit
 from stateward.domain.actions import Action, key
 from stateward.domain.errors import Refusal, Refused
-from stateward.domain.locks import BINDS, ActorKind, explained
+from stateward.domain.locks import ActorKind, explained
 from stateward.domain.records import Actor, Instance
 from stateward.operations import stacking
 from stateward.store import audit, boots, hosts, instances, operations, overrides
@@ -86,7 +86,9 @@ def admitted_row(
     # Held from here on: the locks that are read are those that are told, or passed.
     held = instances.hold(connection, instance_id)
     stack = [] if held is None else stacking.stack_of(connection, held)
-    binding = [lock for lock in stack if actor.kind in BINDS[lock.kind] and lock.blocks & action.guarded]
+    binding = [
+        lock for lock in stack if admit.binds(action, actor.kind, lock.kind) and lock.blocks & action.guarded
+    ]
     if not binding:
         # The lock went away between the two statements, which only PostgreSQL lets happen.
         return guarded(connection, action, instance_id, checks, changes, bump_fence=bump_fence)

@@ -36,6 +36,7 @@ ADOPTION: Final[tuple[Action, ...]] = (
         wants=Observed.MISSING,
         # What is given back is kept by no lock any more, whichever class it blocks.
         guard=START | STOP | DELETE | CHANGE,
+        bound=True,
         policy=Policy("stateward:adoptions:release", Role.ADMIN),
         steps=(Step.RELEASE,),
         says="Give an adopted guest back as it is, and without touching it; its record ends as a deleted one's.",

@@ -106,6 +106,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     #: What the guest must be seen as for the result to be true; the arbiter restores towards it.
     wants: Observed | None = None
     guard: OperationClass | Exempt
+    #: Every lock binds everybody: an administrator, who passes others' locks elsewhere, releases them first.
+    bound: bool = False
     policy: Policy
     steps: tuple[Step, ...] = ()
     on_failure: OnFailure = OnFailure.KEEP
