@@ -86,7 +86,9 @@ class Cloud:
             )
             assert made.status == 202, made
             self.ids[name] = made.body["server"]["id"]
-        await self.admin.settled(seconds=LONG)
+        servers = await self.admin.settled(seconds=LONG)
+        faults = [servers[self.ids[name]].get("fault") for name in names]
+        assert not any(faults), faults
 
     async def act(self, name: str, action: str, body: Any = None) -> Answer:
         """Ask for an action that is admitted."""
