@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import signal
 import sqlite3
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -142,7 +141,7 @@ class Cloud:
         return [msgspec.json.decode(detail) | {"recorded_at": at} for at, detail in rows]
 
 
-def table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(title: str, heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Lay a table out for people."""
     widths = [max(len(row[place]) for row in (heads, *rows)) for place in range(len(heads))]
     lines = [
@@ -150,8 +149,3 @@ def table(title: str, heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> st
         for row in (heads, *rows)
     ]
     return "\n".join(("", title, *(line.rstrip() for line in lines), ""))
-
-
-async def pause(seconds: float) -> None:
-    """Let real time pass: what is waited for is that nothing happens."""
-    await asyncio.sleep(seconds)

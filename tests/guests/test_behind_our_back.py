@@ -79,11 +79,15 @@ class Operator:
 
         return await asyncio.to_thread(work)
 
+    async def domain(self, name: str) -> str:
+        """Return a guest's name at the hypervisor."""
+        found: list[str] = []
+        await self.does(name, lambda guest: found.append(guest.name()))
+        return found[0]
+
     async def kills(self, name: str) -> float:
         """Kill a guest's QEMU and return when."""
-        domain: list[str] = []
-        await self.does(name, lambda found: domain.append(found.name()))
-        process, now = self.machine.process_of(domain[0]), time.time()
+        process, now = self.machine.process_of(await self.domain(name)), time.time()
         os.kill(process, signal.SIGKILL)
         return now
 
@@ -178,7 +182,7 @@ SCENARIOS: Final = (
         name="virsh undefine",
         first=STOPPED,
         before="stopped",
-        act=by(lambda guest: guest.undefine()),
+        act=by(lambda guest: guest.undefineFlags(0)),
         expected=("stopped", "missing", "alert"),
     ),
 )
@@ -417,9 +421,7 @@ async def processes(operator: Operator) -> dict[str, int]:
     """Return the process of each guest that runs."""
     found: dict[str, int] = {}
     for name in operator.cloud.ids:
-        domain: list[str] = []
-        await operator.does(name, lambda guest, domain=domain: domain.append(guest.name()))
-        found[name] = operator.machine.process_of(domain[0])
+        found[name] = operator.machine.process_of(await operator.domain(name))
     return found
 
 
