@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import libvirt
+import msgspec
 
 from stateward.agent.driver import (
     AgentSilent,
@@ -26,6 +27,7 @@ from stateward.agent.libvirt.connection import Change, Connection, Lane
 from stateward.agent.libvirt.console import LibvirtConsole, LibvirtConsoles
 from stateward.agent.libvirt.disk_calls import DiskCalls
 from stateward.agent.libvirt.host import Accelerator, describe
+from stateward.agent.libvirt.kernel_log import KernelLog
 from stateward.agent.libvirt.states import observed
 from stateward.agent.libvirt.threads import on_thread
 from stateward.domain.diagnostics import Diagnostics
@@ -98,10 +100,12 @@ class LibvirtDriver(DiskCalls):
         #: Requests to agents inside guests that were not answered yet.
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._consoles = LibvirtConsoles(self._connection)
+        self._kernel = KernelLog()
 
     async def open(self, changed: Changed) -> None:
         """Connect; see the contract."""
         self._changed = changed
+        self._kernel.open()
         await self._connection.open()
         self._freezer.start()
 
@@ -111,6 +115,7 @@ class LibvirtDriver(DiskCalls):
         await self._consoles.close()
         await self._freezer.stop()
         await self._connection.close()
+        self._kernel.close()
 
     async def facts(self) -> HostFacts:
         """Describe the host; the disk is the file system that the data folder is on."""
@@ -134,7 +139,7 @@ class LibvirtDriver(DiskCalls):
 
     async def get(self, instance_id: str) -> Guest:
         """Return one guest."""
-        return await self._look(lambda connection: guests.get(connection, instance_id))
+        return await self._look(lambda connection: self._get(connection, instance_id))
 
     async def strangers(self, known: AbstractSet[str]) -> builtins.list[Stranger]:
         """Describe the domains that are none of the known ones, each by calls of its own."""
@@ -263,6 +268,14 @@ class LibvirtDriver(DiskCalls):
     async def _save(self, call: Callable[[libvirt.virConnect], T]) -> T:
         return await self._connection.run(Lane.SAVE, call)
 
+    def _get(self, connection: libvirt.virConnect, instance_id: str) -> Guest:
+        found = guests.get(connection, instance_id)
+        domain = guests.lookup(connection, instance_id) if self._kernel.matters(found.cause) else None
+        if domain is None:
+            return found
+        cause = self._kernel.cause(domain.name(), found.observed, found.cause)
+        return msgspec.structs.replace(found, cause=cause)
+
     def _list(
         self, connection: libvirt.virConnect
     ) -> tuple[builtins.list[Guest], dict[bytes, xml.Identity | None]]:
@@ -288,6 +301,8 @@ class LibvirtDriver(DiskCalls):
                 now, cause = guests.look(domain)
             else:
                 now, cause = observed(state, reason, saved=uuid in saved)
+            if self._kernel.matters(cause):
+                cause = self._kernel.cause(domain.name(), now, cause)
             found.append(Guest(instance_id=ours.instance_id, observed=now, cause=cause, fence=ours.fence))
         return found, learned
 
