@@ -18,7 +18,6 @@ from stateward.store.engine import Database
 from stateward.store.tables import BOOT_TURNS
 from tests.arbiter.test_reports import add, row_of
 from tests.rows import NOW, SetClock
-from tests.stack import encoded
 
 
 def make_arbiter(database: Database, **pace: Any) -> Arbiter:
@@ -29,21 +28,17 @@ def make_arbiter(database: Database, **pace: Any) -> Arbiter:
     )
 
 
-def report(seq: int, boot_id: str, *off: str, complete: bool = True) -> bytes:
-    return encoded(
-        Report(
-            host="h",
-            complete=complete,
-            observations=tuple(
-                Observation(
-                    instance_id=each, observed=Observed.SHUTOFF, cause=Cause.OTHER, seq=seq, at=NOW + seq
-                )
-                for each in off
-            ),
-            seq=seq,
-            at=NOW + seq,
-            boot_id=boot_id,
-        )
+def report(seq: int, boot_id: str, *off: str, complete: bool = True) -> Report:
+    return Report(
+        host="h",
+        complete=complete,
+        observations=tuple(
+            Observation(instance_id=each, observed=Observed.SHUTOFF, cause=Cause.OTHER, seq=seq, at=NOW + seq)
+            for each in off
+        ),
+        seq=seq,
+        at=NOW + seq,
+        boot_id=boot_id,
     )
 
 
@@ -82,12 +77,12 @@ async def test_a_plan_is_made_by_the_first_complete_report(database: Database) -
     ran = [await add(database) for _ in range(3)]
     stopped = await add(database, vm_state="stopped")
     arbiter = make_arbiter(database)
-    await arbiter.intake.handle(report(10, "two", ran[0], complete=False))
-    await arbiter.intake.handle(report(9, "one", *ran, stopped))
+    await arbiter.intake.take(report(10, "two", ran[0], complete=False))
+    await arbiter.intake.take(report(9, "one", *ran, stopped))
     assert await turns(database) == []
     await arbiter.boots.step("h")
     assert await end_operations(database) == 0
-    await arbiter.intake.handle(report(11, "two", *ran, stopped))
+    await arbiter.intake.take(report(11, "two", *ran, stopped))
     assert [(turn.instance_id, turn.state, turn.boot_id) for turn in await turns(database)] == [
         (each, TurnState.WAITING, "two") for each in ran
     ]
@@ -100,7 +95,7 @@ async def test_steps_start_so_many_and_no_more(database: Database) -> None:
     await known(database)
     ran = [await add(database) for _ in range(5)]
     arbiters = [make_arbiter(database) for _ in range(3)]
-    await arbiters[0].intake.handle(report(10, "two", *ran))
+    await arbiters[0].intake.take(report(10, "two", *ran))
     counts: list[int] = []
     for _ in range(4):
         for _ in range(2):
@@ -120,7 +115,7 @@ async def test_what_is_not_this_plan_s_any_more(database: Database, left: str) -
     await known(database)
     instance_id = await add(database)
     arbiter = make_arbiter(database)
-    await arbiter.intake.handle(report(10, "two", instance_id))
+    await arbiter.intake.take(report(10, "two", instance_id))
     if left == "frozen":
         await database.write(lambda connection: hosts.note_boot(connection, "h", "three", 11, NOW))
     else:
@@ -139,7 +134,7 @@ async def test_the_record_follows_in_the_same_transaction(database: Database) ->
         await add(database, vm_state="paused", observed="paused"),
         await add(database, owner_blocks=1, locked_by="owner"),
     )
-    await make_arbiter(database).intake.handle(report(10, "two", paused, locked))
+    await make_arbiter(database).intake.take(report(10, "two", paused, locked))
     assert [(await row_of(database, each)).vm_state for each in (paused, locked)] == [VmState.STOPPED] * 2
 
 

@@ -93,7 +93,9 @@ class Agent:
             await self._consoles.offer(self.host, self._open_console)
         await self._bus.answer(
             questions_subject(self.host),
-            Questions(self.driver, self.worker.overtaken, self._journal.fence).answer,
+            Questions(
+                self.driver, self.worker.overtaken, self._journal.fence, self.observer.inventory
+            ).answer,
         )
         self._tasks = [
             asyncio.create_task(self.observer.run(), name=f"observer {self.host}"),

@@ -8,7 +8,7 @@ agent does. One contract suite (``tests/agent/contract.py``) passes on every dri
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Set as AbstractSet
+from collections.abc import Callable, Sequence, Set as AbstractSet
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Cause, Observed
 from stateward.domain.strangers import Stranger
+from stateward.domain.sweeps import Trace
 
 
 class DriverError(Exception):
@@ -189,6 +190,13 @@ class Driver(Protocol):
 
         Raises:
             DriverError: it was not adopted but made here, or its mark cannot be taken off.
+        """
+        ...
+
+    async def second_look(self, instance_ids: Sequence[str]) -> dict[str, Trace]:
+        """Look for traces of guests past the way in which ``list`` asks for them: a second signal (B5).
+
+        A guest that it says nothing of, or of which something cannot be told, is left open.
         """
         ...
 

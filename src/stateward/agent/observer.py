@@ -1,25 +1,31 @@
-"""The observer: turns what a hypervisor does into reports, at once by its events and in full by relists.
+"""The observer: turns what a hypervisor does into reports, at once by its events, and into tallies by relists.
 
-Level-triggered: an event only says "look now", so a lost, late or doubled one does no harm. When the hypervisor
-cannot be asked nothing is reported but that (R12).
+Level-triggered: an event only says "look now", so a lost, late or doubled one does no harm. A tally says in a few bytes
+whether everything is as it was; who does not know that asks for all of it. When the hypervisor cannot be asked nothing
+is said but that (R12; ADR 0018).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import operator
+from collections.abc import Sequence
 
 import msgspec
 import structlog
 
 from stateward.agent.driver import Driver, DriverError, Guest, HostFacts
 from stateward.agent.worker import Worker
-from stateward.bus.port import HOSTS, REPORTS, Bus
+from stateward.bus.port import HOSTS, REPORTS, TALLIES, Bus
 from stateward.clock import Clock
-from stateward.domain.records import HostReport, Observation, Report
+from stateward.domain.records import HostReport, Observation, Report, Tally
 from stateward.domain.states import Observed
 
 log = structlog.get_logger()
+
+_by_id = operator.attrgetter("instance_id")
 
 #: Seconds until observing begins again after a fault.
 _PAUSE_SECONDS = 1.0
@@ -119,7 +125,7 @@ class Observer:
             await _pause(self._beat, self._heartbeat_seconds)
 
     async def relist(self) -> None:
-        """Report every guest of the host, from one bulk call."""
+        """Tell of every guest of the host, from one bulk call, by a digest."""
         try:
             guests, seq, boot_id = await self._list()
             if self._facts is None:
@@ -133,20 +139,30 @@ class Observer:
             log.info("the hypervisor answers again", host=self._host)
         self._reachable, self._detail = True, ""
         self._running = sum(guest.observed is Observed.RUNNING for guest in guests)
+        tally = Tally(host=self._host, seq=seq, count=len(guests), digest=digest_of(guests, boot_id))
+        await self._bus.publish(TALLIES, msgspec.json.encode(tally), message_id=f"{self._host}.{seq}")
+
+    async def inventory(self, above: int) -> Report:
+        """Return every guest of the host as it is now, numbered above a number that the control plane knows.
+
+        Raises:
+            DriverError: the hypervisor cannot be asked.
+        """
+        self._worker.journal.pass_seq(above)
+        guests, seq, boot_id = await self._list()
         at = self._clock.now()
-        await self._report(
+        return Report(
+            host=self._host,
             complete=True,
             observations=tuple(
                 Observation(
-                    instance_id=guest.instance_id,
-                    observed=guest.observed,
-                    cause=guest.cause,
-                    seq=seq,
-                    at=at,
+                    instance_id=guest.instance_id, observed=guest.observed, cause=guest.cause, seq=seq, at=at
                 )
                 for guest in guests
             ),
             seq=seq,
+            at=at,
+            digest=digest_of(guests, boot_id),
             boot_id=boot_id,
         )
 
@@ -182,22 +198,15 @@ class Observer:
             if boot_id != self._boot_id:
                 self._relist_wanted = True
                 self._wake.set()
-            await self._report(complete=False, observations=tuple(seen), seq=seq, boot_id=boot_id)
-
-    async def _report(
-        self, *, complete: bool, observations: tuple[Observation, ...], seq: int, boot_id: str
-    ) -> None:
-        report = Report(
-            host=self._host,
-            complete=complete,
-            observations=observations,
-            seq=seq,
-            at=self._clock.now(),
-            boot_id=boot_id,
-        )
-        await self._bus.publish(
-            REPORTS, msgspec.json.encode(report), message_id=f"{self._host}.{seq}.{complete}"
-        )
+            report = Report(
+                host=self._host,
+                complete=False,
+                observations=tuple(seen),
+                seq=seq,
+                at=self._clock.now(),
+                boot_id=boot_id,
+            )
+            await self._bus.publish(REPORTS, msgspec.json.encode(report), message_id=f"{self._host}.{seq}")
 
     async def heartbeat(self) -> None:
         """Say that this agent lives, and whether its hypervisor answers."""
@@ -221,6 +230,12 @@ class Observer:
             boot_id=self._driver.boot_id(),
         )
         await self._bus.publish(HOSTS, msgspec.json.encode(report), message_id=f"{self._host}.{at}")
+
+
+def digest_of(guests: Sequence[Guest], boot_id: str) -> str:
+    """Return what tells a host's guests and their states in a boot from any others, in whatever order they come."""
+    whole = msgspec.msgpack.encode((boot_id, sorted(guests, key=_by_id)))
+    return hashlib.blake2b(whole, digest_size=16).hexdigest()
 
 
 async def _pause(event: asyncio.Event, seconds: float) -> None:

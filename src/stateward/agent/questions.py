@@ -11,7 +11,16 @@ from typing import Final
 import msgspec
 
 from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
-from stateward.domain.questions import Answer, Overtaken, Question, SetPassword, WhoElse
+from stateward.domain.questions import (
+    Answer,
+    Inventory,
+    Overtaken,
+    Question,
+    SecondLook,
+    SetPassword,
+    WhoElse,
+)
+from stateward.domain.records import Report
 from stateward.domain.strangers import Stranger
 
 _DECODER: Final[msgspec.json.Decoder[Question]] = msgspec.json.Decoder(Question)
@@ -25,6 +34,7 @@ class Questions:
         driver: Driver,
         overtaken: Callable[[str, int], Awaitable[None]],
         fence_of: Callable[[str], int],
+        inventory: Callable[[int], Awaitable[Report]],
     ) -> None:
         """Keep what answers.
 
@@ -32,10 +42,12 @@ class Questions:
             driver: is asked.
             overtaken: returns when nothing older than a fence acts on an instance.
             fence_of: the highest fence that came for an instance, 0 when none did.
+            inventory: looks at everything, and gives that a number above another.
         """
         self._driver = driver
         self._overtaken = overtaken
         self._fence_of = fence_of
+        self._inventory = inventory
 
     async def answer(self, payload: bytes) -> bytes:
         """Answer one question."""
@@ -58,6 +70,10 @@ class Questions:
         if isinstance(question, WhoElse):
             found = await self._driver.strangers(frozenset(question.known))
             return Answer(strangers=tuple(self._with_fence(each) for each in found))
+        if isinstance(question, Inventory):
+            return Answer(report=await self._inventory(question.above))
+        if isinstance(question, SecondLook):
+            return Answer(traces=await self._driver.second_look(question.instance_ids))
         return Answer(diagnostics=await self._driver.diagnostics(question.instance_id))
 
     def _with_fence(self, stranger: Stranger) -> Stranger:

@@ -1,126 +1,398 @@
-"""Intake: what agents report is compared with the rows and kept where it is news, however late or disordered."""
+"""Intake: what agents report is compared with the rows and kept where it is news, however late or disordered.
+
+Of each host it is known in memory as of which number everything was looked at, and by what digest it is that again: a
+steady host's tally is compared with that and costs no look into the database. Whenever that is not known, because this
+process has just begun, or anything of the host was written since, the agent is asked for everything; only its answer
+says that a guest is missing. Numbers decide what is newer, never clocks (ADR 0018).
+
+What would change too many instances at once is kept aside (B5; ``operations.sweeps``).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import uuid
 from collections.abc import Callable
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
 from stateward.arbiter.boots import Boots
-from stateward.clock import Clock
-from stateward.domain.policies import NO_POLICIES, Policies
-from stateward.domain.records import Observation, Report
+from stateward.arbiter.breaker import Breaker
+from stateward.bus.port import REPORTS, TALLIES, Bus, NobodyAnswered, questions_subject
+from stateward.domain.hosts import Frozen
+from stateward.domain.policies import Policies
+from stateward.domain.questions import Answer, Inventory, Question, SecondLook
+from stateward.domain.records import Actor, Observation, Report, Tally
 from stateward.domain.states import Cause, Observed
-from stateward.domain.verdicts import Kind, judge
+from stateward.domain.sweeps import Signal, Trace, signal
+from stateward.domain.verdicts import Kind
+from stateward.operations import sweeps
+from stateward.operations.admission import Admission
+from stateward.operations.immediate import system_actor
 from stateward.store import hosts, observations
-from stateward.store.engine import Database
+from stateward.store.sweeps import drop as drop_sweep, of_host as sweep_of
 
-_decoder = msgspec.json.Decoder(Report)
+log = structlog.get_logger()
+
+#: Hosts that are asked for everything at a time, of a thousand that may come at once when a server begins.
+_TURNS = 8
+
+#: Seconds that an agent has to answer: more than its own limit on the call.
+_ANSWER_SECONDS = 35.0
+
+_report_decoder = msgspec.json.Decoder(Report)
+_tally_decoder = msgspec.json.Decoder(Tally)
+_answer_decoder = msgspec.json.Decoder(Answer)
+
+#: Verdicts by which nothing follows from what was seen.
+_NOTHING = frozenset({Kind.AGREE, Kind.IGNORE})
+
+
+class _Host:
+    """What is known of a host in this life of the process."""
+
+    def __init__(self) -> None:
+        #: Everything was looked at as of this number; 0: not yet.
+        self.floor = 0
+        #: By which a tally says that everything is as judged last; None: that is not known.
+        self.digest: str | None = None
+        #: Counts what makes the digest unknown.
+        self.doubts = 0
+        #: The latest observations taken note of since ``floor``, by instance; rows keep only those that were news.
+        self.seen: dict[str, int] = {}
+        self.asking = False
+        #: Something came while it was asked that the answer may not have in it.
+        self.again = False
+        #: What a second look last said of its sweep, which is told once.
+        self.told: Signal | None = None
+
+    def doubt(self) -> None:
+        self.digest = None
+        self.doubts += 1
+
+    def rise(self, seq: int) -> None:
+        self.floor = max(self.floor, seq)
+        if self.seen:
+            self.seen = {each: newest for each, newest in self.seen.items() if newest > self.floor}
+
+    def last(self, instance_id: str) -> int:
+        return max(self.floor, self.seen.get(instance_id, 0))
+
+
+class _Weighed(msgspec.Struct, frozen=True):
+    """What a report comes to."""
+
+    #: What changes a row, or is still to be acted on.
+    news: list[Observation]
+    #: Those of them that something follows from.
+    claims: list[Observation]
+    #: Those of the claims that change a row, by instance: the others were let through before.
+    changing: list[str]
+    #: Living instances of the host.
+    total: int
+    frozen: Frozen | None
+    #: The machine has booted, and what is said of its guests is of that boot, or late (R14).
+    booted: bool
+    #: What was seen of guests whose records name another host.
+    strays: list[Observation]
+
+    @property
+    def harmless(self) -> list[Observation]:
+        """The news that nothing follows from."""
+        claimed = {each.instance_id for each in self.claims}
+        return [each for each in self.news if each.instance_id not in claimed]
 
 
 class Intake:
-    """Takes reports."""
+    """Takes tallies and reports."""
 
     def __init__(
         self,
-        database: Database,
-        clock: Clock,
-        judge: Callable[[str], None],
-        boots: Boots,
+        admission: Admission,
+        breaker: Breaker,
         *,
+        judge: Callable[[float, str], None],
+        boots: Boots,
         stray: Callable[[str, Observation], None],
-        policies: Policies = NO_POLICIES,
+        policies: Policies,
     ) -> None:
-        """Keep what is news in a database; ``judge`` is called with each instance that it is about.
+        """Keep what is news in an admission's database.
 
-        ``stray`` is called with a host, and what was seen there of an instance whose record names another.
+        Args:
+            admission: see above.
+            breaker: says what is too much at once.
+            judge: has an instance judged in so many seconds.
+            boots: plans what follows where a machine has booted.
+            stray: called with a host, and what was seen there of an instance whose record names another.
+            policies: by which something may follow where the table says nothing.
         """
+        self._database = admission.database
+        self._clock = admission.clock
+        self._breaker = breaker
+        self._judge = judge
+        self._boots = boots
         self._stray = stray
         self._policies = policies
-        self._database = database
-        self._clock = clock
-        self._boots = boots
-        self._judge = judge
-        #: The latest observation taken note of; rows keep only those that were news.
-        self._seen: dict[tuple[str, str], int] = {}
+        self._hosts: dict[str, _Host] = {}
+        self._turns = asyncio.Semaphore(_TURNS)
+        self._bus: Bus | None = None
+
+    async def start(self, bus: Bus) -> None:
+        """Take what comes from now on."""
+        self._bus = bus
+        await bus.subscribe(REPORTS, self.handle)
+        await bus.subscribe(TALLIES, self.handle_tally)
+
+    def doubt(self, host: str) -> None:
+        """Note that something of a host was written here: what its agent tells next is compared anew."""
+        self._of(host).doubt()
+
+    def believed(self, host: str) -> None:
+        """Note that a sweep is over by somebody's word."""
+        self._breaker.forget(host)
+        self._of(host).told = None
+        self.doubt(host)
+
+    async def handle_tally(self, payload: bytes) -> None:
+        """Take one look at everything: nothing, or the agent is asked for all of it.
+
+        One with a smaller number than is known is late, or its agent has lost count; asking settles both.
+        """
+        tally = _tally_decoder.decode(payload)
+        known = self._of(tally.host)
+        if tally.seq == known.floor:
+            return
+        if tally.seq > known.floor and tally.digest == known.digest:
+            known.rise(tally.seq)
+            return
+        await self._ask_everything(tally.host)
 
     async def handle(self, payload: bytes) -> None:
-        """Keep a report's observations and judge what is not as recorded."""
-        report = _decoder.decode(payload)
-        news, boots = await self._database.read(
-            lambda connection: (self._news(connection, report), hosts.boots_of(connection, report.host))
-        )
-        booted = boots is not None and (boots.waits or boots.latest != report.boot_id)
-        if not news and not booted:
+        """Take one report of a few guests; raises when it cannot be kept, and the bus then delivers it again."""
+        report = _report_decoder.decode(payload)
+        known = self._of(report.host)
+        if not known.floor:
+            # It may be older than what a former life of this process had seen: the agent's answer is not.
+            await self._ask_everything(report.host)
+        elif any(each.seq > known.last(each.instance_id) for each in report.observations):
+            await self.take(report)
+
+    def _of(self, host: str) -> _Host:
+        return self._hosts.setdefault(host, _Host())
+
+    async def _ask_everything(self, host: str) -> None:
+        known = self._of(host)
+        if known.asking:
+            known.again = True
             return
-        due = await self._database.write(
-            lambda connection: self._take(connection, report, news, booted=booted)
-        )
+        known.asking = known.again = True
+        try:
+            while known.again:
+                known.again = False
+                async with self._turns:
+                    above = await self._database.read(
+                        lambda connection: observations.highest(connection, host)
+                    )
+                    above = max(above, known.floor, *known.seen.values())
+                    answer = await self._ask(host, Inventory(above=above))
+                    if answer is not None and answer.report is not None:
+                        await self.take(answer.report)
+        finally:
+            known.asking = False
+
+    async def _ask(self, host: str, question: Question) -> Answer | None:
+        if self._bus is None:
+            return None
+        try:
+            return _answer_decoder.decode(
+                await self._bus.ask(
+                    questions_subject(host), msgspec.json.encode(question), timeout=_ANSWER_SECONDS
+                )
+            )
+        except NobodyAnswered:
+            log.info("an agent does not answer", host=host)
+            return None
+
+    async def take(self, report: Report) -> None:
+        """Compare a report with the rows, keep what is news and have judged what is not as recorded."""
+        host = report.host
+        known = self._of(host)
+        doubts = known.doubts
+        recent = self._breaker.recent(host)
+        weighed = await self._database.read(lambda connection: self._weigh(connection, report, known, recent))
+        if weighed.booted:
+            await self._boot(report, weighed)
+        elif weighed.frozen is Frozen.SWEEP:
+            await self._sweep_goes_on(report, weighed)
+        elif weighed.frozen is None and self._breaker.trips(host, weighed.changing, weighed.total):
+            await self._sweep_begins(report, weighed)
+        elif weighed.news:
+            await self._keep(host, weighed)
         # Only now: a report that could not be kept comes again, and must count then.
-        for each in news:
-            seen = (report.host, each.instance_id)
-            self._seen[seen] = max(each.seq, self._seen.get(seen, 0))
-        if booted:
-            self._boots.planned(report.host)
+        for each in report.observations if not report.complete else ():
+            known.seen[each.instance_id] = max(each.seq, known.last(each.instance_id))
+        for each in weighed.strays:
+            self._stray(host, each)
+        if weighed.news or weighed.strays:
+            known.doubt()
+        if report.complete:
+            if known.doubts == doubts and not any(seq > report.seq for seq in known.seen.values()):
+                known.digest = report.digest
+            known.rise(report.seq)
+
+    async def _boot(self, report: Report, weighed: _Weighed) -> None:
+        """Take note of a boot, which explains what has changed there; with its inventory all is judged again (R14)."""
+        host = report.host
+
+        def work(connection: sa.Connection) -> list[str]:
+            hosts.note_boot(connection, host, report.boot_id, report.seq, self._clock.now())
+            due = _observed(connection, host, weighed.news)
+            planned = None
+            if report.complete:
+                planned = self._boots.judge_in(connection, host, report.boot_id)
+            if planned is not None:
+                drop_sweep(connection, host)
+            return due if planned is None else planned
+
+        due = await self._database.write(work)
+        self.believed(host)
+        self._boots.planned(host)
         for instance_id in due:
-            self._judge(instance_id)
+            self._judge(0.0, instance_id)
 
-    def _news(self, connection: sa.Connection, report: Report) -> list[Observation]:
-        """Return what of a report is worth a write: what changes a row, or what a row still disagrees with.
+    async def _keep(self, host: str, weighed: _Weighed) -> None:
+        due = await self._database.write(lambda connection: _observed(connection, host, weighed.news))
+        if weighed.frozen is None:
+            self._breaker.let(host, weighed.changing)
+        claimed = {each.instance_id for each in weighed.claims}
+        pause = self._breaker.pause(host, weighed.total) if claimed else 0.0
+        for instance_id in due:
+            self._judge(pause if instance_id in claimed else 0.0, instance_id)
 
-        A steady host's relist therefore writes nothing.
-        """
+    async def _sweep_begins(self, report: Report, weighed: _Weighed) -> None:
+        """Freeze the host with the first word of a sweep, and see the whole of it."""
+        host, claims, total = report.host, weighed.claims, weighed.total
+
+        def work(connection: sa.Connection) -> list[str]:
+            sweeps.hold(connection, host, claims, total=total, actor=_actor(), now=self._clock.now())
+            return _observed(connection, host, weighed.harmless)
+
+        for instance_id in await self._database.write(work):
+            self._judge(0.0, instance_id)
+        if report.complete:
+            await self._look_again(host, claims)
+        else:
+            await self._ask_everything(host)
+
+    async def _sweep_goes_on(self, report: Report, weighed: _Weighed) -> None:
+        """Keep what the host says now of its sweep; judge again when it does not say so any more."""
+        host, known = report.host, self._of(report.host)
+        over = self._breaker.limits(host).allow(len(weighed.claims), weighed.total)
+
+        def work(connection: sa.Connection) -> list[str]:
+            now = self._clock.now()
+            if not report.complete:
+                return _observed(connection, host, weighed.harmless)
+            if over:
+                _observed(connection, host, weighed.news)
+                return sweeps.passed(connection, host, actor=_actor(), now=now) or []
+            sweeps.hold(connection, host, weighed.claims, total=weighed.total, actor=_actor(), now=now)
+            return _observed(connection, host, weighed.harmless)
+
+        for instance_id in await self._database.write(work):
+            self._judge(0.0, instance_id)
+        if not report.complete:
+            # In the next look at everything it is with all others; that is now where one is under way.
+            known.again = known.asking
+        elif over:
+            self.believed(host)
+        else:
+            await self._look_again(host, weighed.claims)
+
+    async def _look_again(self, host: str, claims: list[Observation]) -> None:
+        answer = await self._ask(host, SecondLook(instance_ids=tuple(each.instance_id for each in claims)))
+        traces = {} if answer is None else answer.traces
+        says = signal((each.observed, traces.get(each.instance_id, Trace())) for each in claims)
+        known = self._of(host)
+        if says is Signal.CONFIRMED:
+            due = await self._database.write(
+                lambda connection: sweeps.believe(
+                    connection, host, actor=_actor(), now=self._clock.now(), by="second-look"
+                )
+            )
+            self.believed(host)
+            for instance_id in due or ():
+                self._judge(0.0, instance_id)
+        elif says is not known.told:
+            await self._database.write(
+                lambda connection: sweeps.doubted(
+                    connection, host, says, actor=_actor(), now=self._clock.now()
+                )
+            )
+            known.told = says
+
+    def _weigh(
+        self, connection: sa.Connection, report: Report, known: _Host, suspects: frozenset[str]
+    ) -> _Weighed:
+        """Compare a report with the rows; a steady host's comes to nothing, and writes nothing."""
+        host = report.host
         named = {observation.instance_id: observation for observation in report.observations}
-        known = observations.seen_on(connection, report.host) if report.complete else []
-        living = {row.id for row in known}
+        rows = observations.seen_on(connection, host) if report.complete else []
+        living = {row.id for row in rows}
         others = [instance_id for instance_id in named if instance_id not in living]
         if others:
             # Deleted ones whose guest is still there, or after a report of a few: those few.
-            known += observations.seen_by_id(connection, others)
+            rows += observations.seen_by_id(connection, others)
+        frozen, boots = hosts.frozen(connection, host), hosts.boots_of(connection, host)
+        booted = boots is not None and (
+            boots.waits or (boots.latest or report.boot_id) != (report.boot_id or boots.latest)
+        )
+        sweep = sweep_of(connection, host) if frozen is Frozen.SWEEP else None
+        if sweep is not None:
+            suspects |= {each.instance_id for each in sweep.observations}
         news: list[Observation] = []
-        for row in known:
-            observation = named.get(row.id) or Observation(
+        claims: list[Observation] = []
+        changing: list[str] = []
+        strays: list[Observation] = []
+        for row in rows:
+            seen = named.get(row.id) or Observation(
                 instance_id=row.id, observed=Observed.MISSING, cause=Cause.OTHER, seq=report.seq, at=report.at
             )
+            if row.host != host and seen.observed not in {Observed.MISSING, Observed.UNKNOWN}:
+                strays.append(seen)
             # Each host counts by itself.
-            seen = (report.host, row.id)
-            if row.host != report.host and observation.observed not in {Observed.MISSING, Observed.UNKNOWN}:
-                self._stray(report.host, observation)
-            if row.host != report.host or observation.seq <= max(row.observed_seq, self._seen.get(seen, 0)):
+            if row.host != host or seen.seq <= max(row.observed_seq, known.last(row.id)):
                 continue
-            changed = (row.observed, row.cause) != (observation.observed, observation.cause)
-            if changed or self._undone(row):
-                news.append(observation)
-            else:
-                self._seen[seen] = observation.seq
-        return news
+            changed = (row.observed, row.cause) != (seen.observed, seen.cause)
+            # What an operation in flight brings about is no deviation.
+            follows = row.task_state is None and self._follows(
+                row, seen, again=not changed, suspects=suspects
+            )
+            if changed or follows:
+                news.append(seen)
+            if follows:
+                claims.append(seen)
+            if changed and follows:
+                changing.append(row.id)
+        total = len(living) if report.complete or not claims else observations.living(connection, host)
+        return _Weighed(news, claims, changing, total, frozen, booted, strays)
 
-    def _take(
-        self, connection: sa.Connection, report: Report, news: list[Observation], *, booted: bool
-    ) -> list[str]:
-        """Keep what is news of a report, and of a boot (R14); return the instances to be judged."""
-        if booted:
-            hosts.note_boot(connection, report.host, report.boot_id, report.seq, self._clock.now())
-        due = [each.instance_id for each in news if observations.observe(connection, each, host=report.host)]
-        planned = None
-        if booted and report.complete:
-            planned = self._boots.judge_in(connection, report.host, report.boot_id)
-        return due if planned is None else planned
+    def _follows(
+        self, row: observations.Seen, seen: Observation, *, again: bool, suspects: frozenset[str]
+    ) -> bool:
+        """Say whether anything follows from what was seen of an instance; ``again``: it is what was seen before."""
+        kind = row.verdict(seen.observed, seen.cause).kind
+        # An alert is told once, and not due again; of a sweep it counts as long as that goes on. Whose policy counts is
+        # not in these columns: what one of them could change is judged by the whole row.
+        done = _NOTHING | {Kind.ALERT} if again and row.id not in suspects else _NOTHING
+        return kind not in done or self._policies.may_act(row.vm_state, seen.observed, seen.cause)
 
-    def _undone(self, row: observations.Seen) -> bool:
-        """Say whether something was due for what was seen before, and has not been done."""
-        if row.task_state is not None:
-            return False
-        verdict = judge(
-            row.vm_state,
-            row.observed,
-            row.cause,
-            locked=row.locked_by is not None,
-            held=bool(row.hold_blocks),
-            kept_off=row.kept_off,
-        )
-        # Whose policy counts is not in these columns: what one of them could change is judged by the whole row.
-        return verdict.kind in {Kind.ADOPT, Kind.RESTORE} or self._policies.may_act(
-            row.vm_state, row.observed, row.cause
-        )
+
+def _observed(connection: sa.Connection, host: str, news: list[Observation]) -> list[str]:
+    return [each.instance_id for each in news if observations.observe(connection, each, host=host)]
+
+
+def _actor() -> Actor:
+    return system_actor(f"req-{uuid.uuid4()}")

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 
 import sqlalchemy as sa
 import structlog
 
 from stateward.arbiter.boots import Boots
+from stateward.arbiter.breaker import Breaker
 from stateward.arbiter.intake import Intake
 from stateward.arbiter.strays import Strays
 from stateward.arbiter.writing import Writing, judged
-from stateward.bus.port import REPORTS, Bus
+from stateward.bus.port import Bus
 from stateward.domain.boots import Pace
 from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import Instance
+from stateward.domain.sweeps import SweepLimits
 from stateward.domain.verdicts import Kind, Verdict
 from stateward.operations.admission import Admission
 from stateward.store import instances
@@ -35,19 +38,30 @@ class Arbiter:
     """Judges instances, woken by reports and by the end of operations."""
 
     def __init__(
-        self, admission: Admission, policies: Policies = NO_POLICIES, pace: Pace | None = None
+        self,
+        admission: Admission,
+        policies: Policies = NO_POLICIES,
+        pace: Pace | None = None,
+        sweeps: Mapping[str | None, SweepLimits] = {},
     ) -> None:
-        """Use an admission's database, clock and outbox; what the table leaves to policies these decide."""
+        """Use an admission's database, clock and outbox; what the table leaves to policies these decide.
+
+        Args:
+            admission: see above.
+            policies: see above.
+            pace: of the restarts after a boot.
+            sweeps: how many instances of a host may change at once, by its name; None is for all others.
+        """
         self._database = admission.database
         self._policies = policies
         self._writing = Writing(admission, policies, self._later)
         self.boots = Boots(admission, policies, pace or Pace(), self.wake)
         self._strays = Strays(admission, policies)
         self.intake = Intake(
-            admission.database,
-            admission.clock,
-            self.wake,
-            self.boots,
+            admission,
+            Breaker(sweeps),
+            judge=self._later,
+            boots=self.boots,
             stray=self._strays.notice,
             policies=policies,
         )
@@ -60,7 +74,7 @@ class Arbiter:
         self._task = asyncio.create_task(self._run(), name="arbiter")
         await self.boots.start()
         await self._strays.start()
-        await bus.subscribe(REPORTS, self.intake.handle)
+        await self.intake.start(bus)
 
     async def stop(self) -> None:
         """Stop; what was due is seen again in the next report."""
@@ -78,7 +92,10 @@ class Arbiter:
         self.boots.wake()
 
     def _later(self, seconds: float, instance_id: str) -> None:
-        asyncio.get_running_loop().call_later(seconds, self.wake, instance_id)
+        if seconds:
+            asyncio.get_running_loop().call_later(seconds, self.wake, instance_id)
+        else:
+            self.wake(instance_id)
 
     async def _run(self) -> None:
         while True:
@@ -104,12 +121,16 @@ class Arbiter:
             each. What is frozen between this look and the write is left by the write's own condition.
         """
 
-        def look(connection: sa.Connection) -> Instance | None:
+        def look(connection: sa.Connection) -> tuple[Instance | None, bool]:
             found = instances.get(connection, instance_id)
-            return None if found is None or not judged(connection, found) else found
+            return found, found is not None and judged(connection, found)
 
-        instance = await self._database.read(look)
+        instance, now = await self._database.read(look)
         if instance is None:
+            return None
+        # Something was written of it: whether everything of its host is as judged is not known any more.
+        self.intake.doubt(instance.host)
+        if not now:
             return None
         verdict = self._policies.judge(instance)
         if verdict.kind is not Kind.ALERT:

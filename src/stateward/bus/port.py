@@ -71,5 +71,6 @@ def questions_subject(host: str) -> str:
 RESULTS = "results"
 PROGRESS = "progress"
 REPORTS = "reports"
+TALLIES = "tallies"
 ADDRESSES = "addresses"
 HOSTS = "hosts"

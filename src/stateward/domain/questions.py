@@ -8,7 +8,9 @@ from __future__ import annotations
 import msgspec
 
 from stateward.domain.diagnostics import Diagnostics
+from stateward.domain.records import Report
 from stateward.domain.strangers import Stranger
+from stateward.domain.sweeps import Trace
 
 
 class SetPassword(msgspec.Struct, frozen=True, kw_only=True, tag="set-password"):
@@ -42,7 +44,23 @@ class WhoElse(msgspec.Struct, frozen=True, kw_only=True, tag="who-else"):
     known: tuple[str, ...]
 
 
-Question = SetPassword | Measure | Overtaken | WhoElse
+class Inventory(msgspec.Struct, frozen=True, kw_only=True, tag="inventory"):
+    """Look at every guest of the host now.
+
+    ``above`` is the largest number that an observation of this host is known by: the answer's is larger, also where the
+    agent lost its journal and its clock was set back.
+    """
+
+    above: int
+
+
+class SecondLook(msgspec.Struct, frozen=True, kw_only=True, tag="second-look"):
+    """Look for traces of guests past the way in which they are listed (B5)."""
+
+    instance_ids: tuple[str, ...]
+
+
+Question = SetPassword | Measure | Overtaken | WhoElse | Inventory | SecondLook
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,3 +72,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     unavailable: bool = False
     diagnostics: Diagnostics | None = None
     strangers: tuple[Stranger, ...] = ()
+    #: Complete.
+    report: Report | None = None
+    #: By the instance's id.
+    traces: dict[str, Trace] = {}

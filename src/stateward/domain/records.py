@@ -365,6 +365,20 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     seq: int = 0
 
 
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """All that an agent says of its guests while nothing changes: one small message for each look at everything.
+
+    Equal digests of one host are of equal guests in equal states, in the same boot of the machine.
+    """
+
+    host: str
+    #: Taken before the hypervisor was asked, as an observation's.
+    seq: int
+    #: How many guests there are.
+    count: int
+    digest: str
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A batch of observations from one host; ``complete`` when it names every guest there."""
 
@@ -377,6 +391,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     at: float
     #: The machine's boot that all of it was seen in.
     boot_id: str = ""
+    #: What a tally says of the same guests; only a complete report has one.
+    digest: str = ""
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -192,6 +192,18 @@ def freeze(connection: sa.Connection, name: str, why: Frozen, detail: str, now: 
     )
 
 
+def still_frozen(connection: sa.Connection, name: str, why: Frozen, detail: str) -> bool:
+    """Say anew what a host is frozen for; False when it is not frozen for this reason (any more)."""
+    return (
+        connection.execute(
+            sa.update(HOSTS)
+            .where(_COLUMNS.name == name, _COLUMNS.frozen == why.value)
+            .values(frozen_detail=detail)
+        ).rowcount
+        == 1
+    )
+
+
 def thaw(connection: sa.Connection, name: str, why: Frozen) -> bool:
     """Have a host's instances judged again; False when they were not frozen for this reason.
 

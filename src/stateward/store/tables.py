@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.domain.networks import Port, PortAddress
-from stateward.domain.records import Fault, FlavorFacts, ImageFacts, Order, Progress
+from stateward.domain.records import Fault, FlavorFacts, ImageFacts, Observation, Order, Progress
 from stateward.domain.seeds import SeedFacts
 
 METADATA: Final = sa.MetaData(
@@ -346,4 +346,15 @@ BOOT_TURNS: Final = sa.Table(
     sa.Column("ended_at", sa.Double),
     sa.Column("outcome", sa.String(16)),
     sa.Column("says", sa.Text, nullable=False),
+)
+
+#: What would change too many instances of a host at once, and is not believed yet (B5); at most one of each host.
+SWEEPS: Final = sa.Table(
+    "sweeps",
+    METADATA,
+    sa.Column("host", sa.String(255), primary_key=True),
+    #: What the host says of the instances that it would change.
+    sa.Column("observations", Packed(tuple[Observation, ...]), nullable=False),
+    #: How many living instances the host has.
+    sa.Column("total", sa.Integer, nullable=False),
 )

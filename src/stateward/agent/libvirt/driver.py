@@ -22,7 +22,7 @@ from stateward.agent.driver import (
     HostFacts,
     ImageFiles,
 )
-from stateward.agent.libvirt import adoption, figures, guests, inside, networks, xml
+from stateward.agent.libvirt import adoption, figures, guests, inside, networks, traces, xml
 from stateward.agent.libvirt.connection import Change, Connection, Lane
 from stateward.agent.libvirt.console import LibvirtConsole, LibvirtConsoles
 from stateward.agent.libvirt.disk_calls import DiskCalls
@@ -35,6 +35,7 @@ from stateward.domain.networks import PortAddress, mac_of
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.strangers import Stranger
+from stateward.domain.sweeps import Trace
 from stateward.settings import BOOT_ID_FILE
 
 T = TypeVar("T")
@@ -153,6 +154,22 @@ class LibvirtDriver(DiskCalls):
         """Put back what the domain was, and take the mark off it."""
         await self._act(lambda connection: adoption.release(connection, instance_id))
         self._kept(instance_id, None)
+
+    async def second_look(self, instance_ids: Sequence[str]) -> dict[str, Trace]:
+        """Look for QEMU's processes, for definitions on the disk, and by a connection made for this alone.
+
+        libvirt's test driver has nothing of this: there it can tell nothing.
+        """
+        uri = self._connection.uri
+        if uri.startswith("test:"):
+            return {}
+        found = await on_thread(traces.find, frozenset(instance_ids), uri)
+        try:
+            seen = await self._connection.once(lambda connection: traces.ask(connection, instance_ids))
+        except DriverError:
+            # The connection there was has answered; that no other is to be had says nothing of any guest.
+            seen = {}
+        return {each: msgspec.structs.replace(found[each], seen=seen.get(each)) for each in instance_ids}
 
     async def mark_fence(self, instance_id: str, fence: int) -> None:
         """Store a fence in the domain's metadata; a lower one than is stored changes nothing.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import tempfile
-from collections.abc import Callable, Set as AbstractSet
+from collections.abc import Callable, Sequence, Set as AbstractSet
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -32,6 +32,7 @@ from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Observed
 from stateward.domain.strangers import Stranger
+from stateward.domain.sweeps import Trace
 
 T = TypeVar("T")
 
@@ -151,6 +152,12 @@ class SimulatedDriver:
             "release",
             instance_id,
             lambda: self.hypervisor.change(instance_id, lambda guest, _: origins.release(guest)),
+        )
+
+    async def second_look(self, instance_ids: Sequence[str]) -> dict[str, Trace]:
+        """Look at the guests themselves, whether drivers are told of them or not."""
+        return await self._call(
+            "second_look", None, lambda: {each: self.hypervisor.second_look(each) for each in instance_ids}
         )
 
     async def mark_fence(self, instance_id: str, fence: int) -> None:

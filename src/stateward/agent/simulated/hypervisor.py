@@ -25,8 +25,9 @@ from stateward.agent.simulated.file import GuestFile
 from stateward.agent.simulated.guests import SimulatedGuest
 from stateward.clock import Clock, SystemClock
 from stateward.domain.records import GuestSpec
-from stateward.domain.states import Cause
+from stateward.domain.states import Cause, Observed
 from stateward.domain.strangers import NovaFacts
+from stateward.domain.sweeps import Trace
 
 #: Seconds between two looks at what other processes did to the guests of a folder.
 LOOK_SECONDS: Final = 0.05
@@ -41,6 +42,9 @@ class HostSize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LARGE: Final = HostSize()
+
+#: A second look that can tell nothing.
+NO_TRACE: Final = Trace()
 
 #: Makes of a settled guest and the time what the guest is then.
 Change = Callable[[SimulatedGuest, float], SimulatedGuest]
@@ -78,6 +82,8 @@ class SimulatedHypervisor(Faults):
         self._away = False
         #: Guests that it does not mention to drivers, although they are there.
         self.hidden: frozenset[str] = frozenset()
+        #: What a second look finds in the place of what is there; ``NO_TRACE`` for one that can tell nothing.
+        self.traces: dict[str, Trace] = {}
         #: Whoever listens is told of no change, as when a connection loses its events.
         self.silent = False
         #: Called with every change of a guest as it was and as it is, also while nobody listens.
@@ -193,6 +199,18 @@ class SimulatedHypervisor(Faults):
     def mentioned(self, instance_id: str) -> SimulatedGuest:
         """Return a guest as drivers see it."""
         return SimulatedGuest(id=instance_id) if instance_id in self.hidden else self.guest(instance_id)
+
+    def second_look(self, instance_id: str) -> Trace:
+        """Say what can be found of a guest past the lists that drivers get."""
+        found = self.traces.get(instance_id)
+        if found is not None:
+            return found
+        guest = self.guest(instance_id)
+        return Trace(
+            process=guests.powered(guest),
+            defined=guest.spec is not None,
+            seen=Observed.MISSING if guest.spec is None else guest.observed,
+        )
 
     def guests(self) -> list[SimulatedGuest]:
         """Return whatever is there as it is now, disks without a guest among it."""

@@ -230,6 +230,13 @@ def upgrade() -> None:
         batch.add_column(sa.Column("booted_id", sa.String(length=64), nullable=True))
         batch.add_column(sa.Column("booted_seq", sa.BigInteger(), nullable=False, server_default="0"))
         batch.add_column(sa.Column("booted_at", sa.Double(), nullable=True))
+    op.create_table(
+        "sweeps",
+        sa.Column("host", sa.String(length=255), nullable=False),
+        sa.Column("observations", sa.Text(), nullable=False),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("host", name=op.f("pk_sweeps")),
+    )
     _hosts_that_die()
     _boots()
     _webhooks()
@@ -328,6 +335,7 @@ def downgrade() -> None:
         op.drop_table(name)
     with op.batch_alter_table("instances") as batch:
         batch.drop_column("adopted_as")
+    op.drop_table("sweeps")
     with op.batch_alter_table("hosts") as batch:
         for name in (
             "maintenance_until",
