@@ -310,6 +310,22 @@ async def test_a_host_that_is_kept_frozen_waits(stack: Stack) -> None:
     assert started(stack) == found
 
 
+async def test_a_boot_in_a_maintenance_is_judged_after_it(stack: Stack) -> None:
+    """Nothing is started meanwhile, and the whole plan is made when it ends, though nothing changes then."""
+    found = await prioritised(stack, 9, 0)
+    database = stack.database
+    await database.write(
+        lambda connection: hosts.freeze(connection, "h", Frozen.MAINTENANCE, "for a test", stack.clock.now())
+    )
+    reboot(stack)
+    await asyncio.sleep(100)
+    assert started(stack) == []
+    await database.write(lambda connection: hosts.thaw(connection, "h", Frozen.MAINTENANCE))
+    await asyncio.sleep(60)
+    assert started(stack) == found
+    assert len(await records(stack, "host.booted")) == 1
+
+
 async def test_what_a_boot_does_not_explain_is_the_table_s(stack: Stack) -> None:
     """A saved memory that is gone is no work of the boot; neither is a guest that nobody knows any more."""
     suspended, missing = await stack.create(), await stack.create()

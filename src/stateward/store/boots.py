@@ -61,12 +61,6 @@ def awaited(connection: sa.Connection, instance: Instance) -> Turn | None:
     return None if row is None else _turn_of(row)
 
 
-def awaiting(connection: sa.Connection, host: str) -> frozenset[str]:
-    """Return the instances of a host, by id, that its plan decides about."""
-    statement = sa.select(INSTANCES.c.id).where(INSTANCES.c.host == host, AWAITS)
-    return frozenset(connection.execute(statement).scalars())
-
-
 def begin(connection: sa.Connection, host: str, plan: Sequence[Turn]) -> None:
     """Put a plan in the place of whatever plan there was for the host."""
     connection.execute(sa.delete(BOOT_TURNS).where(_COLUMNS.host == host))

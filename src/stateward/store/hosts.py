@@ -23,9 +23,7 @@ _FROZEN = sa.select(_COLUMNS.frozen).where(_COLUMNS.name == sa.bindparam("b_name
 _WHY_FROZEN = sa.select(_COLUMNS.frozen_detail).where(
     _COLUMNS.name == sa.bindparam("b_name"), _COLUMNS.frozen.is_not(None)
 )
-_BOOTS = sa.select(_COLUMNS.boot_id, _COLUMNS.booted_id, _COLUMNS.frozen).where(
-    _COLUMNS.name == sa.bindparam("b_name")
-)
+_BOOTS = sa.select(_COLUMNS.boot_id, _COLUMNS.booted_id).where(_COLUMNS.name == sa.bindparam("b_name"))
 
 _decode_report = msgspec.json.Decoder(HostReport).decode
 
@@ -78,8 +76,11 @@ class Boots(msgspec.Struct, frozen=True):
     judged: str | None
     #: The latest.
     latest: str | None
-    #: They wait for its inventory, and for nothing else.
-    waits: bool
+
+    @property
+    def waits(self) -> bool:
+        """Whether they are still to be judged in the latest: its inventory counts, frozen for other reasons or not."""
+        return self.judged != self.latest
 
 
 def _host_of(row: sa.Row[Any]) -> Host:
@@ -318,4 +319,4 @@ def judged_in(connection: sa.Connection, name: str, boot_id: str) -> bool:
 def boots_of(connection: sa.Connection, name: str) -> Boots | None:
     """Return which boots are known of a host; None when there is no such host."""
     row = connection.execute(_BOOTS, {"b_name": name}).one_or_none()
-    return None if row is None else Boots(row.boot_id, row.booted_id, row.frozen == Frozen.BOOT.value)
+    return None if row is None else Boots(row.boot_id, row.booted_id)
