@@ -15,8 +15,12 @@ import pytest
 from stateward.domain.errors import Conflict, Invalid, NotFound
 from stateward.domain.events import Place
 from stateward.domain.locks import ActorKind
-from stateward.domain.webhooks import Patience, Webhook, sign
+from stateward.domain.notifications import BY_TASK
+from stateward.domain.records import Observation, Outcome, Result
+from stateward.domain.states import Cause, Observed, TaskState
+from stateward.domain.webhooks import Format, Patience, Webhook, sign
 from stateward.operations.changes import Changes
+from stateward.operations.completion import Completion
 from stateward.operations.courier import Courier, bodies
 from stateward.operations.posting import HttpPost, NotDelivered, check_url, is_public
 from stateward.operations.webhooks import Wanted, Webhooks
@@ -360,3 +364,71 @@ async def test_what_nobody_may_post_to() -> None:
     with pytest.raises(NotDelivered, match="ConnectError"):
         await open_post("http://127.0.0.1:1/", b"{}", {})
     await open_post.close()
+
+
+async def test_nova_s_notifications(office: Office) -> None:
+    """The start and the end of what Nova has a word for, with the states of their own moments."""
+    await office.add(format=Format.NOVA)
+    instance_id = await office.desk.add()
+    admitted = await office.desk.admit("stop", instance_id)
+    office.desk.clock.at += 5
+    result = Result(
+        operation_id=admitted.operation.id,
+        instance_id=instance_id,
+        fence=admitted.operation.fence,
+        outcome=Outcome.SUCCEEDED,
+        message=None,
+        observation=Observation(
+            instance_id=instance_id, observed=Observed.SHUTOFF, cause=Cause.OPERATOR, seq=9, at=NOW + 5
+        ),
+    )
+    await Completion(office.desk.admission, lambda _id: None).handle(msgspec.json.encode(result))
+    await office.desk.immediate.lock(instance_id, actor(), reason="Mine.", project_id=None)
+    await office.deliver()
+    start, end, lock = (body for _url, body, _headers in office.post.got)
+    said = [
+        (
+            body["event_type"],
+            body["publisher_id"],
+            body["payload"]["nova_object.name"],
+            body["payload"]["nova_object.version"],
+            *(body["payload"]["nova_object.data"][name] for name in ("state", "task_state", "power_state")),
+        )
+        for body in (start, end, lock)
+    ]
+    plain = ("InstanceActionPayload", "1.9")
+    assert said == [
+        ("instance.power_off.start", "nova-compute:h", *plain, "active", "powering-off", "running"),
+        ("instance.power_off.end", "nova-compute:h", *plain, "stopped", None, "shutdown"),
+        ("instance.lock", "nova-api:h", *plain, "stopped", None, "shutdown"),
+    ]
+    data = start["payload"]["nova_object.data"]
+    assert (data["uuid"], data["request_id"], data["fault"]) == (instance_id, "req-1", None)
+    assert data["flavor"]["nova_object.data"]["memory_mb"] == 128
+    assert start["timestamp"] == "2023-11-14 22:13:20.000000"
+
+
+async def test_a_failure_in_nova_s_words(office: Office) -> None:
+    """An error with its fault."""
+    await office.add(format=Format.NOVA)
+    instance_id = await office.desk.add()
+    admitted = await office.desk.admit("pause", instance_id)
+    result = Result(
+        operation_id=admitted.operation.id,
+        instance_id=instance_id,
+        fence=admitted.operation.fence,
+        outcome=Outcome.FAILED,
+        message="No.",
+        observation=None,
+    )
+    await Completion(office.desk.admission, lambda _id: None).handle(msgspec.json.encode(result))
+    await office.deliver()
+    body = office.post.got[-1][1]
+    assert (body["event_type"], body["priority"]) == ("instance.pause.error", "ERROR")
+    fault = body["payload"]["nova_object.data"]["fault"]["nova_object.data"]
+    assert fault["exception_message"] == "No."
+
+
+def test_every_task_state_has_its_notification() -> None:
+    """So that a new one cannot be forgotten."""
+    assert set(BY_TASK) == set(TaskState)

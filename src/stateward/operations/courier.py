@@ -19,13 +19,14 @@ import sqlalchemy as sa
 import structlog
 
 from stateward.clock import Clock
-from stateward.domain.events import WHOLE, Event, Place, cloud_event
+from stateward.domain.events import TO, WHOLE, Event, Place, cloud_event
 from stateward.domain.locks import ActorKind
+from stateward.domain.notifications import notification
 from stateward.domain.records import Actor
-from stateward.domain.webhooks import Letter, Patience, Webhook, message_id, sign
+from stateward.domain.webhooks import Format, Letter, Patience, Webhook, message_id, sign
 from stateward.operations.changes import Changes
 from stateward.operations.posting import NotDelivered, Post
-from stateward.store import operations, told, webhooks
+from stateward.store import instances, intervals, operations, told, webhooks
 from stateward.store.engine import Database, StoreUnavailable
 
 log = structlog.get_logger()
@@ -41,15 +42,25 @@ _PASSED: Final = 1000
 #: Of an error's sentence, kept.
 _LONGEST: Final = 500
 
-#: Makes the body of an event in a webhook's format; None: that format has no words for it.
-Body = Callable[[Webhook, Event], bytes | None]
+#: Makes the body of an event in a webhook's format; None: that format has no word for it.
+Body = Callable[[sa.Connection, Webhook, Event], bytes | None]
 
 
 def bodies(origin: str) -> Body:
-    """Return what makes bodies: CloudEvents of this source."""
+    """Return what makes bodies: CloudEvents of this source, or Nova's notifications."""
 
-    def body(webhook: Webhook, event: Event) -> bytes:
-        return msgspec.json.encode(cloud_event(event, webhook.reader, origin))
+    def body(connection: sa.Connection, webhook: Webhook, event: Event) -> bytes | None:
+        if webhook.format is Format.CLOUDEVENTS:
+            return msgspec.json.encode(cloud_event(event, webhook.reader, origin))
+        entry = event.source.entry
+        instance = None if entry.instance_id is None else instances.get(connection, entry.instance_id)
+        if instance is None:
+            return None
+        were = intervals.at(connection, instance.id, entry.at)
+        # What a record says that it led to counts: two changes in one moment have one time.
+        state = event.detail().get(TO) or were.get(intervals.RECORDED)
+        made = notification(event, instance, state=state, observed=were.get(intervals.OBSERVED))
+        return None if made is None else msgspec.json.encode(made)
 
     return body
 
@@ -157,7 +168,7 @@ class Courier:
             )
             sent = 0
             for event in batch.events:
-                body = self._body(webhook, event)
+                body = await self._written(webhook, event)
                 if body is None:
                     continue
                 try:
@@ -177,6 +188,9 @@ class Courier:
             self._passed[webhook.id] = place
             if not batch.more:
                 return
+
+    async def _written(self, webhook: Webhook, event: Event) -> bytes | None:
+        return await self._database.read(lambda connection: self._body(connection, webhook, event))
 
     async def _send(self, webhook: Webhook, event: Event, body: bytes) -> None:
         now = self._clock.now()
@@ -230,7 +244,7 @@ class Courier:
 
     async def _send_letter(self, webhook: Webhook, letter: Letter) -> None:
         event = await self._database.read(lambda connection: told.one(connection, letter.place))
-        body = None if event is None else self._body(webhook, event)
+        body = None if event is None else await self._written(webhook, event)
         try:
             if event is not None and body is not None:
                 await self._send(webhook, event, body)

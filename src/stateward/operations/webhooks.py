@@ -99,6 +99,8 @@ class Webhooks:
         """
         if wanted.customer and wanted.project_id is None:
             raise Invalid("A webhook that is told what customers are told needs the project whose they are.")
+        if wanted.customer and wanted.format is Format.NOVA:
+            raise Invalid("Nova's notifications name hosts and people; customers are told in CloudEvents.")
         secret = new_secret() if wanted.secret is None else check_secret(wanted.secret)
         now = self._clock.now()
         values = {name: getattr(wanted, name) for name in Wanted.__struct_fields__}

@@ -91,6 +91,16 @@ def of_instances(
     return found
 
 
+def at(connection: sa.Connection, instance_id: str, moment: float) -> dict[str, str]:
+    """Return what an instance was at a time (seconds since the epoch), by kind; of several the last that began."""
+    statement = (
+        sa.select(_COLUMNS.kind, _COLUMNS.state)
+        .where(_COLUMNS.instance_id == instance_id, _COLUMNS.began <= moment)
+        .order_by(_COLUMNS.number)
+    )
+    return {row.kind: row.state for row in connection.execute(statement)}
+
+
 def _within(begin: float, end: float) -> Sequence[sa.ColumnElement[bool]]:
     return _COLUMNS.began < end, sa.or_(_COLUMNS.ended.is_(None), _COLUMNS.ended > begin)
 
