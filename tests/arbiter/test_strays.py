@@ -222,6 +222,19 @@ class TestOnTwoHosts:
         await two.stack.idle(instance_id)
         assert two.stack.guest(instance_id) is Observed.RUNNING
 
+    async def test_a_host_that_takes_its_time_is_asked_once(self, two: TwoHosts) -> None:
+        """However often it tells of the copy meanwhile."""
+        instance_id = await two.stack.create()
+        hang = two.hypervisor.hang_next("pause")
+        await two.copy(instance_id, fence=0, runs=True)
+        await asyncio.sleep(60)
+        assert (await two.stack.history(instance_id))[-1] == "halt_stray running"
+        assert (await two.stack.history(instance_id)).count("halt_stray running") == 1
+        assert "halt_stray superseded" not in await two.stack.history(instance_id)
+        hang.release()
+        await asyncio.sleep(60)
+        assert two.there(instance_id) is Observed.MISSING
+
     async def test_nothing_is_done_while_something_is_in_flight(self, two: TwoHosts) -> None:
         """It may be what brings the guest there."""
         instance_id = await two.stack.create()
