@@ -6,6 +6,7 @@ to a state that its record has no meaning for, start one that may run elsewhere,
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import msgspec
@@ -79,8 +80,9 @@ class Alternatives(msgspec.Struct, frozen=True, kw_only=True):
 _NONE: Final = Alternatives()
 
 
+@functools.cache
 def alternatives(expected: VmState, observed: Observed, cause: Cause) -> Alternatives:
-    """Return what a policy may make of a cell, leaving locks and holds aside."""
+    """Return what a policy may make of a cell, leaving locks and holds aside; each guest of each list asks it."""
     if observed is Observed.DUPLICATE:
         return _of_duplicate(expected)
     agrees = judge(expected, observed, cause, locked=False).kind is Kind.AGREE
