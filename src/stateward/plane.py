@@ -14,7 +14,9 @@ import msgspec
 
 from stateward.agent.agent import Agent
 from stateward.agent.driver import Driver
+from stateward.arbiter.deaths import DeathRules, Deaths
 from stateward.arbiter.reconcile import Arbiter
+from stateward.arbiter.witnesses import CommandFence, CommandWitness, LeaseWitness, Witness
 from stateward.bus.console import Consoles
 from stateward.bus.port import Bus
 from stateward.clock import Clock
@@ -30,9 +32,13 @@ from stateward.operations.control import Control
 from stateward.operations.dispatch import Dispatcher
 from stateward.operations.expiry import Expiry
 from stateward.operations.heartbeats import keep_heartbeats
+from stateward.operations.host_moves import HostMoves, Pace as HostPace
+from stateward.operations.host_plans import Wishes
+from stateward.operations.hosts import Hosts
 from stateward.operations.idempotency import OldKeys
 from stateward.operations.immediate import Immediate
 from stateward.operations.locking import Locking
+from stateward.operations.maintenance import Maintenance
 from stateward.operations.progress import keep_progress
 from stateward.operations.reclaim import Reclaimer
 from stateward.settings import Settings
@@ -85,6 +91,26 @@ class Plane:
         self.expiry = Expiry(database, clock, settings.locks.warning)
         self.locking = Locking(self.admission, self.immediate, self.expiry.wake)
         self.control = Control(database, clock, self._wake, cap=settings.shutdown.cap)
+        said = settings.death
+        self._moves = HostMoves(self.admission, HostPace(parallel=said.parallel, per_minute=said.per_minute))
+        wishes = Wishes(
+            default=said.wish,
+            projects=said.projects,
+            hosts={host.name: host.evacuate for host in settings.host if host.evacuate is not None},
+        )
+        self._deaths = Deaths(
+            self.admission,
+            bus,
+            DeathRules(
+                silence=said.silence, many=said.many, share=said.share, approved=said.evacuate == "auto"
+            ),
+            witnesses=witnesses(settings),
+            fence=CommandFence(said.fence, said.fence_timeout) if said.fence else None,
+            wishes=wishes,
+            approved=self._moves.wake,
+        )
+        self._maintenance = Maintenance(database, clock)
+        self.hosts = Hosts(self.admission, wishes=wishes, said=self._host_said)
 
     async def start(self) -> None:
         """Go on with what a former life left, and work from now on."""
@@ -98,6 +124,12 @@ class Plane:
         await end_lost(self.admission)
         await self._dispatcher.start()
         self._undo.push_async_callback(self._dispatcher.stop)
+        await self._deaths.start()
+        self._undo.push_async_callback(self._deaths.stop)
+        await self._moves.start()
+        self._undo.push_async_callback(self._moves.stop)
+        await self._maintenance.start()
+        self._undo.push_async_callback(self._maintenance.stop)
         old_keys = OldKeys(database, self._clock)
         await old_keys.start()
         self._undo.push_async_callback(old_keys.stop)
@@ -114,6 +146,11 @@ class Plane:
     def _wake(self) -> None:
         self._dispatcher.wake()
         self._changes.changed()
+
+    def _host_said(self) -> None:
+        self._deaths.wake()
+        self._moves.wake()
+        self._maintenance.wake()
 
     def _settled(self, instance_id: str) -> None:
         self.arbiter.wake(instance_id)
@@ -141,7 +178,20 @@ def new_agent(
         relist_seconds=settings.agent.relist,
         heartbeat_seconds=settings.agent.heartbeat,
         limit_scale=settings.agent.limits,
+        asks_first=True,
+        lease=None if settings.death.lease is None else Path(settings.death.lease),
     )
+
+
+def witnesses(settings: Settings) -> tuple[Witness, ...]:
+    """Return the second signals of a host's death that the operator has set up."""
+    said = settings.death
+    found: list[Witness] = []
+    if said.lease is not None:
+        found.append(LeaseWitness(Path(said.lease), said.lease_seconds))
+    if said.probe:
+        found.append(CommandWitness(said.probe, said.probe_timeout))
+    return tuple(found)
 
 
 def shutdown_defaults(settings: Settings) -> ShutdownDefaults:

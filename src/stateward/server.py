@@ -175,6 +175,7 @@ class Server:
             event_source=origin,
             metrics_local=self._settings.metrics.local,
             webhooks=Webhooks(database, clock, post, origin),
+            host_actions=plane.hosts,
         )
         await self._first_start(identity, database)
         self._undo.push_async_callback(plane.stop)
@@ -290,8 +291,12 @@ class Server:
     ) -> None:
         folder = self._data / "hosts" / host.name
         folder.mkdir(parents=True, exist_ok=True)
-        await database.write(lambda connection: hosts.register(connection, host.name, host.zone))
-        driver = await self._driver(host, folder, images)
+        await database.write(
+            lambda connection: hosts.register(connection, host.name, host.zone, shared=host.shared)
+        )
+        # What all hosts so marked share has to be mounted there; a simulated host's guests are in its memory.
+        shared = host.shared and host.driver != "simulated"
+        driver = await self._driver(host, self._data / "shared" if shared else folder, images)
         make_private(folder / "journal.db")
         agent = new_agent(
             host.name,

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from stateward.domain.evacuation import Wish
 from stateward.domain.networks import Network, NetworkKind
 from stateward.domain.policies import BadPolicy, CrashLoop, Policies, Policy, check
 from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, DEFAULT_SECONDS, AtDeadline
@@ -77,6 +78,34 @@ class EventSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     #: CloudEvents' ``source``: tells this installation's events from another's.
     source: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] = "/stateward"
+
+
+class DeathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[death]``: when a silent host is dead, how that is made sure, and what becomes of its instances; in seconds."""
+
+    #: Without a heartbeat for so long a host is suspect: nothing of it is judged.
+    silence: Seconds = 30.0
+    #: More hosts than this silent at once, or more than this share of all: no host is declared dead.
+    many: Annotated[int, msgspec.Meta(ge=1)] = 3
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    #: The folder, on storage that all hosts share, where agents renew their leases; and for how long one is good.
+    lease: str | None = None
+    lease_seconds: Seconds = 60.0
+    #: A program that says whether a host lives: status 0 for yes, 1 for no. ``{host}`` is replaced by its name.
+    probe: tuple[str, ...] = ()
+    probe_timeout: Seconds = 30.0
+    #: A program that takes a host's power; status 0 says that it is done.
+    fence: tuple[str, ...] = ()
+    fence_timeout: Seconds = 120.0
+    #: ``ask``: an evacuation is only planned, and somebody approves it; ``auto``: nobody has to.
+    evacuate: Literal["ask", "auto"] = "ask"
+    #: What is wished for instances whose metadata, image, flavor, project and host say nothing.
+    wish: Wish = Wish.EVACUATE
+    #: By project's id.
+    projects: dict[str, Wish] = {}
+    #: So many instances of a host at a time, and so many a minute; of drains too.
+    parallel: Annotated[int, msgspec.Meta(ge=1)] = 4
+    per_minute: Annotated[float, msgspec.Meta(gt=0)] = 30.0
 
 
 class BootSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -173,6 +202,10 @@ class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: libvirt's; None finds or starts one.
     uri: str | None = None
     zone: str = "nova"
+    #: The folder of its instances is on storage that all hosts so marked share.
+    shared: bool = False
+    #: What becomes of its instances when it dies; None: as ``[death]`` says.
+    evacuate: Wish | None = None
     #: How guests are run: ``auto`` takes KVM where QEMU may use it.
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     #: What its guests get to shut down, in seconds, and what is done then; None: as ``[shutdown]`` says.
@@ -216,6 +249,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     boot: BootSettings = BootSettings()
     webhooks: WebhookSettings = WebhookSettings()
     metrics: MetricsSettings = MetricsSettings()
+    death: DeathSettings = DeathSettings()
     reclaim: ReclaimSettings = ReclaimSettings()
     locks: LockSettings = LockSettings()
     shelve: ShelveSettings = ShelveSettings()

@@ -122,6 +122,14 @@ def test_locks() -> None:
     }
 
 
+def test_adopted_ones_stay() -> None:
+    """Their disks are their host's own; a drain shuts them down."""
+    one = guest("a", adopted=True, wish=Wish.REBUILD)
+    (move,) = evacuation("dead", [one], [host("x")], shared=True, guards=GUARDS).moves
+    assert (move.action, move.says) == (None, "it was adopted: its disks are its host's own")
+    assert drain("h", [one], [host("x")], migrate=True, guards=GUARDS).moves[0].action == "stop"
+
+
 def test_only_a_host_that_reaches_the_disk() -> None:
     """A disk on shared storage is found only there; one that is made anew goes anywhere."""
     hosts = [host("x", shared=False)]
@@ -148,12 +156,12 @@ def test_server_groups_and_zones() -> None:
 def test_who_decides() -> None:
     """The first layer that says something; a word that is none says nothing."""
     assert wish_of([]) == (Wish.EVACUATE, "default")
-    assert wish_of([said("metadata", {}), said("image", {"stateward_evacuate": "stay"})]) == (
+    assert wish_of([said("metadata", {}), said("image", {"stateward:evacuate": "stay"})]) == (
         Wish.STAY,
         "image",
     )
     layers = [
-        said("metadata", {"stateward_evacuate": "perhaps"}),
+        said("metadata", {"stateward:evacuate": "perhaps"}),
         Said(origin="host", wish=Wish.REBUILD),
         Said(origin="default", wish=Wish.STAY),
     ]

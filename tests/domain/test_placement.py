@@ -51,6 +51,7 @@ REFUSED: list[tuple[dict[str, Any], Wanted, str]] = [
     ({}, Wanted(need=NEED, zone="south"), "it is in another zone"),
     ({"enabled": False}, Wanted(need=NEED), "it is disabled"),
     ({"up": False}, Wanted(need=NEED), "it is down"),
+    ({"maintained": True}, Wanted(need=NEED), "it is maintained"),
     (
         {"condition": Condition.RETURNED},
         Wanted(need=NEED),

@@ -22,6 +22,7 @@ from stateward.domain import admit
 from stateward.domain.actions import ACTIONS, BY_KEY, CREATE, Action, Role, key
 from stateward.domain.bodies import Hold
 from stateward.domain.errors import Refusal, Refused
+from stateward.domain.evacuation import PlanKind
 from stateward.domain.hosts import Event
 from stateward.domain.locks import ALL_CLASSES, ActorKind, Lock, LockKind, OperationClass, classes_of
 from stateward.domain.placement import NOTHING, Rules
@@ -33,12 +34,15 @@ from stateward.operations.completion import Completion
 from stateward.operations.dispatch import repost
 from stateward.operations.expiry import Expiry
 from stateward.operations.gate import admitted_row
+from stateward.operations.host_moves import HostMoves, Pace
+from stateward.operations.hosts import Hosts
 from stateward.operations.locking import Locking
 from stateward.operations.preparing import Wanted
 from stateward.operations.reclaim import Reclaimer
 from stateward.operations.stacking import LockWish
 from stateward.store import hosts, instances
 from stateward.store.engine import Database
+from stateward.store.host_plans import KeptPlan
 from stateward.store.tables import HOSTS
 from tests.operations.desk import Desk
 from tests.rows import FLAVOR, NOW, actor, insert
@@ -159,6 +163,8 @@ PLACES: Final[dict[str, str]] = {
     "operations/gate.py first_that_fits": GATE,
     "operations/gate.py guarded": GATE,
     "operations/asking.py ask.begin": REQUEST,
+    "operations/host_moves.py HostMoves._admit": "drains and evacuations of hosts",
+    "operations/host_moves.py HostMoves._confirm": "drains and evacuations of hosts",
     "operations/finishing.py _give_up_image": "the end of an operation",
     "operations/finishing.py apply": "the end of an operation",
     "operations/foresight.py admit_several.one": REQUEST,
@@ -187,6 +193,10 @@ _KEEPING: Final = "tests.operations.test_keeping"
 #: The tests that try an internal actor against each lock.
 TRIED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "the arbiter": ((_HERE, "test_the_arbiter"),),
+    "drains and evacuations of hosts": (
+        (_HERE, "test_draining_a_host"),
+        (_HERE, "test_evacuating_a_host"),
+    ),
     "the deletion of images": (
         (_KEEPING, "test_a_held_instance_s_copies_stay"),
         (_KEEPING, "test_a_shelved_instance_s_disk_stays_when_its_deletion_is_blocked"),
@@ -296,6 +306,10 @@ _WANTED: Final[dict[str, Wanted]] = {
     "createBackup": Wanted(target=Target(backup_type="daily", rotation=1)),
 }
 _DISK: Final = ImageFacts(id="its disk", disk_format="qcow2")
+
+
+#: No line of a plan waits for another.
+_SWIFT: Final = Pace(parallel=10, per_minute=1e9)
 
 
 def test_every_row_has_an_entry() -> None:
@@ -508,6 +522,59 @@ async def test_reclaiming(desk: Desk, lock: Variant) -> None:
     kept = bool(lock.blocks & OperationClass.DELETE)
     assert await Reclaimer(desk.admission, 100.0).reclaim() == ([] if kept else [instance_id])
     assert await done(desk, instance_id) == ([] if kept else ["reclaim"])
+
+
+async def planned(desk: Desk, host: str, kind: PlanKind) -> None:
+    """Plan for a host, and have that approved."""
+
+    def plan_id(_connection: sa.Connection, plan: KeptPlan) -> str:
+        return plan.id
+
+    acts = Hosts(desk.admission)
+    drains = kind is PlanKind.DRAIN
+    made = await acts.plan(host, ADMIN, kind, then=plan_id, begin=drains)
+    if not drains:
+        await acts.approve(host, made, ADMIN, then=plan_id)
+
+
+@each_lock
+async def test_draining_a_host(desk: Desk, lock: Variant) -> None:
+    """Shuts down what nobody has locked against it, also when the lock came after the plan."""
+    await desk.add_host("h")
+    before, after = [await desk.add(tags=("db",)) for _ in range(2)]
+    if lock.where == "instance":
+        await put(desk, lock, before)
+        await planned(desk, "h", PlanKind.DRAIN)
+        await put(desk, lock, after)
+    else:
+        await planned(desk, "h", PlanKind.DRAIN)
+        await put(desk, lock, before)
+    await HostMoves(desk.admission, _SWIFT).look()
+    blocked = bool(lock.blocks & OperationClass.STOP)
+    assert [await done(desk, each) for each in (before, after)] == [[] if blocked else ["stop"]] * 2
+
+
+@each_lock
+async def test_evacuating_a_host(desk: Desk, lock: Variant) -> None:
+    """Starts elsewhere what nobody has locked against being started, also when the lock came after the plan."""
+    desk.open(offload=True, placement=Rules(reserved=NOTHING))
+    for name in ("dead", "g"):
+        await desk.add_host(name)
+
+    def fenced(connection: sa.Connection) -> None:
+        connection.execute(sa.update(HOSTS).values(shared=True))
+        for event in (Event.SILENT, Event.CONFIRMED, Event.FENCED):
+            hosts.become(connection, "dead", event, "", NOW)
+
+    await desk.database.write(fenced)
+    before, after = [await desk.add(host="dead", tags=("db",)) for _ in range(2)]
+    if lock.where == "instance":
+        await put(desk, lock, before)
+    await planned(desk, "dead", PlanKind.EVACUATE)
+    await put(desk, lock, after)
+    await HostMoves(desk.admission, _SWIFT).look()
+    blocked = bool(lock.blocks & OperationClass.START)
+    assert [await done(desk, each) for each in (before, after)] == [[] if blocked else ["evacuate"]] * 2
 
 
 @each_lock

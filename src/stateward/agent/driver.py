@@ -376,6 +376,13 @@ class Driver(Protocol):
         """
         ...
 
+    async def forget(self, instance_id: str) -> None:
+        """Make the hypervisor forget the guest, whose disks and files stay: another host has them too.
+
+        A missing guest is no error. Raises ``DriverError`` when it runs.
+        """
+        ...
+
     async def addresses(self) -> dict[str, tuple[PortAddress, ...]]:
         """Return what the running guests are reached by, by id; an empty tuple where that is not known yet.
 

@@ -13,6 +13,7 @@ import msgspec
 from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
 from stateward.domain.questions import (
     Answer,
+    Expel,
     Inventory,
     Overtaken,
     Question,
@@ -34,7 +35,9 @@ class Questions:
         driver: Driver,
         overtaken: Callable[[str, int], Awaitable[None]],
         fence_of: Callable[[str], int],
+        *,
         inventory: Callable[[int], Awaitable[Report]],
+        expel: Callable[[Expel], Awaitable[None]],
     ) -> None:
         """Keep what answers.
 
@@ -43,11 +46,13 @@ class Questions:
             overtaken: returns when nothing older than a fence acts on an instance.
             fence_of: the highest fence that came for an instance, 0 when none did.
             inventory: looks at everything, and gives that a number above another.
+            expel: has the host rid of a guest.
         """
         self._driver = driver
         self._overtaken = overtaken
         self._fence_of = fence_of
         self._inventory = inventory
+        self._expel = expel
 
     async def answer(self, payload: bytes) -> bytes:
         """Answer one question."""
@@ -74,6 +79,9 @@ class Questions:
             return Answer(report=await self._inventory(question.above))
         if isinstance(question, SecondLook):
             return Answer(traces=await self._driver.second_look(question.instance_ids))
+        if isinstance(question, Expel):
+            await self._expel(question)
+            return Answer()
         return Answer(diagnostics=await self._driver.diagnostics(question.instance_id))
 
     def _with_fence(self, stranger: Stranger) -> Stranger:

@@ -22,7 +22,16 @@ from stateward.agent.watch import Watch
 from stateward.agent.work import Cancelled, LeftOn, Superseded
 from stateward.bus.port import RESULTS, Bus
 from stateward.clock import Clock
-from stateward.domain.records import Dispatch, Observation, Order, Outcome, Result
+from stateward.domain.questions import Expel, Leaves
+from stateward.domain.records import (
+    Dispatch,
+    GuestSpec,
+    ImageFacts,
+    Observation,
+    Order,
+    Outcome,
+    Result,
+)
 from stateward.domain.shutdown import Ending
 from stateward.domain.steps import LOOKS, Step
 
@@ -116,6 +125,36 @@ class Worker:
         entry, lane = self.journal.entry(instance_id), self._lanes.get(instance_id)
         acting = None if lane is None else lane.acting
         return entry is not None and entry.dispatch.fence >= fence and (acting is None or acting >= fence)
+
+    def overtake(self, instance_id: str, fence: int) -> bool:
+        """Have nothing older than a fence act on an instance from now on; False when something newer does."""
+        dispatch = _standing_down(instance_id, fence)
+        if self.journal.accept(dispatch, self.clock.now()):
+            self._lane(instance_id).take(dispatch)
+            self.moved()
+        entry = self.journal.entry(instance_id)
+        return entry is None or entry.dispatch.fence <= fence
+
+    async def expel(self, wanted: Expel) -> None:
+        """Take the power of a guest that was made anew elsewhere, and remove it; may be done again.
+
+        Raises:
+            DriverError: it cannot be, or something newer has been done to it here.
+        """
+        instance_id = wanted.instance_id
+        newest = self.overtake(instance_id, wanted.fence)
+        await self.overtaken(instance_id, wanted.fence)
+        guest = await self.driver.get(instance_id)
+        if not newest or guest.fence > wanted.fence:
+            raise DriverError(f"Something newer was done to instance {instance_id} on this host; it stays.")
+        await self.driver.power_off(instance_id)
+        if wanted.leaves is Leaves.OFF:
+            return
+        await self.driver.discard_memory(instance_id)
+        if wanted.leaves is Leaves.DISK:
+            await self.driver.forget(instance_id)
+        else:
+            await self.driver.remove(instance_id)
 
     async def stop(self) -> None:
         """Stop at once, mid-step; the journal knows where."""
@@ -295,6 +334,29 @@ class _Lane:
             )
         else:
             self._worker.journal.discarded(image_id)
+
+
+def _standing_down(instance_id: str, fence: int) -> Dispatch:
+    """Make what has everything older stop: an operation of which nobody waits for the result."""
+    nobody = GuestSpec(
+        instance_id=instance_id,
+        domain_name="",
+        display_name="",
+        project_id="",
+        vcpus=0,
+        memory=0,
+        disk=0,
+        image=ImageFacts(id="", disk_format=""),
+    )
+    return Dispatch(
+        operation_id=f"expel-{instance_id}-{fence}",
+        instance_id=instance_id,
+        action="expel",
+        fence=fence,
+        steps=(Step.STAND_DOWN,),
+        guest=nobody,
+        shutdown=None,
+    )
 
 
 def _failed_at(step: Step, result: Result) -> Result:

@@ -74,3 +74,5 @@ REPORTS = "reports"
 TALLIES = "tallies"
 ADDRESSES = "addresses"
 HOSTS = "hosts"
+#: Asked by an agent that starts, with its host's name.
+STANDING = "standing"

@@ -19,7 +19,7 @@ from stateward.domain.placement import Candidate, Group, Room
 from stateward.domain.states import TaskState, VmState
 
 #: The key in metadata, image properties and extra specs.
-PROPERTY: Final = "stateward_evacuate"
+PROPERTY: Final = "stateward:evacuate"
 
 
 class Wish(enum.StrEnum):
@@ -67,6 +67,8 @@ class Evacuee(msgspec.Struct, frozen=True, kw_only=True):
     wish: Wish = Wish.EVACUATE
     #: The layer that the wish is from.
     wish_from: str = "default"
+    #: Its definition and disks are not ours, and stay where they are.
+    adopted: bool = False
     #: What any lock or hold on it blocks for the control plane itself.
     blocks: OperationClass = OperationClass(0)
 
@@ -193,6 +195,8 @@ def _evacuated(evacuee: Evacuee, cluster: Cluster, *, shared: bool, guards: Guar
         )
     if evacuee.wish is Wish.STAY:
         return _left(evacuee, f"it stays, as its {evacuee.wish_from} says")
+    if evacuee.adopted:
+        return _left(evacuee, "it was adopted: its disks are its host's own")
     if not shared and evacuee.wish is not Wish.REBUILD:
         return _left(evacuee, "its disk is on the dead host")
     if evacuee.blocks & guards[action]:
@@ -225,7 +229,7 @@ def drain(
 def _drained(evacuee: Evacuee, cluster: Cluster, *, migrate: bool, guards: Guards) -> Move:
     on = evacuee.vm_state is VmState.ACTIVE
     says = "it is shut down, and stays"
-    if migrate and (on or evacuee.vm_state is VmState.STOPPED):
+    if migrate and not evacuee.adopted and (on or evacuee.vm_state is VmState.STOPPED):
         row = "migrate" if on else "migrate_stopped"
         if evacuee.blocks & guards[row]:
             says = "it is shut down and stays: a lock or a hold keeps it from leaving"
@@ -269,3 +273,40 @@ def _moved(evacuee: Evacuee, action: str | None, to: str | None, says: str) -> M
 
 def _left(evacuee: Evacuee, why: str) -> Move:
     return _moved(evacuee, None, None, why)
+
+
+class PlanKind(enum.StrEnum):
+    """What a plan is for."""
+
+    EVACUATE = "evacuate"
+    DRAIN = "drain"
+
+
+class PlanState(enum.StrEnum):
+    """How far a plan has come."""
+
+    #: Somebody has to approve it.
+    PLANNED = "planned"
+    APPROVED = "approved"
+    DONE = "done"
+    #: Another one was made, or the host came back, or somebody took it back.
+    CANCELLED = "cancelled"
+
+
+class MoveState(enum.StrEnum):
+    """How far one line of a plan has come."""
+
+    #: Nothing is done for it, as the plan says.
+    LEFT = "left"
+    WAITING = "waiting"
+    #: Its operation is under way.
+    ADMITTED = "admitted"
+    #: It has arrived, and the move is being confirmed.
+    CONFIRMING = "confirming"
+    DONE = "done"
+    FAILED = "failed"
+    #: It was refused when its turn came.
+    REFUSED = "refused"
+
+
+UNDER_WAY: Final = frozenset({MoveState.ADMITTED, MoveState.CONFIRMING})

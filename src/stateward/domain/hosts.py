@@ -47,6 +47,8 @@ class Event(enum.StrEnum):
     CONFIRMED = "confirmed"
     #: Its power was taken, as a fence or the operator says.
     FENCED = "fenced"
+    #: Something is left on it of instances that were made anew elsewhere.
+    UNCLEAN = "unclean"
     #: Nothing is left on it of instances that were made anew elsewhere.
     CLEAN = "clean"
 
@@ -70,15 +72,16 @@ class Transition(msgspec.Struct, frozen=True, kw_only=True):
 
 #: An event that has no row for a host's condition changes nothing.
 TRANSITIONS: Final[tuple[Transition, ...]] = (
-    Transition(event=Event.SILENT, when=frozenset({Condition.UP}), becomes=Condition.SUSPECT),
-    # What is left on it may have been started by then: it was not clean.
-    Transition(event=Event.SILENT, when=frozenset({Condition.RETURNED}), becomes=Condition.DEAD),
+    Transition(
+        event=Event.SILENT, when=frozenset({Condition.UP, Condition.RETURNED}), becomes=Condition.SUSPECT
+    ),
     Transition(event=Event.HEARD, when=frozenset({Condition.SUSPECT}), becomes=Condition.UP),
     Transition(
         event=Event.HEARD, when=frozenset({Condition.DEAD, Condition.FENCED}), becomes=Condition.RETURNED
     ),
     Transition(event=Event.CONFIRMED, when=frozenset({Condition.SUSPECT}), becomes=Condition.DEAD),
     Transition(event=Event.FENCED, when=frozenset({Condition.DEAD}), becomes=Condition.FENCED),
+    Transition(event=Event.UNCLEAN, when=frozenset({Condition.UP}), becomes=Condition.RETURNED),
     Transition(event=Event.CLEAN, when=frozenset({Condition.RETURNED}), becomes=Condition.UP),
 )
 

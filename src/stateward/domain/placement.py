@@ -76,6 +76,8 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     condition: Condition = Condition.UP
     #: Its instances' disks are on storage that all hosts so marked reach.
     shared: bool = False
+    #: An operator works on it.
+    maintained: bool = False
     #: All that may be claimed there; None before the host has told what it has.
     capacity: Room | None
     claimed: Room = NOTHING
@@ -148,6 +150,10 @@ def _usable(host: Candidate, _wanted: Wanted) -> bool:
     return host.condition is Condition.UP
 
 
+def _not_maintained(host: Candidate, _wanted: Wanted) -> bool:
+    return not host.maintained
+
+
 def _told(host: Candidate, _wanted: Wanted) -> bool:
     return host.capacity is not None
 
@@ -214,6 +220,7 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Filter("it is in another zone", _zone),
     Filter("it is disabled", _enabled),
     Filter("it is down", _up),
+    Filter("it is maintained", _not_maintained),
     Filter("it is suspect or dead, or back and not clean yet", _usable),
     Filter("it has not yet said what it has", _told),
     Filter("its hypervisor does not answer", _reachable),

@@ -5,6 +5,8 @@ A question goes straight over the bus and never through the database, the outbox
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from stateward.domain.diagnostics import Diagnostics
@@ -60,7 +62,31 @@ class SecondLook(msgspec.Struct, frozen=True, kw_only=True, tag="second-look"):
     instance_ids: tuple[str, ...]
 
 
-Question = SetPassword | Measure | Overtaken | WhoElse | Inventory | SecondLook
+class Leaves(enum.StrEnum):
+    """What is left of a guest that has to leave a host."""
+
+    #: All of it, without power.
+    OFF = "off"
+    #: Its disk: another host has it too.
+    DISK = "disk"
+    NOTHING = "nothing"
+
+
+class Expel(msgspec.Struct, frozen=True, kw_only=True, tag="expel"):
+    """Take a guest's power that was made anew elsewhere, and remove it; nothing older than the fence may act on it."""
+
+    instance_id: str
+    fence: int
+    leaves: Leaves
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What an agent that starts is told: the instances that it must not act on by anything older than a fence."""
+
+    overtaken: dict[str, int]
+
+
+Question = SetPassword | Measure | Overtaken | WhoElse | Inventory | SecondLook | Expel
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from stateward.bus.port import HOSTS, Bus
 from stateward.clock import Clock
 from stateward.domain.records import HostReport
+from stateward.operations.lives import heard_again
 from stateward.store import hosts
 from stateward.store.engine import Database
 
@@ -25,7 +26,8 @@ async def keep_heartbeats(bus: Bus, database: Database, clock: Clock) -> None:
 
 
 def _keep(connection: sa.Connection, report: HostReport, now: float) -> None:
-    hosts.heard(connection, report, now)
+    if hosts.heard(connection, report, now):
+        heard_again(connection, report.host, "It was heard of again.", now)
     boots = hosts.boots_of(connection, report.host)
     if boots is not None and boots.latest != report.boot_id:
         hosts.note_boot(connection, report.host, report.boot_id, report.seq, now)

@@ -8,71 +8,223 @@ from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
-from stateward.domain.errors import NotFound
+from stateward.domain.errors import Conflict, Invalid, NotFound
+from stateward.domain.evacuation import PlanKind
+from stateward.domain.hosts import TRANSITIONS, Event
 from stateward.domain.records import Actor
+from stateward.operations import host_plans
 from stateward.operations.admission import Admission
-from stateward.store import hosts, operations
+from stateward.operations.host_plans import NO_WISHES, Wishes
+from stateward.store import host_plans as kept_plans, hosts, operations
 from stateward.store.engine import Database
+from stateward.store.host_plans import KeptPlan
 from stateward.store.hosts import Host
 
 T = TypeVar("T")
 
+#: Makes an answer of what is there, inside the transaction that changed it.
+Then = Callable[[sa.Connection], T]
+#: The same of a plan.
+ThenOf = Callable[[sa.Connection, KeptPlan], T]
+
 
 class Hosts:
-    """Acts on hosts, by an admission's database and clock."""
+    """Acts on hosts. Every method raises ``NotFound`` when there is no host of the name."""
 
-    def __init__(self, admission: Admission) -> None:
-        """Keep the ports."""
+    def __init__(
+        self, admission: Admission, *, wishes: Wishes = NO_WISHES, said: Callable[[], None] = lambda: None
+    ) -> None:
+        """Use an admission's database and clock.
+
+        Args:
+            admission: whose.
+            wishes: what is evacuated.
+            said: called after something was said of a host.
+        """
         self._admission = admission
+        self._database = admission.database
+        self._wishes = wishes
+        self._said = said
 
     def on(self, database: Database) -> Self:
         """Return the same on another database: one that adds to what each transaction does."""
         other = copy.copy(self)
-        other._admission = self._admission.on(database)  # noqa: SLF001 (its own copy)
+        other._database = database  # noqa: SLF001 (its own copy)
         return other
 
-    async def enable(self, name: str, actor: Actor, *, then: Callable[[sa.Connection], T]) -> T:
-        """Let new instances be placed there again; return what ``then`` makes of it in the same transaction.
-
-        Raises:
-            NotFound: there is no such host.
-        """
+    async def enable(self, name: str, actor: Actor, *, then: Then[T]) -> T:
+        """Let new instances be placed there again."""
         return await self._say(name, actor, "enable", {"enabled": True, "disabled_reason": None}, then)
 
-    async def disable(
-        self, name: str, actor: Actor, reason: str | None, *, then: Callable[[sa.Connection], T]
-    ) -> T:
-        """Place no new instances there; those that are there stay as they are.
-
-        Raises:
-            NotFound: there is no such host.
-        """
+    async def disable(self, name: str, actor: Actor, reason: str | None, *, then: Then[T]) -> T:
+        """Place no new instances there; those that are there stay as they are."""
         return await self._say(name, actor, "disable", {"enabled": False, "disabled_reason": reason}, then)
 
+    async def maintain(self, name: str, actor: Actor, reason: str, until: float, *, then: Then[T]) -> T:
+        """Judge nothing of a host, and place nothing there, until some time; seconds since the epoch.
+
+        Raises:
+            Invalid: the time has passed.
+        """
+
+        def act(connection: sa.Connection, now: float) -> dict[str, Any]:
+            if until <= now:
+                raise Invalid("The end of the maintenance has passed already.")
+            hosts.maintain(connection, name, reason, until, now)
+            return {"reason": reason, "until": until}
+
+        return await self._act(name, actor, "maintain", act, then)
+
+    async def end_maintenance(self, name: str, actor: Actor, *, then: Then[T]) -> T:
+        """Judge a host again; one that is not maintained stays as it is."""
+
+        def act(connection: sa.Connection, now: float) -> dict[str, Any]:
+            del now
+            return {"was_maintained": hosts.end_maintenance(connection, name)}
+
+        return await self._act(name, actor, "end_maintenance", act, then)
+
+    async def confirm_dead(self, name: str, actor: Actor, reason: str, *, then: Then[T]) -> T:
+        """Say, as the second signal, that a silent host is dead.
+
+        Raises:
+            Conflict: it is not suspect.
+        """
+        return await self._becomes(name, actor, Event.CONFIRMED, reason, then)
+
+    async def fenced(self, name: str, actor: Actor, reason: str, *, then: Then[T]) -> T:
+        """Say that a dead host has no power: its instances may be started elsewhere.
+
+        Raises:
+            Conflict: it is not dead.
+        """
+        return await self._becomes(name, actor, Event.FENCED, reason, then)
+
+    async def plan(
+        self,
+        name: str,
+        actor: Actor,
+        kind: PlanKind,
+        *,
+        then: ThenOf[T],
+        migrate: bool = False,
+        begin: bool = False,
+    ) -> T:
+        """Plan what becomes of a host's instances, and keep that.
+
+        Args:
+            name: the host's.
+            actor: who asks.
+            kind: what for.
+            then: makes the answer.
+            migrate: of a drain: what can be carried elsewhere is.
+            begin: of a drain: it is carried out at once, and nothing new is placed there.
+
+        Raises:
+            Conflict: a plan that was approved is not over.
+        """
+
+        def work(connection: sa.Connection) -> T:
+            host, now = known(connection, name), self._admission.clock.now()
+            plan = host_plans.preview(
+                connection,
+                host,
+                kind,
+                rules=self._admission.placement,
+                wishes=self._wishes,
+                now=now,
+                migrate=migrate,
+            )
+            detail = {"migrate": migrate} if kind is PlanKind.DRAIN else {}
+            kept = host_plans.keep(connection, plan, kind, actor, now=now, detail=detail, approved=begin)
+            if begin:
+                hosts.change(connection, host.id, {"enabled": False, "disabled_reason": _DRAINED})
+            return then(connection, kept)
+
+        return await self._write(work)
+
+    async def approve(self, name: str, plan_id: str, actor: Actor, *, then: ThenOf[T]) -> T:
+        """Have a plan carried out.
+
+        Raises:
+            NotFound: there is no such host, or plan.
+            Conflict: it cannot be approved now.
+        """
+
+        def work(connection: sa.Connection) -> T:
+            known(connection, name)
+            kept = host_plans.approve(connection, name, plan_id, actor, self._admission.clock.now())
+            return then(connection, kept)
+
+        return await self._write(work)
+
+    async def cancel(self, name: str, actor: Actor, kind: PlanKind, *, then: Then[T]) -> T:
+        """Give up the plans that are not over; what was admitted goes on."""
+
+        def act(connection: sa.Connection, now: float) -> dict[str, Any]:
+            return {"plans": kept_plans.cancel(connection, name, kind, now, approved=True)}
+
+        return await self._act(name, actor, f"cancel_{kind}", act, then)
+
+    async def _becomes(self, name: str, actor: Actor, event: Event, reason: str, then: Then[T]) -> T:
+        def act(connection: sa.Connection, now: float) -> dict[str, Any]:
+            if hosts.become(connection, name, event, reason, now) is None:
+                when = sorted(each for row in TRANSITIONS if row.event is event for each in row.when)
+                raise Conflict(
+                    f"Host {name} is {known(connection, name).condition}; that can be said only of one that is "
+                    f"{' or '.join(when)}."
+                )
+            return {"reason": reason}
+
+        return await self._act(name, actor, _SAYS[event], act, then)
+
     async def _say(
+        self, name: str, actor: Actor, action: str, changes: Mapping[str, Any], then: Then[T]
+    ) -> T:
+        def act(connection: sa.Connection, now: float) -> dict[str, Any]:
+            del now
+            hosts.change(connection, known(connection, name).id, dict(changes))
+            return dict(changes)
+
+        return await self._act(name, actor, action, act, then)
+
+    async def _act(
         self,
         name: str,
         actor: Actor,
         action: str,
-        changes: Mapping[str, Any],
-        then: Callable[[sa.Connection], T],
+        act: Callable[[sa.Connection, float], dict[str, Any]],
+        then: Then[T],
     ) -> T:
+        """Act on a host that is there, and record it; return what ``then`` makes of it in the same transaction."""
+
         def work(connection: sa.Connection) -> T:
-            host = known(connection, name)
-            hosts.change(connection, host.id, dict(changes))
+            now = self._admission.clock.now()
+            known(connection, name)
+            detail = act(connection, now)
             done = then(connection)
             operations.record(
                 connection,
-                at=self._admission.clock.now(),
+                at=now,
                 event="host",
                 actor=actor,
                 instance_id=None,
                 action=action,
-                detail={"host": name} | dict(changes),
+                detail={"host": name} | detail,
             )
             return done
 
-        return await self._admission.database.write(work)
+        return await self._write(work)
+
+    async def _write(self, work: Callable[[sa.Connection], T]) -> T:
+        done = await self._database.write(work)
+        self._said()
+        return done
+
+
+_DRAINED = "It is drained."
+#: What an operator says of a host, for the audit trail.
+_SAYS = {Event.CONFIRMED: "confirm_dead", Event.FENCED: "fence_done"}
 
 
 def known(connection: sa.Connection, name: str) -> Host:

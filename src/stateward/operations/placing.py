@@ -167,6 +167,7 @@ def candidate_of(host: Host, rules: Rules, now: float) -> Candidate:
         reachable=report is not None and report.reachable,
         condition=host.condition,
         shared=host.shared,
+        maintained=host.maintenance_until is not None,
         capacity=None if report is None else placement.capacity_of(report, rules),
         claimed=host.claimed,
         instances=host.claims,

@@ -68,7 +68,7 @@ def _evacuated(
     fenced = hosts.hold_fenced(connection, left)
     if fenced is None:
         raise Refused(Refusal.NOT_FENCED, instance_id=instance.id, host=left)
-    if disk is Disk.SHARED and not fenced.shared:
+    if instance.adopted_as is not None or (disk is Disk.SHARED and not fenced.shared):
         raise Refused(Refusal.DISK_IS_THERE, instance_id=instance.id, host=left)
     # Also what it held for a move that is not going to end.
     claims.release(connection, instance.id)

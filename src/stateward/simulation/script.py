@@ -42,6 +42,8 @@ class HostLine(msgspec.Struct, frozen=True, kw_only=True):
     memory: int = 262144
     disk: int = 10000
     zone: str = "nova"
+    #: Its instances' disks are on storage that all hosts so marked share.
+    shared: bool = False
 
 
 class InstanceLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -256,12 +258,20 @@ class _Reader:
         for option in options:
             key, value = self._option(option, line)
             if key not in HostLine.__struct_fields__[1:]:
-                raise BadScript(line, f"A host has no {key}; it has vcpus, memory, disk and zone.")
+                raise BadScript(line, f"A host has no {key}; it has vcpus, memory, disk, zone and shared.")
             values[key] = self._number(key, value, line) if key in _NUMBERS else value
+            if key == "shared":
+                values[key] = self._yes(value, line)
         for name in self._names(first, line):
             if name in self._hosts:
                 raise BadScript(line, f"There are two hosts {name}.")
             self._hosts[name] = HostLine(name=name, **values)
+
+    @staticmethod
+    def _yes(value: str, line: int) -> bool:
+        if value not in {"yes", "no"}:
+            raise BadScript(line, f"It is shared=yes or shared=no, not {value!r}.")
+        return value == "yes"
 
     def _instance(self, text: str, line: int) -> None:
         found = _PLACE.fullmatch(text)

@@ -101,6 +101,7 @@ class Host:
         """Build the machine; it has power."""
         self.name = line.name
         self.zone = line.zone
+        self.shared = line.shared
         self.clock = WallClock()
         self.powered = True
         self.agent: Agent | None = None
@@ -213,7 +214,9 @@ class World:
         )
         await self._plane.start()
         for host in self.hosts.values():
-            await self.database.write(functools.partial(hosts.register, name=host.name, zone=host.zone))
+            await self.database.write(
+                functools.partial(hosts.register, name=host.name, zone=host.zone, shared=host.shared)
+            )
             wire = Wire(self._bus, self._dice)
             before = self.wires.get(host.name)
             if before is not None:

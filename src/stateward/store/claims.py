@@ -55,6 +55,7 @@ _TAKE: Final = (
         _HOSTS.enabled.is_(True),
         _HOSTS.forced_down.is_(False),
         _HOSTS.condition == sa.literal_column(f"'{Condition.UP.value}'"),
+        _HOSTS.maintenance_until.is_(None),
         _HOSTS.seen_at >= sa.bindparam("b_since"),
         _fits(_HOSTS.claimed_vcpus, "b_vcpus", "b_all_vcpus"),
         _fits(_HOSTS.claimed_memory, "b_memory", "b_all_memory"),
@@ -120,7 +121,7 @@ def take(
         since: the host must have been heard of at this time or later; seconds since the epoch.
 
     Returns:
-        False when the host has too little room now, or is disabled, down or not usable; nothing is claimed then.
+        False when the host has too little room now, or is disabled, maintained, down or not usable; then nothing is.
     """
     total = need.times(len(instance_ids))
     taken = connection.execute(

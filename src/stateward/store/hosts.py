@@ -116,6 +116,52 @@ def every(connection: sa.Connection) -> list[Host]:
     return [_host_of(row) for row in connection.execute(_EVERY)]
 
 
+class Pulse(msgspec.Struct, frozen=True, kw_only=True):
+    """What the watch over hosts' lives reads of each; far cheaper than the whole row."""
+
+    name: str
+    heard_seq: int
+    condition: Condition
+    #: Since when it is in its condition, and for people why.
+    since: float | None
+    detail: str | None
+    frozen: Frozen | None
+    forced_down: bool
+
+    @property
+    def maintained(self) -> bool:
+        """Whether it is maintained: nobody wonders that it is silent."""
+        return self.frozen is Frozen.MAINTENANCE
+
+
+_PULSES = sa.select(
+    _COLUMNS.name,
+    _COLUMNS.heard_seq,
+    _COLUMNS.condition,
+    _COLUMNS.condition_at,
+    _COLUMNS.condition_detail,
+    _COLUMNS.frozen,
+    _COLUMNS.forced_down,
+).order_by(_COLUMNS.name)
+_CONDITIONS = {each.value: each for each in Condition}
+
+
+def pulses(connection: sa.Connection) -> list[Pulse]:
+    """Return of every host whether it lives, by name."""
+    return [
+        Pulse(
+            name=name,
+            heard_seq=seq,
+            condition=_CONDITIONS[condition],
+            since=at,
+            detail=detail,
+            frozen=None if why is None else Frozen(why),
+            forced_down=forced,
+        )
+        for name, seq, condition, at, detail, why, forced in connection.execute(_PULSES)
+    ]
+
+
 def named(connection: sa.Connection, name: str) -> Host | None:
     """Return the host of a name; None when there is none."""
     row = connection.execute(sa.select(HOSTS).where(_COLUMNS.name == name)).one_or_none()
@@ -137,24 +183,27 @@ def census(connection: sa.Connection, name: str | None = None) -> dict[str, dict
     return found
 
 
-def register(connection: sa.Connection, name: str, zone: str) -> None:
-    """Make a host known, unless it is."""
+def register(connection: sa.Connection, name: str, zone: str, *, shared: bool = False) -> None:
+    """Make a host known, unless it is; where its instances' disks are is as the settings say now."""
     insert_new(
         connection,
         HOSTS,
         {"id": str(uuid.uuid4()), "name": name, "zone": zone, "enabled": True, "forced_down": False},
     )
+    connection.execute(
+        sa.update(HOSTS).where(_COLUMNS.name == name, _COLUMNS.shared != shared).values(shared=shared)
+    )
 
 
-def heard(connection: sa.Connection, report: HostReport, now: float | None = None) -> None:
-    """Keep a heartbeat; an older one than the last changes nothing.
+def heard(connection: sa.Connection, report: HostReport, now: float | None = None) -> bool:
+    """Keep a heartbeat; False, and nothing is changed, when it is older than the last, or of no host that is known.
 
     Args:
         connection: in a transaction.
         report: what the host says; by its number, not its time, it is newer than the last.
         now: when it was received, which alone says how long the host is silent; None: when the host says.
     """
-    connection.execute(
+    changed = connection.execute(
         sa.update(HOSTS)
         .where(_COLUMNS.name == report.host, _COLUMNS.heard_seq < report.number)
         .values(
@@ -163,6 +212,7 @@ def heard(connection: sa.Connection, report: HostReport, now: float | None = Non
             heard_seq=report.number,
         )
     )
+    return changed.rowcount == 1
 
 
 def change(connection: sa.Connection, host_id: str, changes: dict[str, Any]) -> bool:
@@ -225,6 +275,40 @@ def thaw(connection: sa.Connection, name: str, why: Frozen) -> bool:
     )
 
 
+def maintain(connection: sa.Connection, name: str, reason: str, until: float, now: float) -> bool:
+    """Maintain a host until some time: nothing of it is judged, whatever else it was not judged for; False: no host."""
+    changed = connection.execute(
+        sa.update(HOSTS)
+        .where(_COLUMNS.name == name)
+        .values(frozen=Frozen.MAINTENANCE.value, frozen_at=now, frozen_detail=reason, maintenance_until=until)
+    )
+    return changed.rowcount == 1
+
+
+def maintained(connection: sa.Connection) -> list[tuple[str, float]]:
+    """Return the hosts that are maintained and until when, the first to end first."""
+    rows = connection.execute(
+        sa.select(_COLUMNS.name, _COLUMNS.maintenance_until)
+        .where(_COLUMNS.maintenance_until.is_not(None))
+        .order_by(_COLUMNS.maintenance_until, _COLUMNS.name)
+    )
+    return [(row.name, row.maintenance_until) for row in rows]
+
+
+def end_maintenance(connection: sa.Connection, name: str, *, until: float | None = None) -> bool:
+    """End a host's maintenance; False when it is in none, or ``until`` is not when it ends any more."""
+    clauses: list[sa.ColumnElement[bool]] = [_COLUMNS.maintenance_until.is_not(None)]
+    if until is not None:
+        clauses.append(_COLUMNS.maintenance_until == until)
+    changed = connection.execute(
+        sa.update(HOSTS).where(_COLUMNS.name == name, *clauses).values(maintenance_until=None)
+    )
+    if changed.rowcount != 1:
+        return False
+    thaw(connection, name, Frozen.MAINTENANCE)
+    return True
+
+
 def hold_fenced(connection: sa.Connection, name: str) -> Host | None:
     """Hold a host's row until the transaction ends, if it is fenced, and return it; None when it is not.
 
@@ -239,8 +323,18 @@ def hold_fenced(connection: sa.Connection, name: str) -> Host | None:
     return None if row is None else _host_of(row)
 
 
-def become(connection: sa.Connection, name: str, event: Event, detail: str, now: float) -> Condition | None:
+def become(
+    connection: sa.Connection, name: str, event: Event, detail: str, now: float, *, seq: int | None = None
+) -> Condition | None:
     """Have an event change a host's condition, as the table of transitions says; return what it is then.
+
+    Args:
+        connection: in a transaction.
+        name: the host's.
+        event: what became of it.
+        detail: why, for people.
+        now: seconds since the epoch.
+        seq: only if this is still the number of its last heartbeat.
 
     Returns:
         None when the table has no row for the condition that the host is in, or there is no such host.
@@ -250,7 +344,11 @@ def become(connection: sa.Connection, name: str, event: Event, detail: str, now:
             continue
         changed = connection.execute(
             sa.update(HOSTS)
-            .where(_COLUMNS.name == name, _COLUMNS.condition.in_(sorted(row.when)))
+            .where(
+                _COLUMNS.name == name,
+                _COLUMNS.condition.in_(sorted(row.when)),
+                *([] if seq is None else [_COLUMNS.heard_seq == seq]),
+            )
             .values(condition=row.becomes.value, condition_at=now, condition_detail=detail)
         )
         if changed.rowcount == 1:

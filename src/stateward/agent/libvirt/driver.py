@@ -241,6 +241,10 @@ class LibvirtDriver(DiskCalls):
         await self._act(lambda connection: guests.forget(connection, instance_id))
         await self._disks.remove(instance_id)
 
+    async def forget(self, instance_id: str) -> None:
+        """Undefine the domain alone."""
+        await self._act(lambda connection: guests.forget(connection, instance_id))
+
     async def console(self, instance_id: str) -> bytes:
         """Return the console log's end."""
         return await on_thread(self._disks.console, instance_id)

@@ -288,6 +288,10 @@ class SimulatedDriver:
         """Forget the guest and its disk."""
         await self._change("remove", instance_id, lambda guest, _: guests.remove(guest))
 
+    async def forget(self, instance_id: str) -> None:
+        """Forget the guest alone."""
+        await self._change("forget", instance_id, lambda guest, _: guests.forget(guest))
+
     async def addresses(self) -> dict[str, tuple[PortAddress, ...]]:
         """Return addresses that follow from the ports, as if a network had given them out."""
         return await self._call("addresses", None, self._addresses)

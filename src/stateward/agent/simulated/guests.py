@@ -260,6 +260,18 @@ def remove(guest: SimulatedGuest) -> SimulatedGuest:
     return SimulatedGuest(id=guest.id, snapshots=guest.snapshots)
 
 
+def forget(guest: SimulatedGuest) -> SimulatedGuest:
+    """Make the hypervisor forget it, if it knows it; its disks stay.
+
+    Raises:
+        DriverError: it has power.
+    """
+    if powered(guest):
+        msg = f"The guest is {guest.observed}: take its power before it is forgotten."
+        raise DriverError(msg)
+    return guest if guest.spec is None else undefine(guest)
+
+
 def agent(guest: SimulatedGuest) -> str | None:
     """Say how the agent inside a running guest behaves (``behaviour``); None: it has none.
 

@@ -58,6 +58,8 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     metrics_local: bool = False
     #: None: none can be made here.
     webhooks: Webhooks | None = None
+    #: What acts on hosts, as the settings say; None: as they say by default.
+    host_actions: Hosts | None = None
     #: Servers of one page at most.
     max_limit: int = 1000
 
@@ -74,7 +76,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def hosts(self) -> Hosts:
         """What acts on hosts."""
-        return Hosts(self.admission)
+        return self.host_actions or Hosts(self.admission)
 
     def root(self, scheme: str, host: str, *, legacy: bool) -> str:
         """Return the address of the API as the client reaches it, without a slash at the end."""

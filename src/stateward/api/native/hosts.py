@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
@@ -13,7 +14,7 @@ from stateward.api.http import iso_time
 from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.views import Nothing
 from stateward.domain.actions import Policy, Role
-from stateward.domain.errors import NotFound
+from stateward.domain.errors import Invalid, NotFound
 from stateward.domain.hosts import Condition, Frozen
 from stateward.domain.placement import Room, capacity_of
 from stateward.operations.hosts import Hosts
@@ -29,6 +30,20 @@ class Disable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Give a host no new instances."""
 
     reason: Reason | None = None
+
+
+class Maintain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Work on a host until a time, or for so many seconds."""
+
+    reason: Reason
+    until: dt.datetime | None = None
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] | None = None
+
+
+class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operator knows of a host, and from where."""
+
+    reason: Reason = "An operator says so."
 
 
 class FrozenView(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,7 +157,7 @@ def view(call: Call, host: Host, counted: dict[str, int]) -> HostView:
     )
 
 
-def _seen(call: Call, name: str) -> Callable[[sa.Connection], HostView]:
+def seen(call: Call, name: str) -> Callable[[sa.Connection], HostView]:
     """Return what reads one host."""
 
     def read(connection: sa.Connection) -> HostView:
@@ -169,19 +184,54 @@ async def _index(call: Call) -> Response:
 
 
 async def _show(call: Call) -> Response:
-    return reply(await call.services.database.read(_seen(call, call.request.path_params["name"])))
+    return reply(await call.services.database.read(seen(call, call.request.path_params["name"])))
 
 
 async def _enable(call: Call) -> Response:
     await call.body(Nothing)
     name = call.request.path_params["name"]
-    return reply(await acting(call, reply).enable(name, call.actor, then=_seen(call, name)))
+    return reply(await acting(call, reply).enable(name, call.actor, then=seen(call, name)))
 
 
 async def _disable(call: Call) -> Response:
     wanted = await call.body(Disable)
     name = call.request.path_params["name"]
-    return reply(await acting(call, reply).disable(name, call.actor, wanted.reason, then=_seen(call, name)))
+    return reply(await acting(call, reply).disable(name, call.actor, wanted.reason, then=seen(call, name)))
+
+
+async def _maintain(call: Call) -> Response:
+    wanted = await call.body(Maintain)
+    name = call.request.path_params["name"]
+    if (wanted.until is None) == (wanted.seconds is None):
+        raise Invalid("Say until when, or for how many seconds: one of until and seconds.")
+    until = call.services.clock.now() + wanted.seconds if wanted.seconds is not None else _at(wanted.until)
+    return reply(
+        await acting(call, reply).maintain(name, call.actor, wanted.reason, until, then=seen(call, name))
+    )
+
+
+def _at(until: dt.datetime | None) -> float:
+    if until is None:
+        msg = "neither until nor seconds"
+        raise ValueError(msg)
+    return (until if until.tzinfo else until.replace(tzinfo=dt.UTC)).timestamp()
+
+
+async def _end_maintenance(call: Call) -> Response:
+    name = call.request.path_params["name"]
+    return reply(await call.services.hosts.end_maintenance(name, call.actor, then=seen(call, name)))
+
+
+async def _dead(call: Call) -> Response:
+    said = await call.body(Said)
+    name = call.request.path_params["name"]
+    return reply(await acting(call, reply).confirm_dead(name, call.actor, said.reason, then=seen(call, name)))
+
+
+async def _fenced(call: Call) -> Response:
+    said = await call.body(Said)
+    name = call.request.path_params["name"]
+    return reply(await acting(call, reply).fenced(name, call.actor, said.reason, then=seen(call, name)))
 
 
 #: By path, below ``/v1``.
@@ -207,6 +257,39 @@ RESOURCES: Final[dict[str, dict[str, Resource]]] = {
             summary="Give a host no new instances; those that are there stay as they are.",
             policy=_CHANGE,
             body=Disable,
+            answer=HostView,
+        ),
+    },
+    "/hosts/{name}/maintenance": {
+        "POST": Resource(
+            handler=_maintain,
+            summary="Judge nothing of a host, and place nothing there, until a time.",
+            policy=_CHANGE,
+            body=Maintain,
+            answer=HostView,
+        ),
+        "DELETE": Resource(
+            handler=_end_maintenance,
+            summary="End a host's maintenance now.",
+            policy=_CHANGE,
+            answer=HostView,
+        ),
+    },
+    "/hosts/{name}/dead": {
+        "POST": Resource(
+            handler=_dead,
+            summary="Say, as the second signal, that a silent host is dead.",
+            policy=_CHANGE,
+            body=Said,
+            answer=HostView,
+        ),
+    },
+    "/hosts/{name}/fenced": {
+        "POST": Resource(
+            handler=_fenced,
+            summary="Say that a dead host has no power: its instances may be started elsewhere.",
+            policy=_CHANGE,
+            body=Said,
             answer=HostView,
         ),
     },
