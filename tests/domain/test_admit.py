@@ -52,6 +52,7 @@ def test_what_an_adopted_guest_can_have_done() -> None:
         "boot_rescue",
         "createBackup",
         "createImage",
+        "evacuate",
         "migrate",
         "rebuild",
         "rescue",

@@ -125,7 +125,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def needs_own(self) -> bool:
         """Whether the guest's definition and disks must be ours: one that was adopted cannot have it done."""
-        return self.places or self.leaves or not NEEDS_OWN.isdisjoint(self.steps)
+        moves = self.places or self.leaves or self.evacuates is not None
+        return moves or not NEEDS_OWN.isdisjoint(self.steps)
 
     @property
     def needs_adopted(self) -> bool:
