@@ -26,7 +26,7 @@ from stateward.domain.strangers import NO_IMAGE, STATE_OF, Stranger
 from stateward.operations import stacking
 from stateward.operations.admission import Admission, operation_for, post_dispatch
 from stateward.operations.stacking import LockWish
-from stateward.store import claims, hosts, instances, locks, operations
+from stateward.store import adoptions, claims, hosts, instances, locks, operations
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
@@ -183,7 +183,7 @@ def _row(
     inherited = locks.of_instance(connection, wish.stranger.id, wish.project_id, ())
     values |= stacking.columns_of(inherited)
     fence = wish.stranger.fence + 1
-    instance = instances.insert_unless_known(
+    instance = adoptions.insert_unless_known(
         connection,
         {
             **values,

@@ -14,7 +14,6 @@ from stateward.domain.locks import ALL_CLASSES, OperationClass
 from stateward.domain.records import Instance
 from stateward.domain.states import ENDED, Cause, Observed, TaskState, VmState
 from stateward.store.boots import AWAITS
-from stateward.store.rows import insert_new
 from stateward.store.tables import HOSTS, INSTANCES
 
 _COLUMNS = INSTANCES.c
@@ -169,22 +168,6 @@ def insert(connection: sa.Connection, values: Mapping[str, Any]) -> Instance:
     """Insert a row and return it with the number it was given."""
     row = connection.execute(sa.insert(INSTANCES).values(**values).returning(INSTANCES)).one()
     return instance_of(row)
-
-
-def insert_unless_known(connection: sa.Connection, values: Mapping[str, Any]) -> Instance | None:
-    """Insert a row and return it; None when there is one of its id, deleted or not."""
-    row = insert_new(connection, INSTANCES, values)
-    return None if row is None else instance_of(row)
-
-
-def living_at(connection: sa.Connection, host: str) -> dict[str, str | None]:
-    """Return the ids of the living instances of a host, each with its host's name for it if it was adopted."""
-    rows = connection.execute(
-        sa.select(_COLUMNS.id, _COLUMNS.adopted_as).where(
-            _COLUMNS.host == host, _COLUMNS.vm_state != VmState.DELETED.value
-        )
-    )
-    return {row.id: row.adopted_as for row in rows}
 
 
 @cache

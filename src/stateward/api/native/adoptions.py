@@ -28,7 +28,7 @@ from stateward.operations import adopting
 from stateward.operations.admission import Admitted
 from stateward.operations.adopting import Adopted, Outcome, Wish
 from stateward.operations.stacking import LockWish
-from stateward.store import hosts, identity, instances
+from stateward.store import adoptions, hosts, identity
 from stateward.store.identity_tables import PROJECTS, USERS
 from stateward.store.operation_queries import Found
 
@@ -153,7 +153,7 @@ async def _try(call: Call, host: str) -> Sequence[Stranger] | str:
 
 async def _strangers_of(call: Call, host: str) -> Sequence[Stranger]:
     """Ask a host for its guests that are no instances here, and are not about to be removed as deleted ones."""
-    known = await call.services.database.read(lambda connection: instances.living_at(connection, host))
+    known = await call.services.database.read(lambda connection: adoptions.living_at(connection, host))
     question = WhoElse(known=tuple(sorted(known)))
     answer = await ask_host(call.services.bus, host, question, seconds=_SECONDS)
     return answer.strangers
@@ -209,7 +209,7 @@ async def _chosen(call: Call, wanted: Adoption) -> tuple[Sequence[Stranger], lis
     known: list[AdoptedView] = []
     if left:
         at = await call.services.database.read(
-            lambda connection: instances.living_at(connection, wanted.host)
+            lambda connection: adoptions.living_at(connection, wanted.host)
         )
         for instance_id, adopted_as in at.items():
             if left & {instance_id, adopted_as}:
