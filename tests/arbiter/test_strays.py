@@ -129,7 +129,7 @@ class TestOnTwoHosts:
             "halt_stray succeeded",
             "remove_stray succeeded",
         ]
-        (verdict, _removed) = await two.stack.verdicts(instance_id)
+        (verdict, removed) = await two.stack.verdicts(instance_id)
         assert (verdict["verdict"], verdict["observed"], verdict["host"], verdict["seen"]) == (
             "restore",
             "duplicate",
@@ -137,6 +137,8 @@ class TestOnTwoHosts:
             "running",
         )
         assert await two.stack.verdicts(instance_id, "alert") == []
+        # Customers read what their operations say, and are told no hosts.
+        assert (await two.stack.operations(instance_id))[-1].message == removed["says"]
 
     async def test_a_copy_that_may_be_the_right_one_is_halted(self, two: TwoHosts) -> None:
         """Nobody knows where it comes from: neither guest is lost, one runs at most, and a person is told once."""

@@ -172,7 +172,8 @@ class Strays:
                 actor,
                 wanted=Wanted(host=host),
                 fence=instance.fence,
-                why=f"{verdict.says} Host: {host}.",
+                # Without the host's name: customers read it. The audit record has it.
+                why=verdict.says,
             )
         detail: dict[str, Any] = {
             "expected": instance.vm_state.value,
