@@ -7,12 +7,13 @@ What it lacks: a console (``capabilities.console_log``), and guests end with the
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import re
 import shutil
 import struct
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -392,3 +393,57 @@ async def test_a_guest_that_goes_off_while_it_is_marked_is_marked(
     await rig.driver.mark_fence(spec.instance_id, 7)
     guest = await rig.driver.get(spec.instance_id)
     assert (guest.observed, guest.fence) == (Observed.SHUTOFF, 7)
+
+
+class Killed(Exception):
+    """Nothing more is done: the agent was killed here."""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.asyncio
+async def test_killed_at_any_call_of_adopting_and_giving_back(
+    rig: Rig,
+    by_hand: Hand,
+    monkeypatch: pytest.MonkeyPatch,
+    after: bool,  # noqa: FBT001 (a parameter of the test)
+) -> None:
+    """Before or after each call that changes something: repeated, both end as if nothing had been, and it runs on."""
+    left = [0]
+
+    def kills(method: Callable[..., int]) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            left[0] -= 1
+            if left[0] == 0 and not after:
+                raise Killed
+            result = method(*arguments)
+            if left[0] == 0:
+                raise Killed
+            return result
+
+        return call
+
+    for name in ("setMetadata", "setAutostart", "setLifecycleAction"):
+        monkeypatch.setattr(libvirt.virDomain, name, kills(getattr(libvirt.virDomain, name)))
+
+    async def killed(number: int, act: Callable[[], Awaitable[None]]) -> bool:
+        """Have it killed at its call of this number, and repeat it; return whether it has so many."""
+        left[0] = number
+        try:
+            await act()
+        except Killed:
+            await act()
+            return True
+        return False
+
+    calls = {"adopt": 0, "release": 0}
+    for number in range(1, 9):
+        left[0] = 0
+        guest = by_hand.make(autostart=True)
+        life = by_hand.life(guest)
+        spec = msgspec.structs.replace(rig.spec(), instance_id=guest)
+        calls["adopt"] += await killed(number, functools.partial(rig.driver.adopt, spec))
+        assert (await rig.driver.get(guest)).observed is Observed.RUNNING
+        calls["release"] += await killed(number, functools.partial(rig.driver.release, guest))
+        assert by_hand.life(guest) == life
+        assert by_hand.is_as_made(guest, autostart=True)
+    assert calls == {"adopt": 4, "release": 4}

@@ -372,3 +372,20 @@ async def test_only_administrators(cloud: Cloud) -> None:
         assert (await native(cloud, method, path, body, by="member")).status == 403
     assert (await native(cloud, "GET", "/strangers?host=nowhere")).status == 404
     assert (await native(cloud, "POST", f"/instances/{uuid.uuid4()}/release")).status == 404
+
+
+async def test_what_comes_back_after_it_was_given_back_is_given_back_again(cloud: Cloud) -> None:
+    """As by a report that was late, or a saved definition: the arbiter removes what is left, which deletes nothing."""
+    theirs = guest("web-1")
+    cloud.hypervisor.make(theirs)
+    (done,) = await adopt(cloud)
+    await release(cloud, done["id"])
+    cloud.hypervisor.change(
+        theirs.instance_id,
+        lambda found, _now: msgspec.structs.replace(found, origin=Origin(adopted=True)),
+    )
+    async with asyncio.timeout(30):
+        while (cloud.hypervisor.guest(theirs.instance_id).origin or Origin()).adopted:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.005)
+    left = cloud.hypervisor.guest(theirs.instance_id)
+    assert (left.spec, left.disk, left.fence) == (theirs, 3, 0)
