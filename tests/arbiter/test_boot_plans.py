@@ -13,10 +13,10 @@ from stateward.domain.boots import Pace, Turn, TurnState
 from stateward.domain.records import Observation, Operation, OperationState, Report
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.operations.admission import Admission, ShutdownDefaults
-from stateward.store import boots, hosts, operations
+from stateward.store import boots, hosts, instances, operations
 from stateward.store.engine import Database
 from stateward.store.tables import BOOT_TURNS
-from tests.arbiter.test_reports import add, row_of
+from tests.arbiter.test_reports import Overtaking, add, row_of
 from tests.rows import NOW, SetClock
 
 
@@ -142,3 +142,52 @@ def test_a_turn_is_its_row() -> None:
     """No field without a column."""
     assert set(Turn.__struct_fields__) == set(BOOT_TURNS.c.keys())
     assert msgspec.structs.fields(Turn)[0].name == "instance_id"
+
+
+class Planning(Overtaking):
+    """A database in which a plan is made between a verdict's look and its write."""
+
+    def __init__(self, database: Database, turn: Turn) -> None:
+        super().__init__(database)
+        self._turn = turn
+
+    async def overtake(self) -> None:
+        """Make it."""
+        await self._database.write(lambda connection: boots.begin(connection, "h", [self._turn]))
+
+
+@pytest.mark.parametrize("cause", ["guest", "destroyed"], ids=["adopt", "restore"])
+async def test_a_plan_goes_before_a_verdict(database: Database, cause: str) -> None:
+    """That is in the condition of the verdict's write, by the fence."""
+    await known(database)
+    instance_id = await add(database, observed="shutoff", cause=cause)
+    turn = Turn(
+        instance_id=instance_id,
+        host="h",
+        boot_id="one",
+        fence=1,
+        priority=0,
+        number=1,
+        state=TurnState.WAITING,
+    )
+    await make_arbiter(Planning(database, turn)).reconcile(instance_id)
+    row = await row_of(database, instance_id)
+    assert (row.vm_state, row.task_state, row.fence) == (VmState.ACTIVE, None, 1)
+    assert await operations_of(database, instance_id) == []
+
+
+async def test_a_second_boot_forgets_the_first_one_s_plan(database: Database) -> None:
+    """What waited for its turn has a lock by then: it is recorded as stopped, whatever the old plan says."""
+    await known(database)
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(10, "two", instance_id))
+    assert [turn.state for turn in await turns(database)] == [TurnState.WAITING]
+    await database.write(
+        lambda connection: instances.guarded_update(
+            connection, instance_id, (), {"owner_blocks": 1, "locked_by": "owner"}
+        )
+    )
+    await arbiter.intake.take(report(20, "three", instance_id))
+    assert (await row_of(database, instance_id)).vm_state is VmState.STOPPED
+    assert await turns(database) == []
