@@ -27,6 +27,7 @@ from tools.bench.guests import measure_guests
 from tools.bench.load import load, request
 from tools.bench.served import Served, serve
 from tools.bench.shutdowns import GUESTS, TAKES, measure_shutdowns
+from tools.bench.telling import measure_telling
 
 CLIENTS = 8
 INSTANCES = 1000
@@ -66,6 +67,7 @@ def main() -> None:
         home.chmod(0o755)
         measure_api(report, home, options.seconds)
         measure_audit(report.add, home)
+        measure_telling(report.add, home)
         if not options.no_guests:
             asyncio.run(measure_guests(report.add, home))
     if options.json:

@@ -40,7 +40,7 @@ RECORDS = 100_000
 #: Seconds of each turn.
 TURN = 0.5
 
-_ACTOR = Actor(
+ACTOR = Actor(
     kind=ActorKind.MEMBER, user_id=uuid.uuid4().hex, project_id="p", request_id=f"req-{uuid.uuid4()}"
 )
 
@@ -52,10 +52,10 @@ def main() -> None:
     parser.add_argument("--database", metavar="URL", help="only on this database, which is left filled")
     options = parser.parse_args()
     if options.database:
-        _measure(_print, options.database, options.turns)
+        _measure(report, options.database, options.turns)
         return
     with tempfile.TemporaryDirectory(prefix="stateward-bench-") as folder:
-        measure_audit(_print, Path(folder), options.turns)
+        measure_audit(report, Path(folder), options.turns)
 
 
 def measure_audit(add: Callable[..., None], folder: Path, turns: int = 20) -> None:
@@ -94,7 +94,7 @@ async def _compare(add: Callable[..., None], url: str, turns: int) -> None:
     database = open_database(url)
     await migrate(database)
     found = [str(uuid.uuid4()) for _ in range(CLIENTS)]
-    await database.write(lambda connection: [instances.insert(connection, _row(each)) for each in found])
+    await database.write(lambda connection: [instances.insert(connection, row(each)) for each in found])
     admission = Admission(database, SystemClock(), ShutdownDefaults(), lambda: None)
     immediate = Immediate(admission, lambda _instance_id: None)
     name = "chain_sqlite" if database.dialect == "sqlite" else "commit_unsealed"
@@ -135,8 +135,8 @@ async def _lock(immediate: Immediate, instance_id: str, end: float) -> int:
     """Lock and unlock until a time; return how often."""
     done = 0
     while time.perf_counter() < end:
-        await immediate.lock(instance_id, _ACTOR, reason="bench", project_id="p")
-        await immediate.unlock(instance_id, _ACTOR, project_id="p")
+        await immediate.lock(instance_id, ACTOR, reason="bench", project_id="p")
+        await immediate.unlock(instance_id, ACTOR, project_id="p")
         done += 2
     return done
 
@@ -154,7 +154,7 @@ def _thousand(connection: sa.Connection) -> None:
             connection,
             at=time.time(),
             event="admitted",
-            actor=_ACTOR,
+            actor=ACTOR,
             instance_id=str(uuid.uuid4()),
             operation_id=str(uuid.uuid4()),
             action="stop",
@@ -162,7 +162,8 @@ def _thousand(connection: sa.Connection) -> None:
         )
 
 
-def _row(instance_id: str) -> dict[str, Any]:
+def row(instance_id: str) -> dict[str, Any]:
+    """Return the columns of an active instance."""
     return {
         "id": instance_id,
         "project_id": "p",
@@ -185,7 +186,8 @@ def _row(instance_id: str) -> dict[str, Any]:
     }
 
 
-def _print(what: str, value: float, unit: str, *, most: float | None = None) -> None:
+def report(what: str, value: float, unit: str, *, most: float | None = None) -> None:
+    """Print a figure beside its target."""
     target = "" if most is None else f"<= {most:g} {'ok' if value <= most else 'MISSED'}"
     print(f"{what:<58} {value:>10.3f} {unit:<6} {target}", flush=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Final
 
@@ -49,6 +50,7 @@ _STATUS_OF_KIND: Final[dict[type[Exception], int]] = {
 }
 
 
+_CAPITAL: Final = re.compile(r"(?<!^)(?=[A-Z])")
 #: Refusals by what refused, since this process began: for metrics.
 REFUSED: Final[Counter[str]] = Counter()
 
@@ -76,7 +78,8 @@ def fault(status: int, message: str) -> Response:
 
 def status_of(error: Exception) -> tuple[int, str] | None:
     """Give the status and sentence of an expected error; None for a fault of our own."""
-    REFUSED[error.refusal.name.lower() if isinstance(error, Refused) else type(error).__name__.lower()] += 1
+    name = error.refusal.name if isinstance(error, Refused) else _CAPITAL.sub("_", type(error).__name__)
+    REFUSED[name.lower()] += 1
     if isinstance(error, Refused):
         return _STATUS_OF_REFUSAL[error.refusal], str(error)
     if isinstance(error, ApiFault):

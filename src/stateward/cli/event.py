@@ -128,15 +128,16 @@ def _row(found: dict[str, Any]) -> tuple[str, ...]:
         found["type"].removeprefix(_PREFIX),
         str(data.get("instance", {}).get("name") or found.get("subject", "")),
         str(data["actor"]["kind"]),
-        _says(data),
+        _says(found),
     )
 
 
-def _says(data: dict[str, Any]) -> str:
+def _says(found: dict[str, Any]) -> str:
     """Say in few words what an event is about."""
+    data: dict[str, Any] = found["data"]
     detail: dict[str, Any] = data["detail"]
-    if "to" in detail and "outcome" not in detail:
-        return f"{detail.get('from') or 'new'} -> {detail['to']}"
+    if found["type"] == f"{_PREFIX}instance.state-changed":
+        return f"{detail['from'] or 'new'} -> {detail['to']}"
     words = [str(data["action"] or "")]
     words += [str(detail[name]) for name in ("outcome", "message", "says", "why") if detail.get(name)]
     lock: dict[str, Any] = detail.get("lock") or {}

@@ -34,11 +34,11 @@ log = structlog.get_logger()
 #: Seconds between two looks without a signal.
 _PERIOD: Final = 1.0
 #: Seconds after a signal: many changes of one moment are read at once.
-_PAUSE: Final = 0.02
-#: Records read at once for a webhook; how far it got is noted after each such batch at the latest.
-_BATCH: Final = 20
-#: Records that concern a webhook in no way are passed over in memory, and noted once in so many.
-_PASSED: Final = 1000
+_PAUSE: Final = 0.05
+#: Records read at once for a webhook.
+_BATCH: Final = 50
+#: Seconds after which it is noted how far a webhook got: what was sent since would be sent again after a kill.
+_NOTED: Final = 1.0
 #: Of an error's sentence, kept.
 _LONGEST: Final = 500
 
@@ -102,19 +102,25 @@ class Courier:
         self._jitter = jitter
         self._task: asyncio.Task[None] | None = None
         self._busy: dict[str, asyncio.Task[None]] = {}
-        #: How far webhooks are known to be without anything to tell, beyond what is noted.
+        #: How far webhooks got beyond what is noted, and how many events were sent on the way.
         self._passed: dict[str, Place] = {}
+        self._sent: dict[str, int] = {}
+        self._noted: dict[str, float] = {}
 
     async def start(self) -> None:
         """Deliver from now on."""
         self._task = asyncio.create_task(self._run(), name="webhooks")
 
     async def stop(self) -> None:
-        """Stop; what was not noted as delivered is delivered again by the next life."""
-        for task in [*self._busy.values(), *([self._task] if self._task is not None else [])]:
+        """Stop and note how far it got; what was not noted as delivered is delivered again by the next life."""
+        for task in [*([self._task] if self._task is not None else []), *self._busy.values()]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
+        with contextlib.suppress(StoreUnavailable):
+            for webhook in await self._database.read(webhooks.every):
+                if webhook.id in self._passed:
+                    await self._note(webhook, max(webhook.reached, self._passed[webhook.id]))
 
     async def _run(self) -> None:
         with self._changes.following(None) as follower:
@@ -166,7 +172,6 @@ class Courier:
             batch = await self._database.read(
                 lambda connection: told.after(connection, at, webhook.wanted, webhook.reader, records=_BATCH)  # noqa: B023 (read before the loop goes on)
             )
-            sent = 0
             for event in batch.events:
                 body = await self._written(webhook, event)
                 if body is None:
@@ -174,20 +179,24 @@ class Courier:
                 try:
                     await self._send(webhook, event, body)
                 except NotDelivered as error:
-                    reached = await self._note(webhook, place, sent)
+                    reached = await self._note(webhook, place)
                     if reached is not None:
                         await self._failed(reached, event, error)
                     return
-                sent, place = sent + 1, event.place
+                place = event.place
+                self._passed[webhook.id] = place
+                self._sent[webhook.id] = self._sent.get(webhook.id, 0) + 1
             place = max(place, Place(batch.upto, WHOLE))
-            if sent or place.number - webhook.reached.number >= _PASSED:
-                reached = await self._note(webhook, place, sent)
+            self._passed[webhook.id] = place
+            if not batch.more:
+                break
+            if self._clock.now() - self._noted.get(webhook.id, 0.0) >= _NOTED:
+                reached = await self._note(webhook, place)
                 if reached is None:
                     return
                 webhook = reached
-            self._passed[webhook.id] = place
-            if not batch.more:
-                return
+        if self._clock.now() - self._noted.get(webhook.id, 0.0) >= _NOTED:
+            await self._note(webhook, place)
 
     async def _written(self, webhook: Webhook, event: Event) -> bytes | None:
         return await self._database.read(lambda connection: self._body(connection, webhook, event))
@@ -198,8 +207,9 @@ class Courier:
         async with self._slots:
             await self._post(webhook.url, body, {**headers, "content-type": _CONTENT_TYPE})
 
-    async def _note(self, webhook: Webhook, place: Place, sent: int) -> Webhook | None:
+    async def _note(self, webhook: Webhook, place: Place) -> Webhook | None:
         """Note how far a webhook got, and return it as it is then; None when somebody changed it meanwhile."""
+        sent = self._sent.get(webhook.id, 0)
         if place == webhook.reached:
             return webhook
 
@@ -208,7 +218,12 @@ class Courier:
                 return None
             return webhooks.get(connection, webhook.id)
 
-        return await self._database.write(work)
+        found = await self._database.write(work)
+        self._noted[webhook.id] = self._clock.now()
+        # Whatever came of it: what is noted counts from now on.
+        self._sent.pop(webhook.id, None)
+        self._passed.pop(webhook.id, None)
+        return found
 
     async def _failed(self, webhook: Webhook, event: Event, error: NotDelivered) -> None:
         """Have an event tried again later, or give it up; disable a webhook that has failed for too long."""

@@ -29,6 +29,8 @@ log = structlog.get_logger()
 _READ: Final = Policy("stateward:events:read", Role.READER)
 #: Seconds until the trail is looked at without a signal: not everything that is recorded is signalled.
 _PERIOD: Final = 0.25
+#: Seconds between two looks: many changes in one moment are read at once.
+_PAUSE: Final = 0.05
 #: Seconds until a silent stream shows that it lives, and its token is looked at again.
 _HEARTBEAT: Final = 15.0
 #: Milliseconds after which a client whose stream broke comes again.
@@ -103,6 +105,7 @@ async def _stream(call: Call, wanted: Filter, reader: Reader, place: Place) -> A
         while not services.changes.closed:
             if not more:
                 await follower.wait(_PERIOD)
+                await asyncio.sleep(_PAUSE)
             try:
                 await services.database.seal()
                 at = place

@@ -34,7 +34,11 @@ def _ends(kind: str, at: str) -> str:
 
 
 def _begins(kind: str, column: str, at: str) -> str:
-    before = f"SELECT max(ended) FROM state_intervals WHERE instance_id = NEW.id AND kind = '{kind}'"  # noqa: S608 (constants)
+    # The last one's, not the greatest: an instance may have had thousands.
+    before = (
+        f"SELECT ended FROM state_intervals WHERE instance_id = NEW.id AND kind = '{kind}' "  # noqa: S608 (constants)
+        "ORDER BY number DESC LIMIT 1"
+    )
     return (
         "INSERT INTO state_intervals (instance_id, kind, state, began) "
         f"SELECT NEW.id, '{kind}', NEW.{column}, max({at}, coalesce(({before}), 0)) "
@@ -69,8 +73,8 @@ _POSTGRESQL: Final = (
         "RETURNS void LANGUAGE plpgsql AS $$ DECLARE last double precision; BEGIN "
         "UPDATE state_intervals AS it SET ended = greatest(it.began, $4) "
         "WHERE it.instance_id = $1 AND it.kind = $2 AND it.ended IS NULL RETURNING it.ended INTO last; "
-        "IF last IS NULL THEN SELECT max(it.ended) INTO last FROM state_intervals AS it "
-        "WHERE it.instance_id = $1 AND it.kind = $2; END IF; "
+        "IF last IS NULL THEN SELECT it.ended INTO last FROM state_intervals AS it "
+        "WHERE it.instance_id = $1 AND it.kind = $2 ORDER BY it.number DESC LIMIT 1; END IF; "
         "IF $5 THEN INSERT INTO state_intervals (instance_id, kind, state, began) "
         "VALUES ($1, $2, $3, greatest($4, last)); END IF; END $$"
     ),
