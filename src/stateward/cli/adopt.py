@@ -16,6 +16,9 @@ _COLUMNS: Final = (
     *("Host", "Guest", "ID", "Server", "Project", "State", "vCPUs", "Memory", "Disk", "Comes to", "Because"),
 )
 
+#: Guests of one request: each is one transaction, which keeps others waiting.
+_AT_ONCE: Final = 100
+
 
 @click.command()
 @click.option("--host", metavar="HOST", help="Only the guests of this host.  [default: of all hosts]")
@@ -51,8 +54,9 @@ def adopt(
     if project is not None:
         body["project"] = client.project(project)
     answers = [
-        client.native("POST", "/adoptions", body | {"host": at, "domains": guests})
+        client.native("POST", "/adoptions", body | {"host": at, "domains": guests[first : first + _AT_ONCE]})
         for at, guests in chosen.items()
+        for first in range(0, len(guests), _AT_ONCE)
     ]
     for guest in (guest for answer in answers for guest in answer["guests"]):
         if guest["operation"] is not None:
