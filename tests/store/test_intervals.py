@@ -61,6 +61,16 @@ def test_a_life(connection: sa.Connection) -> None:
     ]
 
 
+@pytest.mark.parametrize("seen", [Observed.UNKNOWN, Observed.MISSING])
+def test_a_deleted_one_that_lives_again(connection: sa.Connection, seen: Observed) -> None:
+    """What it was meanwhile is nothing."""
+    one = insert(connection, observed=seen.value).id
+    write(connection, one, NOW + 2, VmState.DELETED)
+    write(connection, one, NOW + 9, VmState.BUILDING, observed=Observed.UNKNOWN.value)
+    assert said(were(connection, one, RECORDED)) == [("active", 0.0, 2.0), ("building", 9.0, None)]
+    assert said(were(connection, one, OBSERVED)) == [(seen.value, 0.0, 2.0), ("unknown", 9.0, None)]
+
+
 def test_what_was_seen_is_adopted_as_of_then(connection: sa.Connection) -> None:
     """But not before the state before it began, nor after now: an agent's clock is its own."""
     one = insert(connection).id

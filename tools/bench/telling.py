@@ -40,7 +40,13 @@ from tools.bench.audit import ACTOR, CLIENTS, TURN, report, row
 #: Of an operation; and who is told them.
 _EVENTS = 3
 _LISTENERS = 3
-_TRIGGERS = ("instances_begin", "instances_recorded", "instances_deleted", "instances_observed")
+_TRIGGERS = (
+    "instances_begin",
+    "instances_recorded",
+    "instances_deleted",
+    "instances_revived",
+    "instances_observed",
+)
 
 
 def main() -> None:

@@ -162,7 +162,7 @@ def _adopt_in(
         instance_id=instance.id,
         operation_id=operation_id,
         action=operation.action,
-        detail=detail,
+        detail=detail | operations.moved(None, instance),
     )
     post_dispatch(connection, ADOPT, operation, instance)
     return Adopted(wish=wish, outcome=Outcome.ADOPTED, instance=instance, operation=operation)

@@ -61,6 +61,12 @@ _SQLITE: Final = (
         "CREATE TRIGGER instances_deleted AFTER UPDATE OF vm_state ON instances "
         f"WHEN NEW.vm_state = 'deleted' BEGIN {_ends('observed', 'NEW.updated_at')} END"
     ),
+    # A deleted guest that is adopted again: what is seen of it begins anew, also where that is the same.
+    (
+        "CREATE TRIGGER instances_revived AFTER UPDATE OF vm_state ON instances "
+        "WHEN OLD.vm_state = 'deleted' AND NEW.vm_state <> OLD.vm_state AND NEW.observed = OLD.observed "
+        f"BEGIN {_begins('observed', 'observed', 'NEW.updated_at')} END"
+    ),
     (
         "CREATE TRIGGER instances_observed AFTER UPDATE OF observed ON instances "
         "WHEN NEW.observed <> OLD.observed BEGIN "
@@ -89,7 +95,7 @@ _POSTGRESQL: Final = (
         "PERFORM instances_begin(NEW.id, 'recorded', NEW.vm_state, CASE "
         "WHEN NEW.state_since IS DISTINCT FROM OLD.state_since AND NEW.state_since < NEW.updated_at "
         "THEN NEW.state_since ELSE NEW.updated_at END, lives); END IF; "
-        "IF NEW.observed <> OLD.observed OR NOT lives THEN "
+        "IF NEW.observed <> OLD.observed OR NOT lives OR OLD.vm_state = 'deleted' THEN "
         "PERFORM instances_begin(NEW.id, 'observed', NEW.observed, CASE WHEN lives AND NEW.observed_at IS NOT NULL "
         "AND NEW.observed_at IS DISTINCT FROM OLD.observed_at "
         "THEN NEW.observed_at ELSE NEW.updated_at END, lives); END IF; "
@@ -322,7 +328,13 @@ def downgrade() -> None:
         op.execute("DROP FUNCTION instances_changed")
         op.execute("DROP FUNCTION instances_begin")
     else:
-        for name in ("instances_begin", "instances_recorded", "instances_deleted", "instances_observed"):
+        for name in (
+            "instances_begin",
+            "instances_recorded",
+            "instances_deleted",
+            "instances_revived",
+            "instances_observed",
+        ):
             op.execute(f"DROP TRIGGER {name}")
     op.drop_table("state_intervals")
     with op.batch_alter_table("instances") as batch:
