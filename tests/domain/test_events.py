@@ -181,10 +181,9 @@ def test_who_is_told(told: Source, project: str, *, seen: bool) -> None:
 
 def test_every_record_that_is_written_has_a_row() -> None:
     """Whoever records something new says here how it is told."""
-    words = re.compile(r'event="([\w.]+)"|\b_record\(\s*connection, now, "(\w+)"')
-    texts = [path.read_text() for path in (ROOT / "src").rglob("*.py")]
-    found = {one or other for text in texts for one, other in words.findall(text)}
-    assert {"admitted", "lock_expired"} <= found
+    words = re.compile(r'(?:event=|\b_record\(\s*connection, now, |\b_over\(connection, host, )"([\w.]+)"')
+    found = {word for path in (ROOT / "src").rglob("*.py") for word in words.findall(path.read_text())}
+    assert {"admitted", "lock_expired", "sweep_passed"} <= found
     known = {word for row in EVENT_TYPES for word in row.records}
     assert found <= known
 

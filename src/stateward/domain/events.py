@@ -173,6 +173,16 @@ EVENT_TYPES: Final[tuple[EventType, ...]] = (
         says="Everything that was to be started again after a host's boot was started, or was given up: `outcomes`.",
     ),
     EventType(
+        name="host.sweep-confirmed",
+        records=_of("sweep_confirmed"),
+        says="What the mass-change breaker held back on a host is true, as a second signal or an operator says: it is judged.",
+    ),
+    EventType(
+        name="host.sweep-passed",
+        records=_of("sweep_passed"),
+        says="What the mass-change breaker held back on a host was a mistake, and has passed: nothing was changed.",
+    ),
+    EventType(
         name="webhook.changed",
         records=_of("webhook"),
         says="An administrator made, changed or deleted a webhook: `action` says what.",
