@@ -9,19 +9,20 @@ import msgspec
 import pytest
 
 from stateward.domain.errors import NotFound
-from stateward.domain.locks import ActorKind, LockKind
+from stateward.domain.locks import ALL_CLASSES, ActorKind, LockKind
 from stateward.domain.placement import Room
 from stateward.domain.records import FlavorFacts
 from stateward.domain.states import Cause, Observed, TaskState, VmState
 from stateward.domain.steps import Step
 from stateward.domain.strangers import Mark, Stranger, StrangerDisk
+from stateward.operations import stacking
 from stateward.operations.adopting import Adopted, Outcome, Wish, adopt
 from stateward.operations.stacking import LockWish
 from stateward.store import claims, hosts
 from stateward.store.claims import Purpose
 from stateward.store.engine import Database
 from tests.operations.desk import Desk
-from tests.rows import actor
+from tests.rows import NOW, actor
 
 pytestmark = pytest.mark.asyncio
 
@@ -87,6 +88,17 @@ async def test_what_is_recorded(database: Database) -> None:
     assert (subject, dispatch.steps, dispatch.fence) == ("operations.h", (Step.ADOPT,), 1)
     assert (dispatch.guest.adopted, dispatch.guest.instance_id, dispatch.guest.seed) == (True, row.id, None)
     assert desk.wakes == 1
+
+
+async def test_its_project_s_locks_hold_for_it_at_once(database: Database) -> None:
+    """There is no moment in which it is not locked."""
+    desk = Desk(database)
+    await desk.add_host("h")
+    lock = LockWish(kind=LockKind.ADMIN, holder="a", name="all", reason="Unpaid.").made(NOW, project_id="p")
+    await database.write(lambda connection: stacking.place_on_project(connection, lock, NOW))
+    adopted = await one(desk, wish())
+    assert adopted.instance is not None
+    assert (adopted.instance.locked_by, adopted.instance.admin_blocks) == ("admin", ALL_CLASSES)
 
 
 async def test_many_adopt_one(database: Database) -> None:

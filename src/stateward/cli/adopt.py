@@ -13,7 +13,17 @@ from stateward.cli.command import as_json, command
 from stateward.cli.words import printable, table, write
 
 _COLUMNS: Final = (
-    *("Host", "Guest", "ID", "Server", "Project", "State", "vCPUs", "Memory", "Disk", "Comes to", "Because"),
+    "Host",
+    "Guest",
+    "ID",
+    "Server",
+    "Project",
+    "State",
+    "vCPUs",
+    "Memory",
+    "Disk",
+    "Comes to",
+    "Because",
 )
 
 #: Guests of one request: each is one transaction, which keeps others waiting.
