@@ -142,6 +142,24 @@ async def test_a_life_that_ends_loses_nothing(office: Office) -> None:
     assert office.post.ids() == ["1.0", "2.0", "3.0"]
 
 
+@pytest.mark.parametrize("killed", [True, False])
+async def test_what_was_sent_and_not_noted(office: Office, *, killed: bool) -> None:
+    """After a kill it is sent again; a server that stops notes it first."""
+    await office.add()
+    await office.deliver()
+    await office.happens()
+    await office.deliver()
+    assert office.post.ids() == ["1.0", "2.0"]
+    assert (await office.row()).reached == Place(1, 9)
+    if not killed:
+        await office.courier.stop()
+    office.courier = office.new_courier()
+    await office.happens()
+    await office.deliver()
+    assert office.post.ids() == ["1.0", "2.0", *(["2.0"] if killed else []), "3.0"]
+    assert (await office.row()).delivered == 3
+
+
 async def test_who_fails_is_tried_again(office: Office) -> None:
     """Each time after twice as long; then it is a dead letter, and the next one is tried."""
     await office.add(types=("operation.*",))

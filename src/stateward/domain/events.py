@@ -175,7 +175,7 @@ EVENT_TYPES: Final[tuple[EventType, ...]] = (
     EventType(
         name="host.sweep-confirmed",
         records=_of("sweep_confirmed"),
-        says="What the mass-change breaker held back on a host is true, as a second signal or an operator says: it is judged.",
+        says="What the mass-change breaker held back on a host is true, as a second signal or an operator says.",
     ),
     EventType(
         name="host.sweep-passed",
