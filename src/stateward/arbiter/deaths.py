@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import structlog
 
 from stateward.arbiter.rid import Returning
-from stateward.arbiter.witnesses import Fence, FenceFailed, Testimony, Witness, Word
+from stateward.arbiter.witnesses import Evidence, Fence, FenceFailed, Witness, Word
 from stateward.bus.port import STANDING, Bus
 from stateward.domain.errors import Conflict
 from stateward.domain.evacuation import PlanKind
@@ -154,14 +154,12 @@ class Deaths:
         found: list[Pulse] = []
         for pulse in pulses:
             last = self._heard.get(pulse.name)
-            if last is None or last[0] != pulse.heard_seq:
+            # A maintained host may be silent; when that has ended it has its time, like any other.
+            if last is None or last[0] != pulse.heard_seq or pulse.maintained:
                 self._heard[pulse.name] = (pulse.heard_seq, now)
             elif (
                 # One that was never heard of has nothing that could be silent.
-                pulse.heard_seq
-                and now - last[1] > self._rules.silence
-                and pulse.condition in _ALIVE
-                and not pulse.maintained
+                pulse.heard_seq and now - last[1] > self._rules.silence and pulse.condition in _ALIVE
             ):
                 found.append(pulse)
         return found
@@ -195,25 +193,25 @@ class Deaths:
         if pulse.forced_down:
             await self._confirm(pulse, "An operator forced it down.")
             return
-        testimonies = [await self._ask(witness, pulse) for witness in self._witnesses]
-        if not any(each.word is Word.ALIVE for each in testimonies):
-            dead = [each.says for each in testimonies if each.word is Word.DEAD]
+        evidence = [await self._ask(witness, pulse) for witness in self._witnesses]
+        if not any(each.word is Word.ALIVE for each in evidence):
+            dead = [each.says for each in evidence if each.word is Word.DEAD]
             if dead:
                 await self._confirm(pulse, " ".join(dead))
                 return
-        heard = " ".join(each.says for each in testimonies) or "There is no second signal."
+        heard = " ".join(each.says for each in evidence) or "There is no second signal."
         await self._tell(
             pulse,
             "suspect",
             f"Host {pulse.name} is silent. {heard} If it is dead, say so: stateward host confirm --dead {pulse.name}",
         )
 
-    async def _ask(self, witness: Witness, pulse: Pulse) -> Testimony:
+    async def _ask(self, witness: Witness, pulse: Pulse) -> Evidence:
         try:
             return await witness.ask(pulse.name, pulse.since or 0.0)
         except Exception as error:  # a plugin's fault must not end the watch over all hosts
             log.exception("a witness failed", host=pulse.name)
-            return Testimony(word=Word.UNKNOWN, says=f"A witness failed: {error!r}")
+            return Evidence(word=Word.UNKNOWN, says=f"A witness failed: {error!r}")
 
     async def _confirm(self, pulse: Pulse, says: str) -> None:
         await self._become(pulse, Event.CONFIRMED, says)

@@ -30,7 +30,7 @@ class Word(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
-class Testimony(msgspec.Struct, frozen=True, kw_only=True):
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What a witness says, and for people why."""
 
     word: Word
@@ -40,7 +40,7 @@ class Testimony(msgspec.Struct, frozen=True, kw_only=True):
 class Witness(Protocol):
     """Somebody else who may know whether a host lives."""
 
-    async def ask(self, host: str, since: float) -> Testimony:
+    async def ask(self, host: str, since: float) -> Evidence:
         """Say whether a host lives that has been silent since some time; another time is another silence."""
         ...
 
@@ -78,23 +78,23 @@ class LeaseWitness:
         #: By host and silence: what was in the lease, and since when it is so.
         self._seen: dict[tuple[str, float], tuple[bytes, float]] = {}
 
-    async def ask(self, host: str, since: float) -> Testimony:
+    async def ask(self, host: str, since: float) -> Evidence:
         """Compare the lease with what was in it."""
         try:
             async with asyncio.timeout(_READ_SECONDS):
                 found = await asyncio.to_thread((self._folder / f"{host}.lease").read_bytes)
         except FileNotFoundError:
-            return Testimony(word=Word.UNKNOWN, says=f"It has no lease in {self._folder}.")
+            return Evidence(word=Word.UNKNOWN, says=f"It has no lease in {self._folder}.")
         except (OSError, TimeoutError) as error:
-            return Testimony(word=Word.UNKNOWN, says=f"Its lease cannot be read: {error}")
+            return Evidence(word=Word.UNKNOWN, says=f"Its lease cannot be read: {error}")
         now = self._time() if self._time is not None else asyncio.get_running_loop().time()
         was, at = self._seen.setdefault((host, since), (found, now))
         if was != found:
             self._seen[host, since] = (found, now)
-            return Testimony(word=Word.ALIVE, says="It renews its lease on the shared storage.")
+            return Evidence(word=Word.ALIVE, says="It renews its lease on the shared storage.")
         if now - at >= self._seconds:
-            return Testimony(word=Word.DEAD, says=f"It has not renewed its lease for {now - at:.0f} s.")
-        return Testimony(word=Word.UNKNOWN, says=f"It has not renewed its lease for {now - at:.0f} s yet.")
+            return Evidence(word=Word.DEAD, says=f"It has not renewed its lease for {now - at:.0f} s.")
+        return Evidence(word=Word.UNKNOWN, says=f"It has not renewed its lease for {now - at:.0f} s yet.")
 
 
 class CommandWitness:
@@ -105,16 +105,16 @@ class CommandWitness:
         self._command = tuple(command)
         self._seconds = seconds
 
-    async def ask(self, host: str, since: float) -> Testimony:
+    async def ask(self, host: str, since: float) -> Evidence:
         """Run it."""
         del since
         status, output = await _run(self._command, host, self._seconds)
         said = f" It says: {output}" if output else ""
         if status == _ALIVE:
-            return Testimony(word=Word.ALIVE, says=f"The probe reaches it.{said}")
+            return Evidence(word=Word.ALIVE, says=f"The probe reaches it.{said}")
         if status == _DEAD:
-            return Testimony(word=Word.DEAD, says=f"The probe says that it is dead.{said}")
-        return Testimony(word=Word.UNKNOWN, says=f"The probe cannot tell ({_status(status)}).{said}")
+            return Evidence(word=Word.DEAD, says=f"The probe says that it is dead.{said}")
+        return Evidence(word=Word.UNKNOWN, says=f"The probe cannot tell ({_status(status)}).{said}")
 
 
 class CommandFence:
