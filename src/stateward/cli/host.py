@@ -255,6 +255,7 @@ def fields(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("name", found["name"]),
         ("zone", found["zone"]),
         ("condition", found["condition"]),
+        ("which means", found["condition_means"]),
         ("since", to_second(found["condition_since"])),
         ("because", found["condition_says"]),
         ("heard of", to_second(found["seen_at"]) or "never"),

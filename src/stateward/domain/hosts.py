@@ -85,13 +85,5 @@ TRANSITIONS: Final[tuple[Transition, ...]] = (
     Transition(event=Event.CLEAN, when=frozenset({Condition.RETURNED}), becomes=Condition.UP),
 )
 
-#: Where instances of a host that was declared dead must not be placed, or judged.
-UNUSABLE: Final = frozenset({Condition.SUSPECT, Condition.DEAD, Condition.FENCED, Condition.RETURNED})
-
-
-def after(condition: Condition, event: Event) -> Condition:
-    """Return what an event makes of a condition; the same where the event is none of its business."""
-    for row in TRANSITIONS:
-        if row.event is event and condition in row.when:
-            return row.becomes
-    return condition
+#: Where a sign of life is news.
+SILENT: Final = frozenset(each for row in TRANSITIONS if row.event is Event.HEARD for each in row.when)

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 
 from stateward.bus.port import HOSTS, Bus
 from stateward.clock import Clock
+from stateward.domain.hosts import SILENT
 from stateward.domain.records import HostReport
 from stateward.operations.lives import heard_again
 from stateward.store import hosts
@@ -26,7 +27,8 @@ async def keep_heartbeats(bus: Bus, database: Database, clock: Clock) -> None:
 
 
 def _keep(connection: sa.Connection, report: HostReport, now: float) -> None:
-    if hosts.heard(connection, report, now):
+    # Of nearly all heartbeats nothing follows, and nothing more is asked.
+    if hosts.heard(connection, report, now) in SILENT:
         heard_again(connection, report.host, "It was heard of again.", now)
     boots = hosts.boots_of(connection, report.host)
     if boots is not None and boots.latest != report.boot_id:

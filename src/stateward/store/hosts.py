@@ -195,15 +195,17 @@ def register(connection: sa.Connection, name: str, zone: str, *, shared: bool = 
     )
 
 
-def heard(connection: sa.Connection, report: HostReport, now: float | None = None) -> bool:
-    """Keep a heartbeat; False, and nothing is changed, when it is older than the last, or of no host that is known.
+def heard(connection: sa.Connection, report: HostReport, now: float | None = None) -> Condition | None:
+    """Keep a heartbeat, and return in which condition its host is.
+
+    None, and nothing is changed, when it is older than the last, or of no host that is known.
 
     Args:
         connection: in a transaction.
         report: what the host says; by its number, not its time, it is newer than the last.
         now: when it was received, which alone says how long the host is silent; None: when the host says.
     """
-    changed = connection.execute(
+    found = connection.execute(
         sa.update(HOSTS)
         .where(_COLUMNS.name == report.host, _COLUMNS.heard_seq < report.number)
         .values(
@@ -211,8 +213,9 @@ def heard(connection: sa.Connection, report: HostReport, now: float | None = Non
             seen_at=report.at if now is None else now,
             heard_seq=report.number,
         )
-    )
-    return changed.rowcount == 1
+        .returning(_COLUMNS.condition)
+    ).scalar_one_or_none()
+    return None if found is None else Condition(found)
 
 
 def change(connection: sa.Connection, host_id: str, changes: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.views import Nothing
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid, NotFound
-from stateward.domain.hosts import Condition, Frozen
+from stateward.domain.hosts import CONDITION_SAYS, Condition, Frozen
 from stateward.domain.placement import Room, capacity_of
 from stateward.operations.hosts import Hosts
 from stateward.store import hosts
@@ -82,6 +82,8 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     zone: str
     condition: Condition
+    #: What that is, in a sentence.
+    condition_means: str
     #: Null while it has always been up.
     condition_since: str | None
     condition_says: str | None
@@ -128,6 +130,7 @@ def view(call: Call, host: Host, counted: dict[str, int]) -> HostView:
         id=host.id,
         zone=host.zone,
         condition=host.condition,
+        condition_means=CONDITION_SAYS[host.condition],
         condition_since=_time(host.condition_at),
         condition_says=host.condition_detail,
         heard=host.up(services.clock.now(), services.host_patience),
