@@ -17,7 +17,9 @@ from stateward.bus.memory import Disorder
 from stateward.domain.boots import PRIORITY, Pace
 from stateward.domain.hosts import Frozen
 from stateward.domain.locks import OperationClass
-from stateward.domain.states import Observed, VmState
+from stateward.domain.policies import Policies, Policy, Rule, check
+from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.verdicts import Kind
 from stateward.store import boots, hosts
 from stateward.store.engine import Database, StoreUnavailable, Work
 from stateward.store.tables import AUDIT, INSTANCES
@@ -403,3 +405,33 @@ async def test_killed_between_any_two_writes(
     assert len(await records(after, "host.booted")) == 1
     assert len(await records(after, "host.restarted")) == 1
     await after.stop()
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict", "after"),
+    [
+        ("paused", Kind.RESTORE, "paused paused, boot_paused succeeded"),
+        ("active", Kind.ADOPT, "stopped shutoff, adopt succeeded"),
+        ("active", Kind.ALERT, "active shutoff, create succeeded"),
+        ("active", Kind.IGNORE, "active shutoff, create succeeded"),
+        ("active", Kind.QUARANTINE, "error shutoff, adopt succeeded"),
+    ],
+)
+async def test_a_policy_decides(
+    inline_database: Database, swift_folder: Path, state: str, verdict: Kind, after: str
+) -> None:
+    """What becomes of guests that went off with their host is a cell of the arbiter's table like any other (R13)."""
+    rule = Rule(expected=VmState(state), observed=Observed.SHUTOFF, cause=Cause.HOST, verdict=verdict)
+    policies = Policies(named={"base": Policy(rule=(rule,))}, default="base")
+    check(policies)
+    stack = Stack(inline_database, swift_folder, None, policies=policies)
+    await stack.start()
+    instance_id = await stack.create()
+    if state == "paused":
+        await stack.do("pause", instance_id)
+    reboot(stack)
+    await asyncio.sleep(120)
+    assert (await seen(stack, {"it": instance_id}))["it"] == after
+    alerts = len(await records(stack, "alert"))
+    assert alerts == (1 if verdict is Kind.QUARANTINE else 0)
+    await stack.stop()
