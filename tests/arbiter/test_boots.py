@@ -434,4 +434,6 @@ async def test_a_policy_decides(
     assert (await seen(stack, {"it": instance_id}))["it"] == after
     alerts = len(await records(stack, "alert"))
     assert alerts == (1 if verdict is Kind.QUARANTINE else 0)
+    told = [each["verdict"] for each in await stack.verdicts(instance_id)]
+    assert told == {Kind.IGNORE: [], Kind.QUARANTINE: ["adopt"]}.get(verdict, [verdict.value])
     await stack.stop()

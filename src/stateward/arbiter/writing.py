@@ -123,19 +123,20 @@ class Writing:
         what = (instance.vm_state, instance.observed, instance.cause)
         if self._alerted.get(instance.id) == what:
             return
-        await self._write(instance, verdict, {})
-        self._alerted[instance.id] = what
+        # One that came too late was told to nobody.
+        if await self._write(instance, verdict, {}):
+            self._alerted[instance.id] = what
 
     async def _write(
         self, instance: Instance, verdict: Verdict, changes: dict[str, Any], *, alerts: bool = False
-    ) -> None:
-        """Write a verdict that needs no agent."""
+    ) -> bool:
+        """Write a verdict that needs no agent; say whether it was written."""
 
         def work(connection: sa.Connection) -> bool:
             now = self._admission.clock.now()
             return write_in(connection, now, instance, verdict, changes, alerts=alerts)
 
-        await self._admission.database.write(work)
+        return await self._admission.database.write(work)
 
 
 def write_in(

@@ -83,6 +83,8 @@ class Fate(msgspec.Struct, frozen=True, kw_only=True):
     #: For ADOPT.
     becomes: VmState | None = None
     says: str = ""
+    #: A policy has nobody told.
+    quiet: bool = False
 
 
 class TurnState(enum.StrEnum):
@@ -145,7 +147,7 @@ def fate_of(instance: Instance, verdict: Verdict) -> Fate:
         return Fate(kind=Kept.ADOPT, becomes=verdict.becomes, says=verdict.says)
     action = AFTER_BOOT.get("restore_start_resized" if resized else verdict.action or "")
     if action is None or not (resized or verdict.kind is Kind.RESTORE):
-        return Fate(kind=Kept.LEAVE, says=verdict.says)
+        return Fate(kind=Kept.LEAVE, says=verdict.says, quiet=verdict.kind is Kind.IGNORE)
     if (instance.owner_blocks | instance.admin_blocks | instance.hold_blocks) & OperationClass.START:
         return locked_fate(instance)
     return Fate(kind=Kept.START, action=action, says=_SAYS[instance.vm_state])
