@@ -135,18 +135,24 @@ class Deaths:
         suspects = [each for each in pulses if each.condition is Condition.SUSPECT and not each.maintained]
         if await self._too_many(suspects, len(pulses)):
             return
-        for pulse in suspects:
-            await self._second_signal(pulse)
-        for pulse in pulses:
-            match pulse.condition:
-                case Condition.DEAD if self._fence is not None and not pulse.maintained:
-                    await self._take_power(pulse, self._fence)
-                case Condition.FENCED:
-                    await self._plan(pulse)
-                case Condition.RETURNED if await self._returning.rid(pulse.name):
-                    await self._database.write(functools.partial(self._clean, pulse=pulse))
-                case _:
-                    pass
+        # Side by side: a host whose probe or fence takes its time holds up the others by no more than that.
+        await asyncio.gather(
+            *(self._further(pulse) for pulse in pulses if pulse.condition is not Condition.UP)
+        )
+
+    async def _further(self, pulse: Pulse) -> None:
+        """Bring one host further, as far as it can come now."""
+        match pulse.condition:
+            case Condition.SUSPECT if not pulse.maintained:
+                await self._second_signal(pulse)
+            case Condition.DEAD if self._fence is not None and not pulse.maintained:
+                await self._take_power(pulse, self._fence)
+            case Condition.FENCED:
+                await self._plan(pulse)
+            case Condition.RETURNED if await self._returning.rid(pulse.name):
+                await self._database.write(functools.partial(self._clean, pulse=pulse))
+            case _:
+                pass
 
     def _fallen_silent(self, pulses: Sequence[Pulse]) -> list[Pulse]:
         """Return the hosts that have not been heard of for too long, by looks at the numbers of their heartbeats."""
