@@ -23,6 +23,7 @@ from stateward.clock import Clock
 from stateward.domain.boots import Pace
 from stateward.domain.placement import Room, Rules
 from stateward.domain.shutdown import Layer, Limits
+from stateward.domain.sweeps import SweepLimits
 from stateward.operations.addresses import keep_addresses
 from stateward.operations.admission import Admission, ShutdownDefaults
 from stateward.operations.asking import end_lost
@@ -86,7 +87,7 @@ class Plane:
         )
         self.policies = settings.made_policies()
         pace = msgspec.convert(settings.boot, Pace, from_attributes=True)
-        self.arbiter = Arbiter(self.admission, self.policies, pace)
+        self.arbiter = Arbiter(self.admission, self.policies, pace, sweep_limits(settings))
         self.immediate = Immediate(self.admission, self._settled)
         self.expiry = Expiry(database, clock, settings.locks.warning)
         self.locking = Locking(self.admission, self.immediate, self.expiry.wake)
@@ -219,3 +220,15 @@ def placement_rules(settings: Settings) -> Rules:
         disk_ratio=said.disk_ratio,
         reserved=Room(vcpus=said.reserved_vcpus, memory=said.reserved_memory, disk=said.reserved_disk),
     )
+
+
+def sweep_limits(settings: Settings) -> dict[str | None, SweepLimits]:
+    """Return how many instances of a host may change at once: of those that say so themselves, and under None of all."""
+    limits = msgspec.convert(settings.breaker, SweepLimits, from_attributes=True)
+    found: dict[str | None, SweepLimits] = {None: limits}
+    for host in settings.host:
+        own = {"instances": host.sweep_instances, "percent": host.sweep_percent}
+        said = {name: value for name, value in own.items() if value is not None}
+        if said:
+            found[host.name] = msgspec.structs.replace(limits, **said)
+    return found

@@ -16,6 +16,7 @@ from stateward.domain.evacuation import Wish
 from stateward.domain.networks import Network, NetworkKind
 from stateward.domain.policies import BadPolicy, CrashLoop, Policies, Policy, check
 from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, DEFAULT_SECONDS, AtDeadline
+from stateward.domain.sweeps import SweepLimits
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -26,6 +27,7 @@ BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 _LOOP: Final = CrashLoop()
+_SWEEP: Final = SweepLimits()
 
 
 class BadSettings(Exception):
@@ -61,6 +63,17 @@ class ArbiterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: Seconds before the second restore, and what they are multiplied by before each further one.
     pause: Annotated[float, msgspec.Meta(ge=0)] = _LOOP.pause
     factor: Annotated[float, msgspec.Meta(ge=1)] = _LOOP.factor
+
+
+class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[breaker]``: how many instances of a host may change at once until that must be confirmed (B5)."""
+
+    #: More than so many, and more than so many percent of the host's, are a sweep.
+    instances: Annotated[int, msgspec.Meta(ge=1)] = _SWEEP.instances
+    percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = _SWEEP.percent
+    #: Seconds over which changes are counted together, and that a verdict waits for others.
+    window: Seconds = _SWEEP.window
+    pause: Annotated[float, msgspec.Meta(ge=0)] = _SWEEP.pause
 
 
 class PoliciesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -213,6 +226,9 @@ class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown_at_deadline: AtDeadline | None = None
     #: The policy of its instances (R13).
     policy: str | None = None
+    #: How many of its instances may change at once; None: as ``[breaker]`` says (B5).
+    sweep_instances: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    sweep_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
     #: What names the boot of the machine; another word there says that it has rebooted.
     boot_id_file: str = str(BOOT_ID_FILE)
     #: What a simulated host says it has; None: plenty. Memory in MiB, disk in GiB.
@@ -245,6 +261,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown: ShutdownSettings = ShutdownSettings()
     agent: AgentSettings = AgentSettings()
     arbiter: ArbiterSettings = ArbiterSettings()
+    breaker: BreakerSettings = BreakerSettings()
     events: EventSettings = EventSettings()
     boot: BootSettings = BootSettings()
     webhooks: WebhookSettings = WebhookSettings()
