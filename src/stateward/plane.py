@@ -223,7 +223,7 @@ def placement_rules(settings: Settings) -> Rules:
 
 
 def sweep_limits(settings: Settings) -> dict[str | None, SweepLimits]:
-    """Return how many instances of a host may change at once: of those that say so themselves, and under None of all."""
+    """Return how many instances of a host may change at once: by name where it says so, under None for all others."""
     limits = msgspec.convert(settings.breaker, SweepLimits, from_attributes=True)
     found: dict[str | None, SweepLimits] = {None: limits}
     for host in settings.host:

@@ -45,6 +45,11 @@ class MemoryBus:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether a message is being delivered."""
+        return bool(self._tasks)
+
     async def publish(self, subject: str, payload: bytes, *, message_id: str) -> None:
         """Deliver soon; kept until somebody subscribes."""
         if self._closed:

@@ -8,7 +8,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import libvirt
 import msgspec
@@ -96,6 +96,8 @@ class LibvirtDriver(DiskCalls):
         #: What is known of each domain's metadata, by uuid; None for domains that are not ours. Asking libvirt
         #: anew at each list would be one call per domain.
         self._known: dict[bytes, xml.Identity | None] = {}
+        #: A domain was off when all were listed last.
+        self._some_off = True
         #: Counts the events that made some of that untrue.
         self._definitions = 0
         #: Requests to agents inside guests that were not answered yet.
@@ -303,14 +305,23 @@ class LibvirtDriver(DiskCalls):
         """List, and return what was learned of domains not known before.
 
         The saved memories are asked for first: a guest restored after that is seen to be on. One saved after
-        that is the only one seen off by a save that has no image, and is looked at again.
+        that is the only one seen off by a save that has no image, and is looked at again. While none was off in the
+        list before they are not asked for, unless one is now: then all is asked again in that order.
         """
-        with_memory = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-        saved = {domain.UUID() for domain in with_memory}
+        saved = set[bytes]()
+        stats: builtins.list[tuple[libvirt.virDomain, dict[str, Any]]] = []
+        if not self._some_off:
+            stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
+            self._some_off = any(stat["state.state"] == libvirt.VIR_DOMAIN_SHUTOFF for _, stat in stats)
+        if self._some_off:
+            with_memory = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+            saved = {domain.UUID() for domain in with_memory}
+            stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
+            self._some_off = any(stat["state.state"] == libvirt.VIR_DOMAIN_SHUTOFF for _, stat in stats)
         learned: dict[bytes, xml.Identity | None] = {}
         found: builtins.list[Guest] = []
         known = self._known
-        for domain, stat in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE):
+        for domain, stat in stats:
             uuid = domain.UUID()
             ours = known.get(uuid, _UNKNOWN)
             if ours is _UNKNOWN:
