@@ -111,7 +111,7 @@ class Plane:
             approved=self._moves.wake,
         )
         self._maintenance = Maintenance(database, clock)
-        self.hosts = Hosts(self.admission, wishes=wishes, said=self._host_said)
+        self.hosts = Hosts(self.admission, wishes=wishes, said=self._host_said, judge=self.arbiter.wake)
 
     async def start(self) -> None:
         """Go on with what a former life left, and work from now on."""

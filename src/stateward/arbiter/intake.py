@@ -274,6 +274,7 @@ class Intake:
     async def _sweep_begins(self, report: Report, weighed: _Weighed) -> None:
         """Freeze the host with the first word of a sweep, and see the whole of it."""
         host, claims, total = report.host, weighed.claims, weighed.total
+        self._of(host).told = None
 
         def work(connection: sa.Connection) -> list[str]:
             sweeps.hold(connection, host, claims, total=total, actor=_actor(), now=self._clock.now())

@@ -12,7 +12,7 @@ from stateward.domain.errors import Conflict, Invalid, NotFound
 from stateward.domain.evacuation import PlanKind
 from stateward.domain.hosts import TRANSITIONS, Event
 from stateward.domain.records import Actor
-from stateward.operations import host_plans
+from stateward.operations import host_plans, sweeps
 from stateward.operations.admission import Admission
 from stateward.operations.host_plans import NO_WISHES, Wishes
 from stateward.store import host_plans as kept_plans, hosts, operations
@@ -32,7 +32,12 @@ class Hosts:
     """Acts on hosts. Every method raises ``NotFound`` when there is no host of the name."""
 
     def __init__(
-        self, admission: Admission, *, wishes: Wishes = NO_WISHES, said: Callable[[], None] = lambda: None
+        self,
+        admission: Admission,
+        *,
+        wishes: Wishes = NO_WISHES,
+        said: Callable[[], None] = lambda: None,
+        judge: Callable[[str], None] = lambda _instance_id: None,
     ) -> None:
         """Use an admission's database and clock.
 
@@ -40,7 +45,9 @@ class Hosts:
             admission: whose.
             wishes: what is evacuated.
             said: called after something was said of a host.
+            judge: called with each instance of a host whose sweep was confirmed.
         """
+        self._judge = judge
         self._admission = admission
         self._database = admission.database
         self._wishes = wishes
@@ -83,6 +90,27 @@ class Hosts:
             return {"was_maintained": hosts.end_maintenance(connection, name)}
 
         return await self._act(name, actor, "end_maintenance", act, then)
+
+    async def confirm(self, name: str, actor: Actor, reason: str, *, then: Then[T]) -> T:
+        """Say that a host's sweep is true: what it said of its instances is taken as it was kept, and judged (B5).
+
+        Raises:
+            Conflict: nothing of it waits for that.
+        """
+        due: list[str] = []
+
+        def act(connection: sa.Connection, now: float) -> dict[str, Any]:
+            found = sweeps.believe(connection, name, actor=actor, now=now, by="operator")
+            if found is None:
+                raise Conflict(f"Nothing that host {name} says of its instances waits to be confirmed.")
+            # Not added to: what a write does that is tried again counts once.
+            due[:] = found
+            return {"reason": reason}
+
+        done = await self._act(name, actor, "confirm", act, then)
+        for instance_id in due:
+            self._judge(instance_id)
+        return done
 
     async def confirm_dead(self, name: str, actor: Actor, reason: str, *, then: Then[T]) -> T:
         """Say, as the second signal, that a silent host is dead.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from stateward.domain.hosts import Event, Frozen
-from stateward.domain.states import VmState
+from stateward.domain.records import Observation
+from stateward.domain.states import Cause, Observed, VmState
+from stateward.operations import sweeps
 from stateward.store import hosts
 from tests.api.native.bench import Api
-from tests.rows import NOW
+from tests.rows import NOW, actor
 
 
 async def test_what_is_shown(api: Api) -> None:
@@ -91,3 +93,28 @@ async def test_bad_bodies(virtual_api: Api) -> None:
     assert bad.status == 400
     assert "reason" in bad.detail
     assert (await virtual_api("POST", "/v1/hosts/h/enable", {"x": 1}, by="admin")).status == 400
+
+
+async def test_confirming_a_sweep(api: Api) -> None:
+    """What the host said is taken as it was kept, once; without a sweep there is nothing to confirm (B5)."""
+    await api.desk.add_host("h")
+    ids = [await api.desk.add(host="h") for _ in range(6)]
+    seen = [
+        Observation(instance_id=each, observed=Observed.SHUTOFF, cause=Cause.GUEST, seq=7, at=NOW)
+        for each in ids
+    ]
+    nothing = await api("POST", "/v1/hosts/h/confirm", by="admin")
+    assert nothing.status == 409
+    assert nothing.body["detail"] == "Nothing that host h says of its instances waits to be confirmed."
+    await api.desk.database.write(
+        lambda connection: sweeps.hold(connection, "h", seen, total=6, actor=actor(), now=NOW)
+    )
+    assert (await api("GET", "/v1/hosts/h", by="admin")).body["frozen"]["says"] == (
+        "6 of 6 instances would change at once (6 shutoff)."
+    )
+    assert (await api("POST", "/v1/hosts/h/confirm", by="member")).status == 403
+    confirmed = await api("POST", "/v1/hosts/h/confirm", {"reason": "The rack lost power."}, by="admin")
+    assert (confirmed.status, confirmed.body["frozen"]) == (200, None)
+    assert {(await api.desk.row(each)).observed for each in ids} == {Observed.SHUTOFF}
+    assert (await api("POST", "/v1/hosts/h/confirm", by="admin")).status == 409
+    assert (await api("POST", "/v1/hosts/nowhere/confirm", by="admin")).status == 404

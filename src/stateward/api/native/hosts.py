@@ -225,6 +225,12 @@ async def _end_maintenance(call: Call) -> Response:
     return reply(await call.services.hosts.end_maintenance(name, call.actor, then=seen(call, name)))
 
 
+async def _confirm(call: Call) -> Response:
+    said = await call.body(Said)
+    name = call.request.path_params["name"]
+    return reply(await acting(call, reply).confirm(name, call.actor, said.reason, then=seen(call, name)))
+
+
 async def _dead(call: Call) -> Response:
     said = await call.body(Said)
     name = call.request.path_params["name"]
@@ -275,6 +281,15 @@ RESOURCES: Final[dict[str, dict[str, Resource]]] = {
             handler=_end_maintenance,
             summary="End a host's maintenance now.",
             policy=_CHANGE,
+            answer=HostView,
+        ),
+    },
+    "/hosts/{name}/confirm": {
+        "POST": Resource(
+            handler=_confirm,
+            summary="Say that so many instances of a host have changed as it says; they are judged then.",
+            policy=_CHANGE,
+            body=Said,
             answer=HostView,
         ),
     },
