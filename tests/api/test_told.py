@@ -47,6 +47,22 @@ async def test_every_change_of_state_is_told_and_billed(tmp_path: Path) -> None:
             return (await cloud.settled(server))["status"] == "SHUTOFF" or None
 
         await until(adopted, seconds=10, says=lambda: "the guest that shut itself down was not adopted")
+        await acts(cloud, server, "os-start", None)
+        cloud.hypervisor.destroy(server)
+
+        async def restored() -> dict[str, Any] | None:
+            found = await told(cloud, f"type=instance.verdict&instance={server}")
+            done = found and found[-1]["data"]["detail"]["verdict"] == "restore"
+            return found[-1] if done and (await cloud.settled(server))["status"] == "ACTIVE" else None
+
+        verdict = await until(
+            restored, seconds=10, says=lambda: "the guest that was destroyed was not told of"
+        )
+        assert verdict["data"]["detail"]["expected"] == "active"
+        headers = {"x-auth-token": cloud.tokens["admin"]}
+        text = (await cloud.send("GET", "/metrics", headers=headers)).raw.decode()
+        assert "stateward_restore_seconds_count 1.0" in text
+        assert 'stateward_conflicts_total{expected="active",observed="shutoff",verdict="restore"} 1.0' in text
         await acts(cloud, server, "os-resetState", {"state": "error"}, "admin")
         await cloud.ask("member", "DELETE", f"/servers/{server}")
         await cloud.settled(server)

@@ -29,6 +29,8 @@ _SOURCES: Final[sa.Select[Any]] = (
 )
 #: Records that are read at once: on SQLite the event loop waits for that.
 BATCH: Final = 100
+#: Records that are looked through at once for those that are wanted.
+WINDOW: Final = 5000
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -50,32 +52,32 @@ def after(
 ) -> Told:
     """Return the events after a place that a reader wants and sees, oldest first, of some records at most."""
     last = head(connection)
+    upto = min(last, place.number + WINDOW)
     if place.number > last:
         return Told([], last, more=False)
     statement = (
-        _SOURCES.where(_COLUMNS.number >= place.number, _COLUMNS.number <= last, *_narrowed(wanted, reader))
+        _SOURCES.where(_COLUMNS.number >= place.number, _COLUMNS.number <= upto, *_narrowed(wanted, reader))
         .order_by(_COLUMNS.number)
         .limit(records)
     )
     rows = connection.execute(statement).all()
-    more = len(rows) == records
+    full = len(rows) == records
     events = [event for row in rows for event in _events(row, wanted, reader) if event.place > place]
-    return Told(events, rows[-1].number if more else last, more=more)
+    return Told(events, rows[-1].number if full else upto, more=full or upto < last)
 
 
-def newest(connection: sa.Connection, count: int, wanted: Filter, reader: Reader) -> list[Event]:
-    """Return the newest events that a reader wants and sees, oldest first, so many at most."""
-    found: list[Event] = []
-    before = head(connection) + 1
-    statement = _SOURCES.where(*_narrowed(wanted, reader)).order_by(_COLUMNS.number.desc()).limit(BATCH)
-    while len(found) < count:
-        rows = connection.execute(statement.where(_COLUMNS.number < before)).all()
-        for row in rows:
-            found += reversed(list(_events(row, wanted, reader)))
-        if len(rows) < BATCH:
-            break
-        before = rows[-1].number
-    return found[:count][::-1]
+def newest(connection: sa.Connection, before: int, wanted: Filter, reader: Reader) -> Told:
+    """Return events of some records before one, newest first; ``upto``: how far back that went, 1 at the begin."""
+    since = max(before - WINDOW, 1)
+    statement = (
+        _SOURCES.where(_COLUMNS.number < before, _COLUMNS.number >= since, *_narrowed(wanted, reader))
+        .order_by(_COLUMNS.number.desc())
+        .limit(BATCH)
+    )
+    rows = connection.execute(statement).all()
+    events = [event for row in rows for event in reversed(_events(row, wanted, reader))]
+    back = rows[-1].number if len(rows) == BATCH else since
+    return Told(events, back, more=back > 1)
 
 
 def one(connection: sa.Connection, place: Place) -> Event | None:

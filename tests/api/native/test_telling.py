@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from stateward.domain.locks import ActorKind
+from stateward.store import told
 from tests.api.native.bench import Api, Stream
 from tests.rows import actor
 
@@ -68,25 +69,30 @@ async def test_a_stream_begins_now_and_tells_what_comes(api: Api) -> None:
     async with api.follow("/v1/events", by="admin") as stream, asyncio.timeout(10):
         assert await piece(stream) == Piece("2.9", None)
         await api.stop()
-        told = await piece(stream)
-        assert (told.id, told.kind) == ("3.0", "operation.accepted")
-        assert told.event is not None
-        assert told.event["data"]["action"] == "stop"
+        found = await piece(stream)
+        assert (found.id, found.kind) == ("3.0", "operation.accepted")
+        assert found.event is not None
+        assert found.event["data"]["action"] == "stop"
         api.changes.close()
         assert await stream.raw() is None
 
 
+@pytest.mark.parametrize("window", [told.WINDOW, 1])
 @pytest.mark.parametrize("after", range(len(ALL) + 1))
-async def test_nothing_is_lost_wherever_a_stream_breaks(api: Api, after: int) -> None:
-    """Whoever has seen so many of the events and comes again is told the others, once."""
+async def test_nothing_is_lost_wherever_a_stream_breaks(
+    api: Api, monkeypatch: pytest.MonkeyPatch, after: int, window: int
+) -> None:
+    """Whoever has seen so many of the events and comes again is told the others, once; however much is read at once."""
+    monkeypatch.setattr(told, "WINDOW", window)
     await some(api)
+    assert await events(api) == ALL
     last = ALL[after - 1][0] if after else "0.0"
     assert await events(api, f"?after={last}") == ALL[after:]
     async with api.follow(f"/v1/events?after={last}", by="admin") as stream, asyncio.timeout(10):
         assert await piece(stream) == Piece(last, None)
         for expected in ALL[after:]:
-            told = await piece(stream)
-            assert (told.id, told.kind) == expected
+            found = await piece(stream)
+            assert (found.id, found.kind) == expected
 
 
 async def test_the_header_of_a_browser_that_comes_again(api: Api) -> None:

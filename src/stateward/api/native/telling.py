@@ -35,6 +35,8 @@ _PAUSE: Final = 0.05
 _HEARTBEAT: Final = 15.0
 #: Milliseconds after which a client whose stream broke comes again.
 _RETRY: Final = 2000
+#: How often a list looks: through 200,000 records, where few are wanted; ``last`` says how far it came.
+_LOOKS: Final = 40
 #: Events of a page when nothing is said.
 _PAGE: Final = 100
 _HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -72,18 +74,35 @@ async def _list(call: Call, wanted: Filter, reader: Reader, place: Place | None)
     await database.seal()
     last = Place(await database.read(told.head), WHOLE)
     if place is None:
-        found = await database.read(lambda connection: told.newest(connection, limit, wanted, reader))
+        found = await _newest(call, last.number + 1, wanted, reader, limit)
     else:
         found, last = await _following(call, place, wanted, reader, limit)
     views = [_view(call, event, reader) for event in found]
     return reply(EventsView(events=views, last=str(last)))
 
 
+async def _newest(call: Call, before: int, wanted: Filter, reader: Reader, limit: int) -> list[Event]:
+    """Look back, as far as that is done for one request."""
+    found: list[Event] = []
+    for _look in range(_LOOKS):
+        at = before
+        batch = await call.services.database.read(
+            lambda connection: told.newest(connection, at, wanted, reader)  # noqa: B023 (read before the loop goes on)
+        )
+        found += batch.events
+        if len(found) >= limit or not batch.more:
+            break
+        before = batch.upto
+        await asyncio.sleep(0)
+    return found[:limit][::-1]
+
+
 async def _following(
     call: Call, place: Place, wanted: Filter, reader: Reader, limit: int
 ) -> tuple[list[Event], Place]:
+    """Look forward, as far as that is done for one request; return how far that went."""
     found: list[Event] = []
-    while True:
+    for _look in range(_LOOKS):
         at = place
         batch = await call.services.database.read(
             lambda connection: told.after(connection, at, wanted, reader)  # noqa: B023 (read before the loop goes on)
@@ -93,7 +112,9 @@ async def _following(
             return found[:limit], found[limit - 1].place
         place = max(place, Place(batch.upto, WHOLE))
         if not batch.more:
-            return found, place
+            break
+        await asyncio.sleep(0)
+    return found, place
 
 
 async def _stream(call: Call, wanted: Filter, reader: Reader, place: Place) -> AsyncGenerator[bytes]:
