@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 import stateward
 from stateward.arbiter.reconcile import Arbiter
+from stateward.arbiter.strays import Strays
 from stateward.domain import admit
 from stateward.domain.actions import ACTIONS, BY_KEY, CREATE, Action, Role, key
 from stateward.domain.bodies import Hold
@@ -26,8 +27,18 @@ from stateward.domain.evacuation import PlanKind
 from stateward.domain.hosts import Event
 from stateward.domain.locks import ALL_CLASSES, ActorKind, Lock, LockKind, OperationClass, classes_of
 from stateward.domain.placement import NOTHING, Rules
-from stateward.domain.records import Actor, ImageFacts, Operation, Outcome, Result, Target
-from stateward.domain.states import VmState
+from stateward.domain.policies import Policies
+from stateward.domain.records import (
+    Actor,
+    ImageFacts,
+    Observation,
+    Operation,
+    Outcome,
+    Report,
+    Result,
+    Target,
+)
+from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.steps import Step
 from stateward.operations import stacking
 from stateward.operations.completion import Completion
@@ -40,10 +51,11 @@ from stateward.operations.locking import Locking
 from stateward.operations.preparing import Wanted
 from stateward.operations.reclaim import Reclaimer
 from stateward.operations.stacking import LockWish
-from stateward.store import hosts, instances
+from stateward.store import hosts, instances, operations
 from stateward.store.engine import Database
 from stateward.store.host_plans import KeptPlan
 from stateward.store.tables import HOSTS
+from tests.arbiter.test_strays import made
 from tests.operations.desk import Desk
 from tests.rows import FLAVOR, NOW, actor, insert
 from tests.stack import encoded
@@ -131,6 +143,11 @@ GUARDS: Final[dict[str, str]] = {
     "restore_rescue": "",
     "restore_offloaded": "",
     "restore_paused": "",
+    "boot_start": "start",
+    "boot_start_resized": "start",
+    "boot_resume": "start",
+    "boot_paused": "start",
+    "boot_rescue": "start",
     "remove_stray": "",
     "halt_stray": "",
     "reclaim": "delete",
@@ -153,7 +170,10 @@ PLACES: Final[dict[str, str]] = {
     "api/native/adoptions.py _release": REQUEST,
     "api/native/explain.py _preflight": REQUEST,
     "arbiter/writing.py Writing.restore.work": "the arbiter",
-    "arbiter/writing.py Writing._write.work": "the arbiter",
+    "arbiter/writing.py write_in": "the arbiter",
+    "arbiter/strays.py Strays._put_in_error": "the arbiter of copies",
+    "arbiter/strays.py Strays._write": "the arbiter of copies",
+    "arbiter/turns.py Step._begin": "the restart of a host's instances",
     "operations/admission.py Admission.admit.work": GATE,
     "operations/admission.py Admission.admit_in": GATE,
     "operations/admission.py Admission.follow_in": "what follows an operation",
@@ -186,6 +206,7 @@ PLACES: Final[dict[str, str]] = {
     "operations/stacking.py release_from_project": GATE,
     "operations/stacking.py restack": GATE,
     "operations/dispatch.py repost": "recovery after a restart",
+    "simulation/people.py operate": REQUEST,
 }
 
 _HERE: Final = "tests.operations.test_gate"
@@ -193,6 +214,7 @@ _KEEPING: Final = "tests.operations.test_keeping"
 #: The tests that try an internal actor against each lock.
 TRIED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "the arbiter": ((_HERE, "test_the_arbiter"),),
+    "the arbiter of copies": ((_HERE, "test_a_copy_on_another_host"),),
     "drains and evacuations of hosts": (
         (_HERE, "test_draining_a_host"),
         (_HERE, "test_evacuating_a_host"),
@@ -214,6 +236,7 @@ TRIED: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "the expiry of locks": ((_HERE, "test_the_expiry_of_a_lock"),),
     "the reclaiming of deleted instances": ((_HERE, "test_reclaiming"),),
     "recovery after a restart": ((_HERE, "test_recovery"),),
+    "the restart of a host's instances": ((_HERE, "test_restarting_a_host_s_instances"),),
     "what follows an operation": ((_HERE, "test_leaving_the_host"), (_HERE, "test_arriving")),
 }
 
@@ -511,6 +534,46 @@ async def test_the_arbiter(desk: Desk, lock: Variant) -> None:
     assert await done(desk, stopped) == ["restore_off"]
     assert await done(desk, active) == ["adopt" if held else "restore_start"]
     assert (await desk.row(active)).vm_state is (VmState.STOPPED if held else VmState.ACTIVE)
+
+
+@each_lock
+async def test_a_copy_on_another_host(desk: Desk, lock: Variant) -> None:
+    """Is halted, lock or no lock: two that run are worse; and it is nobody's older copy where a hold keeps all (R6)."""
+    instance_id = await desk.add(fence=5, tags=("db",))
+    for host, fence in (("g", 4), ("h", 5)):
+        done_there = made(instance_id, host, fence)
+        await desk.database.write(lambda connection, each=done_there: operations.insert(connection, each))
+    await put(desk, lock, instance_id)
+    copy = Observation(instance_id=instance_id, observed=Observed.RUNNING, cause=Cause.OTHER, seq=1, at=NOW)
+    await Strays(desk.admission, Policies()).judge("g", copy)
+    assert (await done(desk, instance_id))[-1] == "halt_stray"
+    held = lock.kind is LockKind.HOLD
+    assert (await desk.row(instance_id)).vm_state is (VmState.ERROR if held else VmState.ACTIVE)
+
+
+@each_lock
+async def test_restarting_a_host_s_instances(desk: Desk, lock: Variant) -> None:
+    """Starts what nobody has locked against being started, also when the lock came after the plan (R14)."""
+    await desk.add_host("h")
+    await desk.database.write(lambda connection: hosts.note_boot(connection, "h", "one", 1, NOW))
+    before, after = [await desk.add(tags=("db",)) for _ in range(2)]
+    off = tuple(
+        Observation(instance_id=each, observed=Observed.SHUTOFF, cause=Cause.OTHER, seq=10, at=NOW)
+        for each in (before, after)
+    )
+    inventory = Report(host="h", complete=True, observations=off, seq=10, at=NOW, boot_id="two")
+    arbiter = Arbiter(desk.admission)
+    if lock.where == "instance":
+        await put(desk, lock, before)
+    await arbiter.intake.take(inventory)
+    await put(desk, lock, after)
+    await arbiter.boots.step("h")
+    blocked = bool(lock.blocks & OperationClass.START)
+    assert [await done(desk, each) for each in (before, after)] == [
+        ["adopt" if blocked else "boot_start"]
+    ] * 2
+    state = VmState.STOPPED if blocked else VmState.ACTIVE
+    assert [(await desk.row(each)).vm_state for each in (before, after)] == [state] * 2
 
 
 @each_lock
