@@ -540,9 +540,12 @@ async def test_the_arbiter(desk: Desk, lock: Variant) -> None:
 async def test_a_copy_on_another_host(desk: Desk, lock: Variant) -> None:
     """Is halted, lock or no lock: two that run are worse; and it is nobody's older copy where a hold keeps all (R6)."""
     instance_id = await desk.add(fence=5, tags=("db",))
-    for host, fence in (("g", 4), ("h", 5)):
-        done_there = made(instance_id, host, fence)
-        await desk.database.write(lambda connection, each=done_there: operations.insert(connection, each))
+
+    def history(connection: sa.Connection) -> None:
+        for host, fence in (("g", 4), ("h", 5)):
+            operations.insert(connection, made(instance_id, host, fence))
+
+    await desk.database.write(history)
     await put(desk, lock, instance_id)
     copy = Observation(instance_id=instance_id, observed=Observed.RUNNING, cause=Cause.OTHER, seq=1, at=NOW)
     await Strays(desk.admission, Policies()).judge("g", copy)
