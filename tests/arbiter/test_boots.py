@@ -273,9 +273,9 @@ async def test_a_second_boot_in_the_middle(stack: Stack) -> None:
 
 
 async def test_boots_are_no_crash_loop(stack: Stack) -> None:
-    """A guest whose host boots ten times in as many minutes is as healthy as any other."""
+    """A guest whose host boots more often than a loop allows is as healthy as any other."""
     instance_id = await stack.create()
-    for _ in range(10):
+    for _ in range(7):
         reboot(stack)
         await asyncio.sleep(60)
         row = await stack.idle(instance_id)
@@ -381,7 +381,7 @@ WRITES = 40
 
 @pytest.mark.parametrize(
     "writes",
-    [pytest.param(count, marks=() if count % 8 == 3 else pytest.mark.slow) for count in range(WRITES)],
+    [pytest.param(count, marks=() if count % 16 == 3 else pytest.mark.slow) for count in range(WRITES)],
 )
 async def test_killed_between_any_two_writes(
     inline_database: Database, swift_folder: Path, writes: int
