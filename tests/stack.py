@@ -142,7 +142,7 @@ class Stack:
         """Put everything up, and wait until the host was heard of."""
         await self.database.write(lambda connection: hosts.register(connection, "h", "nova"))
         await self.completion.start(self.bus)
-        await keep_heartbeats(self.bus, self.database, self.clock)
+        self.heartbeats = await keep_heartbeats(self.bus, self.database, self.clock)
         await keep_progress(self.bus, self.database, lambda _operation_id: None)
         await self.arbiter.start(self.bus)
         await self.dispatcher.start()
@@ -164,6 +164,7 @@ class Stack:
         await self.dispatcher.stop()
         await self.arbiter.stop()
         await self.bus.close()
+        await self.heartbeats.stop()
 
     async def create(self, words: str = "", **properties: str) -> str:
         """Make a running instance and return its id."""

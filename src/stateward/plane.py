@@ -117,7 +117,8 @@ class Plane:
         """Go on with what a former life left, and work from now on."""
         bus, database = self._bus, self._database
         await Completion(self.admission, self._settled).start(bus)
-        await keep_heartbeats(bus, database, self._clock)
+        heartbeats = await keep_heartbeats(bus, database, self._clock)
+        self._undo.push_async_callback(heartbeats.stop)
         await keep_progress(bus, database, lambda _operation_id: self._changes.changed())
         await keep_addresses(bus, database)
         await self.arbiter.start(bus)

@@ -163,7 +163,7 @@ async def _fleet(add: Add, home: Path, seconds: float) -> None:
     bus = MemoryBus()
     arbiter = _arbiter(database)
     await arbiter.start(bus)
-    await keep_heartbeats(bus, database, SystemClock())
+    heartbeats = await keep_heartbeats(bus, database, SystemClock())
     fleet = [_Agent(name, some, bus) for name, some in zip(names, ids, strict=True)]
     for each in fleet:
         await each.start()
@@ -200,6 +200,7 @@ async def _fleet(add: Add, home: Path, seconds: float) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     await arbiter.stop()
     await bus.close()
+    await heartbeats.stop()
     await database.close()
 
 

@@ -7,6 +7,7 @@ transaction. One that is lost between its arrival and its write is one of many.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 
 import msgspec
@@ -29,9 +30,11 @@ _TOGETHER = 0.5
 _decoder = msgspec.json.Decoder(HostReport)
 
 
-async def keep_heartbeats(bus: Bus, database: Database, clock: Clock) -> None:
-    """Keep every heartbeat from now on, with when it was received."""
-    await bus.subscribe(HOSTS, Heartbeats(database, clock).handle)
+async def keep_heartbeats(bus: Bus, database: Database, clock: Clock) -> Heartbeats:
+    """Keep every heartbeat from now on, with when it was received; to be stopped before the database is closed."""
+    heartbeats = Heartbeats(database, clock)
+    await bus.subscribe(HOSTS, heartbeats.handle)
+    return heartbeats
 
 
 class Heartbeats:
@@ -53,6 +56,13 @@ class Heartbeats:
             self._waiting[report.host] = report, self._clock.now()
         if self._writer is None:
             self._writer = asyncio.create_task(self._write(), name="heartbeats")
+
+    async def stop(self) -> None:
+        """Write no more; hosts that live are heard of again."""
+        if self._writer is not None:
+            self._writer.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._writer
 
     async def _write(self) -> None:
         try:
