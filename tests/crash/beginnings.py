@@ -11,10 +11,12 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from stateward.agent.simulated import SimulatedDriver
+from stateward.agent.simulated import SimulatedDriver, guests
 from stateward.domain.actions import ACTIONS, ADOPT, AFTER_BOOT, BY_KEY, CREATE, Action, Role, key
+from stateward.domain.actions.row import Disk
 from stateward.domain.admit import conditions, explain
 from stateward.domain.errors import Refused
+from stateward.domain.hosts import Event
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import GuestSpec, Target
 from stateward.domain.states import ON_NO_HOST, Cause, Observed, VmState
@@ -22,12 +24,13 @@ from stateward.domain.verdicts import VERDICTS
 from stateward.domain.verdicts.alternatives import alternatives
 from stateward.operations.admission import Admitted
 from stateward.operations.preparing import Wanted
-from stateward.store.tables import INSTANCES, OUTBOX
+from stateward.store import hosts
+from stateward.store.tables import HOSTS, INSTANCES, OUTBOX
 from tests.crash.stack import FLAVOR, HOST, Plane, actor
 
 #: What an admission needs besides the row and the instance, by the action's name.
 OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    **{row.name: {"wanted": Wanted(host=HOST)} for row in ACTIONS if row.places},
+    **{row.name: {"wanted": Wanted(host=HOST)} for row in ACTIONS if row.places or row.evacuates},
     "resize": {
         "wanted": Wanted(
             target=Target(flavor=msgspec.structs.replace(FLAVOR, id="2", name="large", ram=128, disk=2))
@@ -112,7 +115,8 @@ def ways(to: VmState) -> Iterator[tuple[Action, ...]]:
         for row in ACTIONS:
             # What leaves its host is on its way to another one, where no agent is.
             by_request = row.is_operation and row.policy.role is not Role.SYSTEM and not row.leaves
-            by_request = by_request and row not in COMING
+            # What is evacuated is where no agent is.
+            by_request = by_request and row not in COMING and row.evacuates is None
             if by_request and state in row.when and row.becomes is not None and row.becomes not in passed:
                 queue.append((row.becomes, (*way, row), passed | {row.becomes}))
 
@@ -141,6 +145,8 @@ async def begin(plane: Plane, beginning: Beginning, words: str) -> str:
             await _undispatched(plane, functools.partial(_unshelve, plane, instance_id))
         if beginning.observed is not None:
             await _deviate(plane, instance_id, beginning.observed)
+        if beginning.row.evacuates is not None:
+            await _bury(plane, instance_id, beginning.row.evacuates)
         if await _refused(plane, beginning.row, instance_id) is None:
             return instance_id
         tried.append(_said(way))
@@ -187,6 +193,21 @@ async def _go(plane: Plane, way: tuple[Action, ...], words: str, *, adopted: boo
         instance = await plane.finished(admitted.operation.id)
         assert instance.vm_state is row.becomes, f"{key(row)}: {instance.fault}"
     return instance.id
+
+
+async def _bury(plane: Plane, instance_id: str, disk: Disk) -> None:
+    """Have an instance be on a host that was fenced; a shared disk is where the guest will be."""
+
+    def work(connection: sa.Connection) -> None:
+        hosts.register(connection, "dead", "nova", shared=True)
+        for event in (Event.SILENT, Event.CONFIRMED, Event.FENCED):
+            hosts.become(connection, "dead", event, "", 0.0)
+        connection.execute(sa.update(HOSTS).values(shared=True))
+        connection.execute(sa.update(INSTANCES).where(INSTANCES.c.id == instance_id).values(host="dead"))
+
+    await plane.world.database.write(work)
+    gone = guests.forget if disk is Disk.SHARED else guests.remove
+    plane.world.hypervisor.change(instance_id, lambda guest, _: gone(guests.power_off(guest)))
 
 
 async def _deviate(plane: Plane, instance_id: str, observed: Observed) -> None:
