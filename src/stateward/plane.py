@@ -121,8 +121,9 @@ class Plane:
         self._undo.push_async_callback(heartbeats.stop)
         await keep_progress(bus, database, lambda _operation_id: self._changes.changed())
         await keep_addresses(bus, database)
-        await self.arbiter.start(bus)
+        # Before it begins: a database that goes away in the middle must not leave it working.
         self._undo.push_async_callback(self.arbiter.stop)
+        await self.arbiter.start(bus)
         await end_lost(self.admission)
         await self._dispatcher.start()
         self._undo.push_async_callback(self._dispatcher.stop)

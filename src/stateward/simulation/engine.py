@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from stateward.domain.actions import BY_KEY
@@ -42,8 +42,21 @@ _WAYS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def play(script: Script) -> list[str]:
+#: Looks at the cluster of a simulation.
+Look = Callable[[World], Awaitable[None]]
+
+
+async def _nothing(_world: World) -> None:
+    pass
+
+
+def play(script: Script, *, begin: Look = _nothing, end: Look = _nothing) -> list[str]:
     """Play a script and return its log.
+
+    Args:
+        script: what happens.
+        begin: called when all is as the script says it begins.
+        end: called when its time is over.
 
     Raises:
         BadScript: it names what is not there, or begins with what cannot be.
@@ -51,10 +64,10 @@ def play(script: Script) -> list[str]:
     occurrences = [understand(script, event, PHRASES) for event in script.events]
     # Made on a loop of its own: threads take part in that.
     empty_database()
-    return loop.run(_play(script, occurrences), seed=SEED)
+    return loop.run(_play(script, occurrences, begin, end), seed=SEED)
 
 
-async def _play(script: Script, occurrences: Sequence[Occurrence]) -> list[str]:
+async def _play(script: Script, occurrences: Sequence[Occurrence], begin: Look, end: Look) -> list[str]:
     clock = asyncio.get_running_loop()
     log = Log(clock.time)
     async with World(script.hosts, script.settings, log, seed=SEED) as world:
@@ -64,6 +77,7 @@ async def _play(script: Script, occurrences: Sequence[Occurrence]) -> list[str]:
                 await each.act(world, each.given)
                 await world.quiet()
         await world.next_second()
+        await begin(world)
         log.begin()
         began = clock.time()
         for each in occurrences:
@@ -74,6 +88,7 @@ async def _play(script: Script, occurrences: Sequence[Occurrence]) -> list[str]:
         await asyncio.sleep(max(began + script.until - clock.time(), 0.0))
         for line in _ending(world):
             log.say(line)
+        await end(world)
     return log.lines()
 
 

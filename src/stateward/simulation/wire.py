@@ -48,6 +48,7 @@ class Wire:
         self._answerers: dict[str, Answerer] = {}
         self._subscribed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def inherit(self, before: Wire) -> None:
         """Be in the same weather as another one was: servers come and go, and a cable stays cut."""
@@ -74,7 +75,9 @@ class Wire:
         self._answerers.clear()
 
     async def publish(self, subject: str, payload: bytes, *, message_id: str) -> None:
-        """Take a message from the agent."""
+        """Take a message from the agent; one that is sent as everything ends is lost with it."""
+        if self._closed:
+            return
         for late in self._copies():
             self._do(self._send(subject, payload, message_id, late))
 
@@ -98,6 +101,7 @@ class Wire:
 
     async def close(self) -> None:
         """Lose what is under way: the bus ends, or is taken down."""
+        self._closed = True
         for task in self._tasks:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

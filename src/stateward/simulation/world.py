@@ -201,9 +201,16 @@ class World:
         return self._plane
 
     async def start_server(self) -> None:
-        """Start the server's process, with the agents in it."""
+        """Start the server's process, with the agents in it; without its database it ends at once."""
         if self._plane is not None:
             return
+        try:
+            await self._start()
+        except StoreUnavailable as error:
+            await self.kill_server()
+            self.log.say(f"the server cannot start: {error}")
+
+    async def _start(self) -> None:
         self._bus = MemoryBus()
         self._plane = Plane(
             database=self.database,
