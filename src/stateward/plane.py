@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -16,7 +17,7 @@ from stateward.agent.agent import Agent
 from stateward.agent.driver import Driver
 from stateward.arbiter.deaths import DeathRules, Deaths
 from stateward.arbiter.reconcile import Arbiter
-from stateward.arbiter.witnesses import CommandFence, CommandWitness, LeaseWitness, Witness
+from stateward.arbiter.witnesses import CommandFence, CommandWitness, Fence, LeaseWitness, Witness
 from stateward.bus.console import Consoles
 from stateward.bus.port import Bus
 from stateward.clock import Clock
@@ -46,6 +47,10 @@ from stateward.settings import Settings
 from stateward.store.engine import Database
 
 
+class Power(Witness, Fence, Protocol):
+    """Knows whether machines have power, and takes it."""
+
+
 class Plane:
     """One life of the control plane. Killed at any moment, the next one on the same database goes on (B3)."""
 
@@ -58,6 +63,7 @@ class Plane:
         settings: Settings,
         changes: Changes,
         forget_images: Callable[[Sequence[str]], None] = lambda _ids: None,
+        power: Power | None = None,
     ) -> None:
         """Compose it; nothing is begun.
 
@@ -68,6 +74,7 @@ class Plane:
             settings: with its hosts named.
             changes: told of everything that clients may follow.
             forget_images: see ``Admission``.
+            power: in the stead of the programs that settings name as probe and fence, where they name them.
         """
         self._database = database
         self._bus = bus
@@ -105,8 +112,8 @@ class Plane:
             DeathRules(
                 silence=said.silence, many=said.many, share=said.share, approved=said.evacuate == "auto"
             ),
-            witnesses=witnesses(settings),
-            fence=CommandFence(said.fence, said.fence_timeout) if said.fence else None,
+            witnesses=witnesses(settings) if power is None else (power,) if said.probe else (),
+            fence=(power or CommandFence(said.fence, said.fence_timeout)) if said.fence else None,
             wishes=wishes,
             approved=self._moves.wake,
         )

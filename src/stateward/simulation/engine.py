@@ -15,6 +15,7 @@ from stateward.operations.placing import Place
 from stateward.simulation import loop
 from stateward.simulation.log import Log, shortened
 from stateward.simulation.machines import MACHINES
+from stateward.simulation.operators import OPERATORS, SimulatedPower
 from stateward.simulation.people import PEOPLE, operate
 from stateward.simulation.phrases import Given, Occurrence, understand
 from stateward.simulation.script import BadScript, InstanceLine, Script
@@ -23,7 +24,7 @@ from stateward.simulation.world import World, empty_database
 #: Every simulation has the same ids and dice.
 SEED: Final = 1
 
-PHRASES: Final = (*MACHINES, *PEOPLE)
+PHRASES: Final = (*MACHINES, *OPERATORS, *PEOPLE)
 
 #: What is asked for, one after the other, to bring a new instance into a state.
 _WAYS: Final[dict[str, tuple[str, ...]]] = {
@@ -70,7 +71,7 @@ def play(script: Script, *, begin: Look = _nothing, end: Look = _nothing) -> lis
 async def _play(script: Script, occurrences: Sequence[Occurrence], begin: Look, end: Look) -> list[str]:
     clock = asyncio.get_running_loop()
     log = Log(clock.time)
-    async with World(script.hosts, script.settings, log, seed=SEED) as world:
+    async with World(script.hosts, script.settings, log, SimulatedPower, seed=SEED) as world:
         await _build(world, script)
         for each in occurrences:
             if each.at is None:

@@ -172,8 +172,11 @@ def _other(event: str, action: str | None, detail: Mapping[str, Any]) -> str:
         for key, value in sorted(detail.items())
         if isinstance(value, str | int | float) and not key.startswith(("boot", "host"))
     )
-    what = " ".join((event if action is None or event == "alert" else f"{event} {action}").split("_"))
-    return f"{detail['host']}: {what}: {said}" if "host" in detail else f"{what}: {said}".removesuffix(": ")
+    what = " ".join(
+        (event if action is None or event == "alert" or action in event else f"{event} {action}").split("_")
+    )
+    sentence = f"{what}: {said}" if said else what
+    return f"{detail['host']}: {sentence}" if "host" in detail else sentence
 
 
 def _recorded(before: sa.Row[Any], after: sa.Row[Any]) -> list[str]:

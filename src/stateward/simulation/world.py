@@ -22,7 +22,7 @@ from stateward.bus.memory import MemoryBus
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import Actor, Instance
 from stateward.operations.changes import Changes
-from stateward.plane import Plane, new_agent
+from stateward.plane import Plane, Power, new_agent
 from stateward.settings import Settings
 from stateward.simulation.log import Log, Teller, guest_says, state_of
 from stateward.simulation.script import HostLine
@@ -104,6 +104,8 @@ class Host:
         self.shared = line.shared
         self.clock = WallClock()
         self.powered = True
+        #: What comes of taking its power from afar.
+        self.fence = "works"
         self.agent: Agent | None = None
         self.hypervisor = SimulatedHypervisor(
             latency=_LATENCY, size=HostSize(vcpus=line.vcpus, memory=line.memory, disk=line.disk)
@@ -147,8 +149,17 @@ class Host:
 class World:
     """Everything there is in a simulation. A context manager, which leaves nothing behind."""
 
-    def __init__(self, lines: Sequence[HostLine], settings: Settings, log: Log, *, seed: int) -> None:
+    def __init__(
+        self,
+        lines: Sequence[HostLine],
+        settings: Settings,
+        log: Log,
+        power: Callable[[World], Power],
+        *,
+        seed: int,
+    ) -> None:
         """Build the machines; nothing runs."""
+        self._power = power(self)
         self.settings = settings
         self.log = log
         self.clock = WallClock()
@@ -218,6 +229,7 @@ class World:
             clock=self.clock,
             settings=self.settings,
             changes=Changes(),
+            power=self._power,
         )
         await self._plane.start()
         for host in self.hosts.values():
