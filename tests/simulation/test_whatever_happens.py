@@ -177,7 +177,7 @@ class Watch:
             return await call(method, instance_id, act)
 
         hypervisor.witness = seen
-        hypervisor.call = checked  # type: ignore[method-assign]
+        hypervisor.call = checked  # type: ignore[method-assign, assignment]
 
     async def _check(self, world: World, method: str, instance_id: str) -> None:
         """Compare a call that begins with the locks that hold."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from stateward.arbiter.witnesses import FenceFailed, Testimony, Word
+from stateward.arbiter.witnesses import Evidence, FenceFailed, Word
 from stateward.domain.errors import Conflict, Forbidden, Invalid, NotFound
 from stateward.domain.evacuation import PlanKind
 from stateward.domain.locks import ActorKind
@@ -32,13 +32,13 @@ class SimulatedPower:
         """Reach every machine."""
         self._world = world
 
-    async def ask(self, host: str, since: float) -> Testimony:
+    async def ask(self, host: str, since: float) -> Evidence:
         """Say whether the machine has power."""
         if self._world.hosts[host].fence == "never returns":
-            return Testimony(word=Word.UNKNOWN, says="Its management controller does not answer.")
+            return Evidence(word=Word.UNKNOWN, says="Its management controller does not answer.")
         if self._world.hosts[host].powered:
-            return Testimony(word=Word.ALIVE, says="It has power.")
-        return Testimony(word=Word.DEAD, says="It has no power.")
+            return Evidence(word=Word.ALIVE, says="It has power.")
+        return Evidence(word=Word.DEAD, says="It has no power.")
 
     async def fence(self, host: str) -> str:
         """Take the machine's power."""
