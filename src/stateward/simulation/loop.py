@@ -31,6 +31,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._now = 0.0
         self._looks = 0
         super().__init__(_Jumps(self))
+        # Whoever is due within it is due: a jump to a round number may end a little before.
+        self._clock_resolution = 10.0**-_DIGITS
 
     def time(self) -> float:
         """Return the virtual seconds since the loop began."""
