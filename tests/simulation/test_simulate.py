@@ -90,7 +90,7 @@ def test_a_server_s_settings(tmp_path: Path) -> None:
             ),
         ),
         ("host h1\nhost h1", "line 2: There are two hosts h1."),
-        ("host h1 cpus=3", "line 1: A host has no cpus; it has vcpus, memory, disk and zone."),
+        ("host h1 cpus=3", "line 1: A host has no cpus; it has vcpus, memory, disk, zone and shared."),
         ("host h1 vcpus=many", "line 1: vcpus is a whole number, not 'many'."),
         ("host h1\ninstance a on h2", "line 2: There is no host h2: declare it by 'host h2'."),
         ("host h1\ninstance a\ninstance a", "line 3: There are two instances a."),
