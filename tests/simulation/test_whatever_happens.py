@@ -177,7 +177,7 @@ class Watch:
             return await call(method, instance_id, act)
 
         hypervisor.witness = seen
-        hypervisor.call = checked  # type: ignore[method-assign, assignment]
+        setattr(hypervisor, "call", checked)  # noqa: B010 (to the checkers, a method is no variable)
 
     async def _check(self, world: World, method: str, instance_id: str) -> None:
         """Compare a call that begins with the locks that hold."""
@@ -228,7 +228,7 @@ class Watch:
     derandomize=True,
     deadline=None,
     database=None,
-    suppress_health_check=list(HealthCheck),
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(scripts())
 def test_whatever_happens(text: str) -> None:
