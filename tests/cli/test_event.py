@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stateward.cli.event import _line
+from stateward.cli.event import line
 
 
 def event(kind: str, action: str | None, **detail: Any) -> dict[str, Any]:
@@ -35,4 +35,4 @@ def event(kind: str, action: str | None, **detail: Any) -> dict[str, Any]:
 def test_a_line(found: dict[str, Any], says: str) -> None:
     """And nothing in it acts on a terminal."""
     kind = found["type"].removeprefix("org.stateward.")
-    assert _line(found) == f"2030-01-01T00:00:00.123Z  {kind}  web\N{REPLACEMENT CHARACTER}1  member  {says}"
+    assert line(found) == f"2030-01-01T00:00:00.123Z  {kind}  web\N{REPLACEMENT CHARACTER}1  member  {says}"

@@ -94,7 +94,7 @@ def watch(
             for reached, found in client.follow_events(place, **filters):
                 place, heard, told = reached, time.monotonic(), False
                 if found is not None:
-                    click.echo(json.dumps(found) if form == "json" else _line(found))
+                    click.echo(json.dumps(found) if form == "json" else line(found))
         except KeyboardInterrupt:
             return True
         except Unreachable:
@@ -117,7 +117,8 @@ def _filters(
     }
 
 
-def _line(found: dict[str, Any]) -> str:
+def line(found: dict[str, Any]) -> str:
+    """Write an event in one line."""
     return "  ".join(printable(cell) for cell in _row(found) if cell)
 
 
