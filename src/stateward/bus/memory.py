@@ -79,6 +79,10 @@ class MemoryBus:
                 return await answerer(payload)
         except TimeoutError:
             raise NobodyAnswered(subject) from None
+        except Exception as error:
+            # Over a network nobody would hear why either; whoever asked asks again.
+            log.exception("a question could not be answered", subject=subject)
+            raise NobodyAnswered(subject) from error
 
     async def answer(self, subject: str, answerer: Answerer) -> None:
         """Answer the subject's questions from now on."""
