@@ -85,8 +85,12 @@ async def compare(
 
 
 async def test_every_row_that_an_agent_works_on_is_in_the_matrix() -> None:
-    """In each state that it is admitted in, or for each deviation that it is the answer to."""
-    assert {key(each.row) for each in beginnings()} == {key(row) for row in ACTIONS if row.is_operation}
+    """In each state that it is admitted in, or for each deviation that it is the answer to.
+
+    Not what is done to a copy on another host than the record's, which takes two (tests/arbiter/test_strays.py).
+    """
+    derived = {key(row) for row in ACTIONS if row.is_operation and not row.elsewhere}
+    assert {key(each.row) for each in beginnings()} == derived
 
 
 @pytest.mark.slow
