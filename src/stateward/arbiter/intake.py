@@ -20,19 +20,18 @@ import structlog
 
 from stateward.arbiter.boots import Boots
 from stateward.arbiter.breaker import Breaker
+from stateward.arbiter.weighing import Known, Weighed, weigh
 from stateward.bus.port import REPORTS, TALLIES, Bus, NobodyAnswered, questions_subject
 from stateward.domain.hosts import Frozen
 from stateward.domain.policies import Policies
 from stateward.domain.questions import Answer, Inventory, Question, SecondLook
 from stateward.domain.records import Actor, Observation, Report, Tally
-from stateward.domain.states import Cause, Observed
 from stateward.domain.sweeps import Signal, Trace, signal
-from stateward.domain.verdicts import Kind
 from stateward.operations import sweeps
 from stateward.operations.admission import Admission
 from stateward.operations.immediate import system_actor
 from stateward.store import hosts, observations
-from stateward.store.sweeps import drop as drop_sweep, of_host as sweep_of
+from stateward.store.sweeps import drop as drop_sweep
 
 log = structlog.get_logger()
 
@@ -45,64 +44,6 @@ _ANSWER_SECONDS = 35.0
 _report_decoder = msgspec.json.Decoder(Report)
 _tally_decoder = msgspec.json.Decoder(Tally)
 _answer_decoder = msgspec.json.Decoder(Answer)
-
-#: Verdicts by which nothing follows from what was seen.
-_NOTHING = frozenset({Kind.AGREE, Kind.IGNORE})
-
-
-class _Host:
-    """What is known of a host in this life of the process."""
-
-    def __init__(self) -> None:
-        #: Everything was looked at as of this number; 0: not yet.
-        self.floor = 0
-        #: By which a tally says that everything is as judged last; None: that is not known.
-        self.digest: str | None = None
-        #: Counts what makes the digest unknown.
-        self.doubts = 0
-        #: The latest observations taken note of since ``floor``, by instance; rows keep only those that were news.
-        self.seen: dict[str, int] = {}
-        self.asking = False
-        #: Something came while it was asked that the answer may not have in it.
-        self.again = False
-        #: What a second look last said of its sweep, which is told once.
-        self.told: Signal | None = None
-
-    def doubt(self) -> None:
-        self.digest = None
-        self.doubts += 1
-
-    def rise(self, seq: int) -> None:
-        self.floor = max(self.floor, seq)
-        if self.seen:
-            self.seen = {each: newest for each, newest in self.seen.items() if newest > self.floor}
-
-    def last(self, instance_id: str) -> int:
-        return max(self.floor, self.seen.get(instance_id, 0))
-
-
-class _Weighed(msgspec.Struct, frozen=True):
-    """What a report comes to."""
-
-    #: What changes a row, or is still to be acted on.
-    news: list[Observation]
-    #: Those of them that something follows from.
-    claims: list[Observation]
-    #: Those of the claims that change a row, by instance: the others were let through before.
-    changing: list[str]
-    #: Living instances of the host.
-    total: int
-    frozen: Frozen | None
-    #: The machine has booted, and what is said of its guests is of that boot, or late (R14).
-    booted: bool
-    #: What was seen of guests whose records name another host.
-    strays: list[Observation]
-
-    @property
-    def harmless(self) -> list[Observation]:
-        """The news that nothing follows from."""
-        claimed = {each.instance_id for each in self.claims}
-        return [each for each in self.news if each.instance_id not in claimed]
 
 
 class Intake:
@@ -135,7 +76,7 @@ class Intake:
         self._boots = boots
         self._stray = stray
         self._policies = policies
-        self._hosts: dict[str, _Host] = {}
+        self._hosts: dict[str, Known] = {}
         self._turns = asyncio.Semaphore(_TURNS)
         self._bus: Bus | None = None
 
@@ -179,8 +120,8 @@ class Intake:
         elif any(each.seq > known.last(each.instance_id) for each in report.observations):
             await self.take(report)
 
-    def _of(self, host: str) -> _Host:
-        return self._hosts.setdefault(host, _Host())
+    def _of(self, host: str) -> Known:
+        return self._hosts.setdefault(host, Known())
 
     async def _ask_everything(self, host: str) -> None:
         known = self._of(host)
@@ -221,7 +162,9 @@ class Intake:
         known = self._of(host)
         doubts = known.doubts
         recent = self._breaker.recent(host)
-        weighed = await self._database.read(lambda connection: self._weigh(connection, report, known, recent))
+        weighed = await self._database.read(
+            lambda connection: weigh(connection, report, known, recent, self._policies)
+        )
         if weighed.booted:
             await self._boot(report, weighed)
         elif weighed.frozen is Frozen.SWEEP:
@@ -242,7 +185,7 @@ class Intake:
                 known.digest = report.digest
             known.rise(report.seq)
 
-    async def _boot(self, report: Report, weighed: _Weighed) -> None:
+    async def _boot(self, report: Report, weighed: Weighed) -> None:
         """Take note of a boot, which explains what has changed there; with its inventory all is judged again (R14)."""
         host = report.host
 
@@ -262,7 +205,7 @@ class Intake:
         for instance_id in due:
             self._judge(0.0, instance_id)
 
-    async def _keep(self, host: str, weighed: _Weighed) -> None:
+    async def _keep(self, host: str, weighed: Weighed) -> None:
         due = await self._database.write(lambda connection: _observed(connection, host, weighed.news))
         if weighed.frozen is None:
             self._breaker.let(host, weighed.changing)
@@ -271,7 +214,7 @@ class Intake:
         for instance_id in due:
             self._judge(pause if instance_id in claimed else 0.0, instance_id)
 
-    async def _sweep_begins(self, report: Report, weighed: _Weighed) -> None:
+    async def _sweep_begins(self, report: Report, weighed: Weighed) -> None:
         """Freeze the host with the first word of a sweep, and see the whole of it."""
         host, claims, total = report.host, weighed.claims, weighed.total
         self._of(host).told = None
@@ -287,7 +230,7 @@ class Intake:
         else:
             await self._ask_everything(host)
 
-    async def _sweep_goes_on(self, report: Report, weighed: _Weighed) -> None:
+    async def _sweep_goes_on(self, report: Report, weighed: Weighed) -> None:
         """Keep what the host says now of its sweep; judge again when it does not say so any more."""
         host, known = report.host, self._of(report.host)
         over = self._breaker.limits(host).allow(len(weighed.claims), weighed.total)
@@ -333,62 +276,6 @@ class Intake:
                 )
             )
             known.told = says
-
-    def _weigh(
-        self, connection: sa.Connection, report: Report, known: _Host, suspects: frozenset[str]
-    ) -> _Weighed:
-        """Compare a report with the rows; a steady host's comes to nothing, and writes nothing."""
-        host = report.host
-        named = {observation.instance_id: observation for observation in report.observations}
-        rows = observations.seen_on(connection, host) if report.complete else []
-        living = {row.id for row in rows}
-        others = [instance_id for instance_id in named if instance_id not in living]
-        if others:
-            # Deleted ones whose guest is still there, or after a report of a few: those few.
-            rows += observations.seen_by_id(connection, others)
-        frozen, boots = hosts.frozen(connection, host), hosts.boots_of(connection, host)
-        booted = boots is not None and (
-            boots.waits or (boots.latest or report.boot_id) != (report.boot_id or boots.latest)
-        )
-        sweep = sweep_of(connection, host) if frozen is Frozen.SWEEP else None
-        if sweep is not None:
-            suspects |= {each.instance_id for each in sweep.observations}
-        news: list[Observation] = []
-        claims: list[Observation] = []
-        changing: list[str] = []
-        strays: list[Observation] = []
-        for row in rows:
-            seen = named.get(row.id) or Observation(
-                instance_id=row.id, observed=Observed.MISSING, cause=Cause.OTHER, seq=report.seq, at=report.at
-            )
-            if row.host != host and seen.observed not in {Observed.MISSING, Observed.UNKNOWN}:
-                strays.append(seen)
-            # Each host counts by itself.
-            if row.host != host or seen.seq <= max(row.observed_seq, known.last(row.id)):
-                continue
-            changed = (row.observed, row.cause) != (seen.observed, seen.cause)
-            # What an operation in flight brings about is no deviation.
-            follows = row.task_state is None and self._follows(
-                row, seen, again=not changed, suspects=suspects
-            )
-            if changed or follows:
-                news.append(seen)
-            if follows:
-                claims.append(seen)
-            if changed and follows:
-                changing.append(row.id)
-        total = len(living) if report.complete or not claims else observations.living(connection, host)
-        return _Weighed(news, claims, changing, total, frozen, booted, strays)
-
-    def _follows(
-        self, row: observations.Seen, seen: Observation, *, again: bool, suspects: frozenset[str]
-    ) -> bool:
-        """Say whether anything follows from what was seen of an instance; ``again``: it is what was seen before."""
-        kind = row.verdict(seen.observed, seen.cause).kind
-        # An alert is told once, and not due again; of a sweep it counts as long as that goes on. Whose policy counts is
-        # not in these columns: what one of them could change is judged by the whole row.
-        done = _NOTHING | {Kind.ALERT} if again and row.id not in suspects else _NOTHING
-        return kind not in done or self._policies.may_act(row.vm_state, seen.observed, seen.cause)
 
 
 def _observed(connection: sa.Connection, host: str, news: list[Observation]) -> list[str]:
