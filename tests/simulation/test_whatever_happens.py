@@ -29,8 +29,13 @@ from stateward.store import instances, locks, operations
 EXAMPLES: Final = int(os.environ.get("STATEWARD_TEST_SCRIPTS", "60"))
 
 HEAD: Final = """\
-host h1
-host h2
+host h1..h3 shared=yes
+settings:
+  [death]
+  silence = 10
+  probe = ["probe", "{host}"]
+  fence = ["fence", "{host}"]
+  evacuate = "auto"
 instance a on h1 guest.shutdown=2
 instance b on h1 paused guest.acpi=ignore image.os_shutdown_timeout=8
 instance c on h2 suspended
@@ -43,6 +48,7 @@ TAIL: Final = (
         f"{what} {host} {back}"
         for host in ("h1", "h2")
         for what, back in (
+            ("host", "comes back"),
             ("network of", "is back"),
             ("messages of", "come as they should"),
             ("events of", "come again"),
@@ -125,6 +131,9 @@ def phrases() -> st.SearchStrategy[str]:
         of("events of {host} {what}", host=HOST, what=st.sampled_from(["are lost", "come again"])),
         of("agent of {host} {what}", host=HOST, what=st.sampled_from(["is killed", "starts"])),
         of("clock of {host} jumps {offset}", host=HOST, offset=st.sampled_from(["+1h", "-1h"])),
+        of("host {host} {what}", host=HOST, what=st.sampled_from(["dies", "comes back"])),
+        of("operator confirms that {host} is dead", host=HOST),
+        of("fence of {host} {what}", host=HOST, what=st.sampled_from(["fails", "works"])),
         of("host {host} reboots in {time}", host=HOST, time=st.sampled_from(["2s", "20s"])),
         st.sampled_from(["server is killed", "server starts", "server is killed for 3s"]),
         st.sampled_from(["database is away", "database is back"]),
@@ -173,13 +182,13 @@ class Watch:
 
         async def checked(method: str, instance_id: str | None, act: Callable[[], Any]) -> Any:
             if instance_id is not None and method in self.CHANGES:
-                await self._check(world, method, instance_id)
+                await self._check(world, name, method, instance_id)
             return await call(method, instance_id, act)
 
         hypervisor.witness = seen
         setattr(hypervisor, "call", checked)  # noqa: B010 (to the checkers, a method is no variable)
 
-    async def _check(self, world: World, method: str, instance_id: str) -> None:
+    async def _check(self, world: World, host: str, method: str, instance_id: str) -> None:
         """Compare a call that begins with the locks that hold."""
         row: Instance | None = await world.database.look(
             lambda connection: instances.get(connection, instance_id)
@@ -188,6 +197,9 @@ class Watch:
             lambda connection: operations.unfinished(connection, instance_id)
         )
         if row is None:
+            return
+        if row.host != host and method not in self.STARTS:
+            # A host is rid of what was made anew elsewhere while it was dead.
             return
         if not under_way:
             self.wrong.append(f"{method} of {row.name} without an operation")
