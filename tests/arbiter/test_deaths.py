@@ -22,6 +22,7 @@ from stateward.operations.placing import Place
 from stateward.settings import DeathSettings, Settings
 from stateward.simulation import loop
 from stateward.simulation.log import Log
+from stateward.simulation.operators import SimulatedPower
 from stateward.simulation.script import HostLine
 from stateward.simulation.world import World, empty_database
 from stateward.store import host_plans, hosts, operations, strays
@@ -132,7 +133,8 @@ def play(
     async def run() -> None:
         lines = [HostLine(name=name, shared=shared) for name in names]
         settings = Settings(death=DeathSettings(**death))
-        async with World(lines, settings, Log(asyncio.get_running_loop().time), seed=1) as world:
+        log = Log(asyncio.get_running_loop().time)
+        async with World(lines, settings, log, SimulatedPower, seed=1) as world:
             await body(Cluster(world))
 
     # Made on a loop of its own.
