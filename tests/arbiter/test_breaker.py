@@ -186,6 +186,20 @@ async def test_a_few_are_brought_back_without_asking(host: Host) -> None:
     assert (await host.frozen(), await host.events()) == (None, [])
 
 
+async def test_what_a_lock_keeps_off_is_off_again_at_once(host: Host) -> None:
+    """It waits for no others, as what nobody has locked does (R7)."""
+    locked, other = host.ids[:2]
+    for each in (locked, other):
+        await host.stack.do("stop", each)
+    await host.stack.immediate.lock(locked, actor(), reason=None, project_id=None)
+    for each in (locked, other):
+        host.stack.hypervisor.start(each)
+    await asyncio.sleep(0.1)
+    assert [host.stack.guest(each) for each in (locked, other)] == [Observed.SHUTOFF, Observed.RUNNING]
+    await asyncio.sleep(60)
+    assert host.stack.guest(other) is Observed.SHUTOFF
+
+
 async def test_what_was_asked_for_is_no_deviation(host: Host) -> None:
     """Everything on the host is stopped at once, by its owners."""
     for each in host.ids:

@@ -209,10 +209,10 @@ class Intake:
         due = await self._database.write(lambda connection: _observed(connection, host, weighed.news))
         if weighed.frozen is None:
             self._breaker.let(host, weighed.changing)
-        claimed = {each.instance_id for each in weighed.claims}
-        pause = self._breaker.pause(host, weighed.total) if claimed else 0.0
+        waiting = {each.instance_id for each in weighed.claims} - weighed.urgent
+        pause = self._breaker.pause(host, weighed.total) if waiting else 0.0
         for instance_id in due:
-            self._judge(pause if instance_id in claimed else 0.0, instance_id)
+            self._judge(pause if instance_id in waiting else 0.0, instance_id)
 
     async def _sweep_begins(self, report: Report, weighed: Weighed) -> None:
         """Freeze the host with the first word of a sweep, and see the whole of it."""

@@ -20,6 +20,9 @@ _NOTHING = frozenset({Kind.AGREE, Kind.IGNORE})
 #: The same of what was seen before: an alert is told once, and not due again; of a sweep it counts while that lasts.
 _TOLD = _NOTHING | {Kind.ALERT}
 
+#: What has a guest off again; of one that is off, as it may be after all, it takes nothing.
+_OFF_AGAIN = frozenset({"restore_off", "restore_suspend"})
+
 
 class Known:
     """What is known of a host in this life of the process."""
@@ -72,6 +75,8 @@ class Weighed(msgspec.Struct, frozen=True):
     booted: bool
     #: What was seen of guests whose records name another host.
     strays: list[Observation]
+    #: Those of the claims that wait for no others: what a lock keeps off is on (R6, R7).
+    urgent: frozenset[str]
 
     @property
     def harmless(self) -> list[Observation]:
@@ -103,6 +108,7 @@ def weigh(
     claims: list[Observation] = []
     changing: list[str] = []
     strays: list[Observation] = []
+    urgent: set[str] = set()
     for row in rows:
         seen = named.get(row.id) or Observation(
             instance_id=row.id, observed=Observed.MISSING, cause=Cause.OTHER, seq=report.seq, at=report.at
@@ -122,8 +128,14 @@ def weigh(
             claims.append(seen)
         if changed and follows:
             changing.append(row.id)
+        if (
+            follows
+            and row.locked_by is not None
+            and row.verdict(seen.observed, seen.cause).action in _OFF_AGAIN
+        ):
+            urgent.add(row.id)
     total = len(living) if report.complete or not claims else observations.living(connection, host)
-    return Weighed(news, claims, changing, total, frozen, booted, strays)
+    return Weighed(news, claims, changing, total, frozen, booted, strays, frozenset(urgent))
 
 
 def _follows(row: observations.Seen, seen: Observation, policies: Policies, *, done: frozenset[Kind]) -> bool:
