@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
@@ -11,6 +11,8 @@ import sqlalchemy as sa
 from stateward.domain.evacuation import Move, MoveState, PlanKind, PlanState
 from stateward.domain.states import VmState
 from stateward.store.host_tables import HOST_MOVES, HOST_PLANS
+
+T = TypeVar("T")
 
 _PLANS = HOST_PLANS.c
 _MOVES = HOST_MOVES.c
@@ -77,8 +79,7 @@ def insert(connection: sa.Connection, plan: KeptPlan, moves: Sequence[Move]) -> 
 
 def get(connection: sa.Connection, plan_id: str) -> KeptPlan | None:
     """Return a plan; None when there is none."""
-    row = connection.execute(sa.select(HOST_PLANS).where(_PLANS.id == plan_id)).one_or_none()
-    return None if row is None else _plan_of(row)
+    return _plan_of(connection.execute(sa.select(HOST_PLANS).where(_PLANS.id == plan_id)))
 
 
 def of_host(connection: sa.Connection, host: str, kind: PlanKind) -> KeptPlan | None:
@@ -88,8 +89,8 @@ def of_host(connection: sa.Connection, host: str, kind: PlanKind) -> KeptPlan | 
         .where(_PLANS.host == host, _PLANS.kind == kind.value)
         .order_by(_PLANS.made_at.desc(), _PLANS.id)
         .limit(1)
-    ).one_or_none()
-    return None if row is None else _plan_of(row)
+    )
+    return _plan_of(row)
 
 
 def in_state(connection: sa.Connection, state: PlanState) -> list[KeptPlan]:
@@ -97,22 +98,13 @@ def in_state(connection: sa.Connection, state: PlanState) -> list[KeptPlan]:
     rows = connection.execute(
         sa.select(HOST_PLANS).where(_PLANS.state == state.value).order_by(_PLANS.made_at, _PLANS.id)
     )
-    return [_plan_of(row) for row in rows]
+    return [_read(row, KeptPlan) for row in rows.mappings()]
 
 
 def moves(connection: sa.Connection, plan_id: str) -> list[KeptMove]:
     """Return a plan's lines in their order."""
     rows = connection.execute(sa.select(HOST_MOVES).where(_MOVES.plan_id == plan_id).order_by(_MOVES.number))
-    return [
-        KeptMove(
-            **{
-                **row._asdict(),
-                "vm_state": VmState(row.vm_state),
-                "state": MoveState(row.state),
-            }
-        )
-        for row in rows
-    ]
+    return [_read(row, KeptMove) for row in rows.mappings()]
 
 
 def approve(connection: sa.Connection, plan_id: str, by: str, now: float) -> bool:
@@ -186,5 +178,11 @@ def _become(
     return changed.rowcount == 1
 
 
-def _plan_of(row: sa.Row[Any]) -> KeptPlan:
-    return KeptPlan(**{**row._asdict(), "kind": PlanKind(row.kind), "state": PlanState(row.state)})
+def _plan_of(rows: sa.CursorResult[Any]) -> KeptPlan | None:
+    row = rows.mappings().one_or_none()
+    return None if row is None else _read(row, KeptPlan)
+
+
+def _read(row: sa.RowMapping, kind: type[T]) -> T:
+    # SQLAlchemy's names are a kind of str of its own, which msgspec does not take.
+    return msgspec.convert({str(name): value for name, value in row.items()}, kind)
