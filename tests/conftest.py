@@ -34,6 +34,7 @@ def pytest_sessionstart() -> None:
     asyncio.set_event_loop(None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before who shares them out looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Share the tests out among processes; give real guests time; and skip them where not root, here alone.
 
