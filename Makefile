@@ -10,7 +10,7 @@ SOURCES := src tests $(if $(wildcard tools/*.py tools/*/*.py),tools)
 # What is passed on: make test ARGS='-k lock', make bench ARGS=--help
 ARGS ?=
 # As many processes as the machine has cores; tests/conftest.py says which tests stay together.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 STATEWARD_DATA ?= .stateward
 STATEWARD_LISTEN ?= 127.0.0.1:8774

@@ -17,6 +17,8 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from looptime import LoopTimeEventLoop
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from stateward.store.engine import Database, PostgresDatabase, SqliteDatabase, open_database
 from stateward.store.schema import migrate
@@ -34,12 +36,29 @@ def pytest_sessionstart() -> None:
     asyncio.set_event_loop(None)
 
 
-@pytest.hookimpl(tryfirst=True)  # before who shares them out looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Share the tests out among processes; give real guests time; and skip them where not root, here alone.
+class Shares(LoadFileScheduling):
+    """Shares the tests out among processes: a file's stay together, because of what they share.
 
-    A file's tests stay together, because of what they share. All real guests stay together too, and come first: they
-    take longest, and two processes with guests would have half of the machine each.
+    All real guests stay together too: two processes with guests would have half of the machine each.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "guests" if _has_guests(file) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Shares:
+    """Have the tests shared out in this way."""
+    return Shares(config, log)
+
+
+def _has_guests(file: str) -> bool:
+    return file.startswith("tests/guests/") or file.partition("::")[0].endswith("_real.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have real guests first, because they take longest; give them time; and skip them where not root, here alone.
+
     What is tried on both databases is tried on SQLite alone by ``make check``.
     The first test of a session with guests also makes their files, of packages that it downloads.
     Their libvirtd must be nobody else's, so it gets a mount namespace; and its networks need bridges and NAT. A user's
@@ -53,9 +72,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("guests") is None)
     for item in items:
         if item.get_closest_marker("guests") is None:
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
             continue
-        item.add_marker(pytest.mark.xdist_group("guests"))
+        if not _has_guests(item.nodeid):
+            raise pytest.UsageError(
+                f"{item.nodeid} has a real guest: it belongs into a file below tests/guests."
+            )
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(600))
         if os.geteuid() != 0:
