@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stateward.domain.actions import ACTIONS, Role, key
+from stateward.domain.actions import ACTIONS, BY_KEY, Role, key
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.records import OperationState
 from stateward.domain.states import VmState
@@ -32,7 +32,8 @@ async def test_it_is_deleted_at_once(desk: Desk, action: str) -> None:
 )
 async def test_whatever_needs_an_agent_is_refused(desk: Desk, action: str) -> None:
     """In Nova's words, and nothing is changed."""
-    instance_id = await desk.add(host="", zone="", vm_state="error")
+    adopted = "theirs" if BY_KEY[action].needs_adopted else None
+    instance_id = await desk.add(host="", zone="", vm_state="error", adopted_as=adopted)
     before = await desk.row(instance_id)
     with pytest.raises(Refused) as refused:
         await desk.admit(action, instance_id)

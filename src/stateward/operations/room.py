@@ -62,9 +62,11 @@ def _evacuated(
     """Have an instance be on another host than the one that was fenced, which is to be rid of it when it returns.
 
     Raises:
-        Refused: its host is not fenced, or its disk is there, or no other host has room.
+        Refused: it is on no host, or its host is not fenced, or its disk is there, or no other host has room.
     """
     left = instance.host
+    if not left:
+        raise Refused(Refusal.NO_HOST, instance_id=instance.id)
     fenced = hosts.hold_fenced(connection, left)
     if fenced is None:
         raise Refused(Refusal.NOT_FENCED, instance_id=instance.id, host=left)
