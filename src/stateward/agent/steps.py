@@ -6,11 +6,12 @@ operation, or an order to this one, interrupts at once. It never looks at the re
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from stateward.agent.driver import Driver
+from stateward.agent.driver import Driver, GuestMissing
 from stateward.agent.ladder import shut_down
 from stateward.agent.work import Work, look
 from stateward.domain.records import GuestSpec
@@ -35,6 +36,13 @@ async def define(work: Work) -> None:
         return
     await work.driver.define(msgspec.structs.replace(work.dispatch.guest, rescue=None))
     await work.driver.mark_fence(work.dispatch.instance_id, work.dispatch.fence)
+
+
+async def take_back(work: Work) -> None:
+    """Have an adopted guest be ours, whatever was done about that before; one that has gone is no error."""
+    if work.dispatch.guest.adopted:
+        with contextlib.suppress(GuestMissing):
+            await adopt(work)
 
 
 async def adopt(work: Work) -> None:
@@ -160,6 +168,7 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.PUBLISH_SNAPSHOT: publish_snapshot,
     Step.STAND_DOWN: stand_down,
     Step.ADOPT: adopt,
+    Step.TAKE_BACK: take_back,
     Step.RELEASE: _simple(lambda driver, instance_id: driver.release(instance_id)),
 }
 

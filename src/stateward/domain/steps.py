@@ -40,12 +40,13 @@ class Step(enum.StrEnum):
     PUBLISH_SNAPSHOT = "publish_snapshot"
     STAND_DOWN = "stand_down"
     ADOPT = "adopt"
+    TAKE_BACK = "take_back"
     RELEASE = "release"
 
 
 #: What changes nothing of an instance: an operation that fails there leaves it as it was. Only these may come before
 #: a guest is asked to shut down.
-LOOKS: Final = frozenset({Step.CHECK_IMAGE, Step.CHECK_RESCUE_IMAGE})
+LOOKS: Final = frozenset({Step.CHECK_IMAGE, Step.CHECK_RESCUE_IMAGE, Step.TAKE_BACK})
 
 #: What writes or reads a disk, or a definition, that is the instance's own: of an adopted guest they are its owner's.
 NEEDS_OWN: Final = frozenset(
@@ -89,6 +90,7 @@ STEP_SAYS: Final[dict[Step, str]] = {
     Step.SNAPSHOT: "Copy the disk as it is at one moment into a file.",
     Step.STAND_DOWN: "Do nothing; what an older operation was doing has ended.",
     Step.ADOPT: "Mark somebody else's guest as adopted, autostart and restart-on-crash off; it runs on.",
+    Step.TAKE_BACK: "Mark an adopted guest again that is being given back, or was not marked yet; any other is left.",
     Step.RELEASE: "Take the mark off an adopted guest and put back what it was; it runs on.",
     Step.PUBLISH_SNAPSHOT: "Hand that file to the image store, and delete it.",
 }

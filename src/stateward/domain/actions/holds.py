@@ -28,8 +28,9 @@ _hold = functools.partial(
 _ON: Final = frozenset({VmState.ACTIVE, VmState.PAUSED, VmState.STOPPED, VmState.RESCUED})
 #: Where the record stays what it is, with a guest that is off.
 _STAYS: Final = frozenset({VmState.RESIZED, VmState.SHELVED, VmState.SOFT_DELETED, VmState.ERROR})
-_CLEAN: Final = (Step.SHUT_DOWN, Step.POWER_OFF, Step.DISCARD_MEMORY)
-_FORCED: Final = (Step.POWER_OFF, Step.DISCARD_MEMORY)
+#: First: an adopted guest that is being given back is kept after all.
+_CLEAN: Final = (Step.TAKE_BACK, Step.SHUT_DOWN, Step.POWER_OFF, Step.DISCARD_MEMORY)
+_FORCED: Final = (Step.TAKE_BACK, Step.POWER_OFF, Step.DISCARD_MEMORY)
 
 HOLDS: Final[tuple[Action, ...]] = (
     *(
@@ -64,7 +65,7 @@ HOLDS: Final[tuple[Action, ...]] = (
         pending=TaskState.SUSPENDING,
         becomes=VmState.SUSPENDED,
         wants=Observed.SUSPENDED,
-        steps=(Step.SAVE_IF_ON,),
+        steps=(Step.TAKE_BACK, Step.SAVE_IF_ON),
         says="Hold it: save the guest's memory and take its power, overtaking whatever is in flight.",
     ),
     _hold(
@@ -73,7 +74,7 @@ HOLDS: Final[tuple[Action, ...]] = (
         pending=TaskState.POWERING_OFF,
         becomes=VmState.STOPPED,
         wants=Observed.SHUTOFF,
-        steps=(Step.POWER_OFF, Step.PREPARE_DISK, Step.DEFINE),
+        steps=(Step.TAKE_BACK, Step.POWER_OFF, Step.PREPARE_DISK, Step.DEFINE),
         on_failure=OnFailure.ERROR,
         says="Hold one that is being made: it is made, and not started.",
     ),
@@ -83,7 +84,7 @@ HOLDS: Final[tuple[Action, ...]] = (
         pending=TaskState.SUSPENDING,
         becomes=VmState.SUSPENDED,
         wants=Observed.SUSPENDED,
-        steps=(Step.SAVE_IF_ON,),
+        steps=(Step.TAKE_BACK, Step.SAVE_IF_ON),
         says="Hold one that is suspended: its memory stays saved, or is saved again if it was being resumed.",
     ),
     _hold(
