@@ -14,7 +14,7 @@ from unittest import mock
 import sqlalchemy as sa
 from starlette.types import Message, Receive, Scope, Send
 
-from stateward import server
+from stateward import plane, server
 from stateward.api.app import Ready, build
 from stateward.api.compute import services
 from stateward.api.images import Images
@@ -151,9 +151,9 @@ def never_used_up(
 
 #: What is put in the place of what.
 FAULTS: Final[dict[str, dict[tuple[Any, str], Callable[..., Any]]]] = {
-    "check-then-act": {(server, "Admission"): broken.CheckThenAct},
-    "early-expiry": {(server, "Expiry"): EarlyExpiry, (services, "Locking"): EarlyLocking},
-    "stale-expiry": {(server, "Expiry"): StaleExpiry},
+    "check-then-act": {(plane, "Admission"): broken.CheckThenAct},
+    "early-expiry": {(plane, "Expiry"): EarlyExpiry, (plane, "Locking"): EarlyLocking},
+    "stale-expiry": {(plane, "Expiry"): StaleExpiry},
     "releases-another-with-it": {(services, "Locking"): ByName},
     "releases-anybody's": {(locking, "may_release"): lambda *_: True},
     "hold-overtakes-nothing": {(finishing, "supersede"): polite},
