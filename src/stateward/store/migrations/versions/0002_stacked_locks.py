@@ -20,8 +20,9 @@ _OLD = sa.table(
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("instances") as batch:
-        batch.add_column(sa.Column("kept_off", sa.Boolean(), server_default=sa.false(), nullable=False))
+    # Not in a batch: of a column with a default Alembic makes a new table on SQLite, and drops the one that rows of
+    # others refer to.
+    op.add_column("instances", sa.Column("kept_off", sa.Boolean(), server_default=sa.false(), nullable=False))
     # Made anew: its unique constraint is another, and PostgreSQL does not have two tables with indexes of one name.
     kept = [dict(row) for row in op.get_bind().execute(sa.select(_OLD)).mappings()]
     op.drop_table("locks")

@@ -120,8 +120,7 @@ _OF_THOSE_THAT_ARE: Final = (
 
 
 def _state_intervals() -> None:
-    with op.batch_alter_table("instances") as batch:
-        batch.add_column(sa.Column("state_since", sa.Double(), nullable=True))
+    op.add_column("instances", sa.Column("state_since", sa.Double(), nullable=True))
     op.create_table(
         "state_intervals",
         sa.Column(
@@ -222,24 +221,24 @@ def _webhooks() -> None:
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("instances") as batch:
-        batch.add_column(sa.Column("adopted_as", sa.String(length=255), nullable=True))
-    with op.batch_alter_table("hosts") as batch:
-        batch.add_column(sa.Column("boot_id", sa.String(length=64), nullable=True))
-        batch.add_column(sa.Column("frozen", sa.String(length=16), nullable=True))
-        batch.add_column(sa.Column("frozen_at", sa.Double(), nullable=True))
-        batch.add_column(sa.Column("frozen_detail", sa.Text(), nullable=True))
-        batch.add_column(
-            sa.Column("condition", sa.String(length=16), nullable=False, server_default=sa.text("'up'"))
-        )
-        batch.add_column(sa.Column("condition_at", sa.Double(), nullable=True))
-        batch.add_column(sa.Column("condition_detail", sa.Text(), nullable=True))
-        batch.add_column(sa.Column("heard_seq", sa.BigInteger(), nullable=False, server_default=sa.text("0")))
-        batch.add_column(sa.Column("shared", sa.Boolean(), nullable=False, server_default=sa.false()))
-        batch.add_column(sa.Column("maintenance_until", sa.Double(), nullable=True))
-        batch.add_column(sa.Column("booted_id", sa.String(length=64), nullable=True))
-        batch.add_column(sa.Column("booted_seq", sa.BigInteger(), nullable=False, server_default="0"))
-        batch.add_column(sa.Column("booted_at", sa.Double(), nullable=True))
+    # Not in batches: a new table would be made of columns with defaults on SQLite (0002).
+    op.add_column("instances", sa.Column("adopted_as", sa.String(length=255), nullable=True))
+    for column in (
+        sa.Column("boot_id", sa.String(length=64), nullable=True),
+        sa.Column("frozen", sa.String(length=16), nullable=True),
+        sa.Column("frozen_at", sa.Double(), nullable=True),
+        sa.Column("frozen_detail", sa.Text(), nullable=True),
+        sa.Column("condition", sa.String(length=16), nullable=False, server_default="up"),
+        sa.Column("condition_at", sa.Double(), nullable=True),
+        sa.Column("condition_detail", sa.Text(), nullable=True),
+        sa.Column("heard_seq", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("shared", sa.Boolean(), nullable=False, server_default=sa.false()),
+        sa.Column("maintenance_until", sa.Double(), nullable=True),
+        sa.Column("booted_id", sa.String(length=64), nullable=True),
+        sa.Column("booted_seq", sa.BigInteger(), nullable=False, server_default="0"),
+        sa.Column("booted_at", sa.Double(), nullable=True),
+    ):
+        op.add_column("hosts", column)
     op.create_table(
         "sweeps",
         sa.Column("host", sa.String(length=255), nullable=False),
@@ -250,7 +249,6 @@ def upgrade() -> None:
     _hosts_that_die()
     _boots()
     _webhooks()
-    # The last: a table that SQLite copies loses its triggers.
     _state_intervals()
 
 
@@ -337,8 +335,7 @@ def downgrade() -> None:
         ):
             op.execute(f"DROP TRIGGER {name}")
     op.drop_table("state_intervals")
-    with op.batch_alter_table("instances") as batch:
-        batch.drop_column("state_since")
+    op.drop_column("instances", "state_since")
     for name in (
         "tallies",
         "webhook_letters",
@@ -349,23 +346,21 @@ def downgrade() -> None:
         "strays",
     ):
         op.drop_table(name)
-    with op.batch_alter_table("instances") as batch:
-        batch.drop_column("adopted_as")
+    op.drop_column("instances", "adopted_as")
     op.drop_table("sweeps")
-    with op.batch_alter_table("hosts") as batch:
-        for name in (
-            "maintenance_until",
-            "shared",
-            "heard_seq",
-            "condition_detail",
-            "condition_at",
-            "condition",
-            "booted_at",
-            "booted_seq",
-            "booted_id",
-            "frozen_detail",
-            "frozen_at",
-            "frozen",
-            "boot_id",
-        ):
-            batch.drop_column(name)
+    for name in (
+        "maintenance_until",
+        "shared",
+        "heard_seq",
+        "condition_detail",
+        "condition_at",
+        "condition",
+        "booted_at",
+        "booted_seq",
+        "booted_id",
+        "frozen_detail",
+        "frozen_at",
+        "frozen",
+        "boot_id",
+    ):
+        op.drop_column("hosts", name)
