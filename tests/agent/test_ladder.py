@@ -77,7 +77,9 @@ async def test_no_row_does_anything_before_its_guest_s_shutdown() -> None:
         for row in ACTIONS
         if Step.SHUT_DOWN in row.steps
     }
-    assert {name: steps for name, steps in before.items() if not LOOKS.issuperset(steps)} == {}
+    # What takes an adopted guest back marks it, and does nothing to it.
+    harmless = LOOKS | {Step.TAKE_BACK}
+    assert {name: steps for name, steps in before.items() if not harmless.issuperset(steps)} == {}
 
 
 async def test_what_may_be_saved_ends_with_a_guest_that_is_off() -> None:

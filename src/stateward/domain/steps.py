@@ -44,9 +44,9 @@ class Step(enum.StrEnum):
     RELEASE = "release"
 
 
-#: What changes nothing of an instance: an operation that fails there leaves it as it was. Only these may come before
-#: a guest is asked to shut down.
-LOOKS: Final = frozenset({Step.CHECK_IMAGE, Step.CHECK_RESCUE_IMAGE, Step.TAKE_BACK})
+#: What changes nothing of an instance: an operation that fails there leaves it as it was. Besides ``TAKE_BACK`` only
+#: these may come before a guest is asked to shut down.
+LOOKS: Final = frozenset({Step.CHECK_IMAGE, Step.CHECK_RESCUE_IMAGE})
 
 #: What writes or reads a disk, or a definition, that is the instance's own: of an adopted guest they are its owner's.
 NEEDS_OWN: Final = frozenset(

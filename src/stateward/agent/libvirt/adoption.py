@@ -103,11 +103,13 @@ def adopt(connection: libvirt.virConnect, spec: GuestSpec) -> xml.Identity:
     if not domain.isPersistent():
         connection.defineXML(domain.XMLDesc(_WHOLE))
     definition = foreign_xml.parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    # Before the mark: who adopts at the same moment marks first and changes then, so without a mark it is unchanged.
+    autostart = bool(domain.autostart())
     stored = guests.identity(domain)
     before = None if stored is None else stored.before
     if before is None:
         before = xml.Before(
-            autostart=bool(domain.autostart()),
+            autostart=autostart,
             on_poweroff=definition.on_poweroff,
             on_crash=definition.on_crash,
         )
