@@ -34,6 +34,7 @@ from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.networks import PortAddress, mac_of
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
+from stateward.domain.states import Cause
 from stateward.domain.strangers import Stranger
 from stateward.domain.sweeps import Trace
 from stateward.settings import BOOT_ID_FILE
@@ -98,6 +99,8 @@ class LibvirtDriver(DiskCalls):
         self._known: dict[bytes, xml.Identity | None] = {}
         #: A domain was off when all were listed last.
         self._some_off = True
+        #: The guests that ran in the last list, by their ids: of a thousand that still do nothing is said anew.
+        self._steady: dict[bytes, _Steady] = {}
         #: Counts the events that made some of that untrue.
         self._definitions = 0
         #: Requests to agents inside guests that were not answered yet.
@@ -320,7 +323,8 @@ class LibvirtDriver(DiskCalls):
             self._some_off = any(stat["state.state"] == libvirt.VIR_DOMAIN_SHUTOFF for _, stat in stats)
         learned: dict[bytes, xml.Identity | None] = {}
         found: builtins.list[Guest] = []
-        known = self._known
+        known, steady = self._known, dict[bytes, _Steady]()
+        before = {} if self._kernel.matters(Cause.OTHER) else self._steady
         for domain, stat in stats:
             uuid = domain.UUID()
             ours = known.get(uuid, _UNKNOWN)
@@ -329,13 +333,23 @@ class LibvirtDriver(DiskCalls):
             if ours is None:
                 continue
             state, reason = stat["state.state"], stat["state.reason"]
+            same = before.get(uuid)
+            if same is not None and same[0] == state and same[1] == reason and same[2] is ours:
+                steady[uuid] = same
+                found.append(same[3])
+                continue
             if (state, reason) == guests.OFF_BY_A_SAVE and uuid not in saved:
                 now, cause = guests.look(domain)
             else:
                 now, cause = observed(state, reason, saved=uuid in saved)
             if self._kernel.matters(cause):
                 cause = self._kernel.cause(domain.name(), now, cause)
-            found.append(Guest(instance_id=ours.instance_id, observed=now, cause=cause, fence=ours.fence))
+            guest = Guest(instance_id=ours.instance_id, observed=now, cause=cause, fence=ours.fence)
+            if state == libvirt.VIR_DOMAIN_RUNNING:
+                # Of these nothing else has a say: neither a saved memory, nor the kernel.
+                steady[uuid] = (state, reason, ours, guest)
+            found.append(guest)
+        self._steady = steady
         return found, learned
 
     def _addresses(
@@ -398,6 +412,9 @@ class LibvirtDriver(DiskCalls):
 
 #: Stands for a domain that nothing is known of yet; None stands for one that is not ours.
 _UNKNOWN: Final = xml.Identity(instance_id="", project_id="", fence=0)
+
+#: A guest's state, its reason, what is kept with it, and what is said of it.
+_Steady = tuple[int, int, xml.Identity, Guest]
 
 
 def _given(ours: xml.Identity, leases: Mapping[str, Mapping[str, Sequence[str]]]) -> tuple[PortAddress, ...]:
