@@ -9,6 +9,8 @@ BIN := .venv/bin
 SOURCES := src tests $(if $(wildcard tools/*.py tools/*/*.py),tools)
 # What is passed on: make test ARGS='-k lock', make bench ARGS=--help
 ARGS ?=
+# As many processes as the machine has cores; tests/conftest.py says which tests stay together.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 STATEWARD_DATA ?= .stateward
 STATEWARD_LISTEN ?= 127.0.0.1:8774
@@ -41,10 +43,10 @@ static: dev
 	@echo "==> import layers";  $(BIN)/lint-imports --no-logo
 
 check: static ## Lint, types, layers, and the fast tests
-	@echo "==> fast tests";     $(BIN)/pytest -m "not guests and not slow" $(ARGS)
+	@echo "==> fast tests";     $(BIN)/pytest $(PARALLEL) -m "not guests and not slow" $(ARGS)
 
 test: static ## Lint, types, layers, and all the tests, those with real guests too
-	@echo "==> all tests";      $(BIN)/pytest $(ARGS)
+	@echo "==> all tests";      $(BIN)/pytest $(PARALLEL) $(ARGS)
 
 bench: dev ## Measure it
 	@exec $(BIN)/python -m tools.bench $(ARGS)

@@ -17,6 +17,8 @@ import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from looptime import LoopTimeEventLoop
+from xdist.remote import Producer
+from xdist.scheduler import LoadFileScheduling
 
 from stateward.store.engine import Database, PostgresDatabase, SqliteDatabase, open_database
 from stateward.store.schema import migrate
@@ -34,17 +36,47 @@ def pytest_sessionstart() -> None:
     asyncio.set_event_loop(None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give real guests time; and skip them where not root, here alone.
+class Shares(LoadFileScheduling):
+    """Shares the tests out among processes: a file's stay together, because of what they share.
 
-    The first test of a session also makes the guest's files, of packages that it downloads.
+    All real guests stay together too: two processes with guests would have half of the machine each.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "guests" if _has_guests(file) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Shares:
+    """Have the tests shared out in this way."""
+    return Shares(config, log)
+
+
+def _has_guests(file: str) -> bool:
+    return file.startswith("tests/guests/") or file.partition("::")[0].endswith("_real.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have real guests first, because they take longest; give them time; and skip them where not root, here alone.
+
+    What is tried on both databases is tried on SQLite alone by ``make check``.
+    The first test of a session with guests also makes their files, of packages that it downloads.
     Their libvirtd must be nobody else's, so it gets a mount namespace; and its networks need bridges and NAT. A user's
     own libvirtd has neither: with it half of these tests would test something else.
     """
     reason = "a libvirtd of the tests' own needs root: it gets a mount namespace, bridges and NAT"
     for item in items:
+        parameters = getattr(item, "callspec", None)
+        if parameters is not None and "postgresql" in parameters.params.values():
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: item.get_closest_marker("guests") is None)
+    for item in items:
         if item.get_closest_marker("guests") is None:
             continue
+        if not _has_guests(item.nodeid):
+            raise pytest.UsageError(
+                f"{item.nodeid} has a real guest: it belongs into a file below tests/guests."
+            )
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(600))
         if os.geteuid() != 0:
@@ -130,15 +162,18 @@ def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.URL]
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest) -> Iterator[sa.URL]:
-    """Name a fresh database, on SQLite and on PostgreSQL."""
-    if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite_url")
-        return
-    server: postgres.Postgres = request.getfixturevalue("postgres_server")
-    with server.database() as url:
+@pytest.fixture
+def postgres_url(postgres_server: postgres.Postgres) -> Iterator[sa.URL]:
+    """Name a fresh database of the PostgreSQL server."""
+    with postgres_server.database() as url:
         yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> sa.URL:
+    """Name a fresh database, on SQLite and on PostgreSQL."""
+    url: sa.URL = request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url")
+    return url
 
 
 @pytest_asyncio.fixture

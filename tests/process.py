@@ -26,8 +26,13 @@ class Served(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def environment(self) -> dict[str, str]:
         """The environment in which clients find it."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
-        return kept | {"OS_CLIENT_CONFIG_FILE": str(self.data / "clouds.yaml")}
+        return environment_of(self.data)
+
+
+def environment_of(data: Path) -> dict[str, str]:
+    """Return the environment in which clients find the server on a data folder."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("OS_")}
+    return kept | {"OS_CLIENT_CONFIG_FILE": str(data / "clouds.yaml")}
 
 
 def command(*words: str | Path) -> list[str]:

@@ -94,6 +94,7 @@ def instance(**changes: Any) -> Instance:
         "seed": SeedFacts(),
         "ports": (),
         "addresses": (),
+        "kept_off": False,
         "addresses_seq": 0,
     }
     record |= values(**changes)

@@ -11,12 +11,15 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.agent.agent import Agent
+from stateward.agent.driver import Driver
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from stateward.arbiter.reconcile import Arbiter
 from stateward.bus.console import LocalConsoles
 from stateward.bus.memory import Disorder, MemoryBus
 from stateward.domain.actions import BY_KEY
+from stateward.domain.boots import Pace
 from stateward.domain.locks import ActorKind
+from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import FlavorFacts, ImageFacts, Instance, Operation
 from stateward.domain.states import Observed
 from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
@@ -70,6 +73,10 @@ class FailingDatabase:
             raise StoreUnavailable("The database cannot be used now: no room")
         return await self._database.write(work)
 
+    async def seal(self) -> None:
+        """Seal."""
+        await self._database.seal()
+
     async def close(self) -> None:
         """Leave the closing to whoever opened it."""
 
@@ -90,20 +97,41 @@ def new_instance(words: str = "", properties: Mapping[str, str] = {}, **changes:
 class Stack:
     """One process's worth of everything, on host ``h``."""
 
-    def __init__(self, database: Database, folder: Path, disorder: Disorder | None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        folder: Path,
+        disorder: Disorder | None,
+        *,
+        around: Callable[[Driver], Driver] = lambda driver: driver,
+        pace: Pace | None = None,
+        after: Stack | None = None,
+        policies: Policies = NO_POLICIES,
+    ) -> None:
+        """Compose it.
+
+        Args:
+            database: the store.
+            folder: gets the agent's journal.
+            disorder: how badly the bus behaves.
+            around: put around the agent's driver.
+            pace: of restarts after a boot of the host.
+            after: the process before it, whose hypervisor goes on.
+            policies: what the arbiter follows besides its table.
+        """
         self.database = FailingDatabase(database)
         self.clock = LoopClock()
         self.bus = MemoryBus(disorder)
-        self.hypervisor = SimulatedHypervisor()
+        self.hypervisor: SimulatedHypervisor = SimulatedHypervisor() if after is None else after.hypervisor
         self.consoles = LocalConsoles()
         self.dispatcher = Dispatcher(self.database, self.bus)
         self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self.dispatcher.wake)
-        self.arbiter = Arbiter(self.admission)
+        self.arbiter = Arbiter(self.admission, policies, pace)
         self.immediate = Immediate(self.admission, self.arbiter.wake)
         self.completion = Completion(self.admission, self.arbiter.wake)
         self.agent = Agent(
             host="h",
-            driver=SimulatedDriver(self.hypervisor),
+            driver=around(SimulatedDriver(self.hypervisor)),
             bus=self.bus,
             clock=self.clock,
             journal=folder / "journal.db",
@@ -114,7 +142,7 @@ class Stack:
         """Put everything up, and wait until the host was heard of."""
         await self.database.write(lambda connection: hosts.register(connection, "h", "nova"))
         await self.completion.start(self.bus)
-        await keep_heartbeats(self.bus, self.database)
+        self.heartbeats = await keep_heartbeats(self.bus, self.database, self.clock)
         await keep_progress(self.bus, self.database, lambda _operation_id: None)
         await self.arbiter.start(self.bus)
         await self.dispatcher.start()
@@ -136,6 +164,7 @@ class Stack:
         await self.dispatcher.stop()
         await self.arbiter.stop()
         await self.bus.close()
+        await self.heartbeats.stop()
 
     async def create(self, words: str = "", **properties: str) -> str:
         """Make a running instance and return its id."""
@@ -184,11 +213,10 @@ class Stack:
         """Return what was done to an instance, oldest first."""
         return [f"{each.action} {each.state}" for each in await self.operations(instance_id)]
 
-    async def verdicts(self, instance_id: str) -> list[dict[str, Any]]:
-        """Return the verdicts in the audit trail, oldest first."""
-        query = sa.select(AUDIT.c.detail).where(
-            AUDIT.c.instance_id == instance_id, AUDIT.c.event == "verdict"
-        )
+    async def verdicts(self, instance_id: str, event: str = "verdict") -> list[dict[str, Any]]:
+        """Return the verdicts in the audit trail, oldest first; or what was told besides them."""
+        await self.database.seal()
+        query = sa.select(AUDIT.c.detail).where(AUDIT.c.instance_id == instance_id, AUDIT.c.event == event)
         return list(
             await self.database.read(
                 lambda connection: connection.execute(query.order_by(AUDIT.c.number)).scalars().all()

@@ -42,7 +42,7 @@ def version(row: Action) -> int:
 
 def accepted(row: Action) -> int:
     """Return the status with which Nova 34 answers that it has begun what a row does."""
-    return {"rescue": 200, "confirmResize": 204, "delete": 204}.get(row.name, 202)
+    return {"rescue": 200, "confirmResize": 204, "delete": 204, "evacuate": 200}.get(row.name, 202)
 
 
 def members() -> list[str]:

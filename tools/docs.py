@@ -1,21 +1,23 @@
-"""Write what the docs say of the tables, from the tables: ``docs/actions.md`` and ``docs/states.svg``.
+"""Write what the docs say of the tables, from the tables: ``actions.md`` and the others of ``files``.
 
-Run as ``python tools/docs.py`` after a change of a table; a test compares the files with what this gives.
+Run as ``python -m tools.docs`` after a change of a table; a test compares the files with what this gives.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 from xml.sax.saxutils import escape
 
 from stateward.domain.actions import ACTIONS, CREATE, Action, Exempt, OnFailure, Role, key
+from stateward.domain.events import EVENT_TYPES, PREFIX, EventType
 from stateward.domain.locks import OperationClass
 from stateward.domain.states import VM_STATE_SAYS, VmState, status
 from stateward.domain.steps import STEP_SAYS
-from stateward.domain.verdicts import VERDICTS, Verdict
+from stateward.domain.verdicts import VERDICTS, Kind
+from tools.markdown import code, table
+from tools.verdict_docs import verdicts_md
 
 FOLDER: Final = Path(__file__).parent.parent / "docs"
 
@@ -26,20 +28,51 @@ _ALL_BUT_KEPT: Final = _LIVING - {VmState.SOFT_DELETED}
 
 def files() -> dict[Path, str]:
     """Return each generated file with its text."""
-    return {FOLDER / "actions.md": actions_md(), FOLDER / "states.svg": states_svg()}
+    return {
+        FOLDER / "actions.md": actions_md(),
+        FOLDER / "verdicts.md": verdicts_md(),
+        FOLDER / "events.md": events_md(),
+        FOLDER / "states.svg": states_svg(),
+    }
+
+
+def events_md() -> str:
+    """Return the table of events as Markdown."""
+    parts = [
+        "<!-- Written by tools/docs.py from the table in src/stateward/domain/events.py; change that. -->",
+        "# Events",
+        (
+            "What is told on the event stream and to webhooks ([telling](telling.md)), as CloudEvents 1.0."
+            f" All types begin with `{PREFIX}`. *Customers see* names the members of `data.detail` that a"
+            " project is told of its own instances; where it says *nothing*, only the operator is told."
+            " The operator is told all that the audit record says."
+        ),
+        table(("Type", "When", "Customers see"), map(_event_row, EVENT_TYPES)),
+        (
+            "`id` is the audit record's number, a dot, and which of its events it is; `subject` the instance;"
+            " `data` has `number`, `record`, `action`, `operation_id`, `actor`, `request_id`, `instance` and `detail`."
+            " Who did it is told to customers only of people of their own project."
+        ),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _event_row(row: EventType) -> tuple[str, str, str]:
+    shown = "nothing" if row.shown is None else ", ".join(f"`{name}`" for name in row.shown)
+    return f"`{row.name}`", row.says, shown + (", of what colleagues did" if row.own else "")
 
 
 # ---- the tables in words
 
 
 def actions_md() -> str:
-    """Return the tables as Markdown."""
+    """Return the tables of states, actions and steps as Markdown."""
     parts = [
         "<!-- Written by tools/docs.py from the tables in src/stateward/domain; change those. -->",
-        "# Actions, states and verdicts",
+        "# Actions and states",
         "![The states, and the actions that lead from one to another](states.svg)",
         "## States",
-        _table(
+        table(
             ("State", "Status", "Meaning"),
             ((f"`{state}`", status(state, None), VM_STATE_SAYS[state]) for state in VmState),
         ),
@@ -51,33 +84,18 @@ def actions_md() -> str:
             " tasks of *Over*, which it then overtakes. *Guard* names the classes of operations it belongs to,"
             " which locks can block, or says why none does."
         ),
-        _table(
+        table(
             (
                 *("Action", "Wire", "Since", "When", "Over", "Task", "Becomes"),
                 *("On failure", "Guard", "Policy", "Steps", "What it does"),
             ),
             (_action_row(row) for row in ACTIONS),
         ),
-        "## Verdicts",
-        "What is done when a guest is not as its record says; the first row that matches counts.",
-        _table(("Recorded", "Observed", "Cause", "Locked", "Verdict", "Why"), map(_verdict_row, VERDICTS)),
         "## Steps",
         "What operations are made of. Every step may be repeated: on a guest that is already so it does nothing.",
-        _table(("Step", "What it does"), ((f"`{step}`", says) for step, says in STEP_SAYS.items())),
+        table(("Step", "What it does"), ((f"`{step}`", says) for step, says in STEP_SAYS.items())),
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(head)
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |" for cells in lines
-    )
-
-
-def _code(values: Iterable[str]) -> str:
-    return ", ".join(f"`{value}`" for value in values)
 
 
 def _states(states: frozenset[VmState]) -> str:
@@ -85,7 +103,7 @@ def _states(states: frozenset[VmState]) -> str:
         return "any but `deleted`"
     if states == _ALL_BUT_KEPT:
         return "any but `deleted` and `soft-delete`"
-    return _code(state for state in VmState if state in states)
+    return code(state for state in VmState if state in states)
 
 
 def _action_row(row: Action) -> tuple[str, ...]:
@@ -107,7 +125,7 @@ def _action_row(row: Action) -> tuple[str, ...]:
         failure if row.is_operation else "",
         guard,
         f"{by}({row.policy.role})",
-        _code(row.steps),
+        code(row.steps),
         row.says,
     )
 
@@ -118,25 +136,12 @@ def _tasks(row: Action) -> str:
         return "any"
     missing = every - row.over
     if len(missing) == 1:
-        return f"any but {_code(missing)}"
-    return _code(sorted(row.over))
+        return f"any but {code(missing)}"
+    return code(sorted(row.over))
 
 
 def _classes(guard: OperationClass) -> str:
     return ", ".join(str(each.name).lower() for each in OperationClass if each in guard)
-
-
-def _verdict_row(row: Verdict) -> tuple[str, ...]:
-    what = {"action": row.action, "becomes": row.becomes}
-    then = next((f" `{value}`" for value in what.values() if value), "")
-    return (
-        f"`{row.expected}`",
-        f"`{row.observed}`",
-        "any" if row.causes is None else _code(sorted(row.causes)),
-        "either" if row.locked is None else ("yes" if row.locked else "no"),
-        f"{row.kind}{then}",
-        row.says,
-    )
 
 
 # ---- the states as a picture
@@ -164,6 +169,8 @@ _LANE: Final = 92.0
 #: How far along its arrow a label stands: not in the middle, where arrows cross.
 _LABEL_AT: Final = 0.3
 _LINE: Final = 15
+#: Causes that a label has room for.
+_FEW: Final = 2
 
 _AT: Final = {
     VmState.BUILDING: Point(130, 640),
@@ -213,10 +220,10 @@ def edges() -> dict[Edge, list[str]]:
                 if row.on_failure is OnFailure.ERROR and begin is not VmState.ERROR:
                     _label(found[Edge(begin, VmState.ERROR, "fails")], f"{row.name} fails")
     for verdict in VERDICTS:
-        if verdict.becomes is not None:
+        if verdict.becomes is not None and verdict.kind is Kind.ADOPT:
             labels = found[Edge(verdict.expected, verdict.becomes, "adopts")]
             label = f"seen {verdict.observed}"
-            if verdict.causes is not None:
+            if verdict.causes is not None and len(verdict.causes) <= _FEW:
                 label += f" ({', '.join(sorted(verdict.causes))})"
             _label(labels, label)
     return dict(found)

@@ -28,28 +28,19 @@ from stateward.api.console import ConsoleAccess, ConsoleTokens
 from stateward.api.faults import ApiFault
 from stateward.api.identity import Identity
 from stateward.api.images import Images
-from stateward.arbiter.reconcile import Arbiter, CrashLoop
 from stateward.bus.console import Consoles, LocalConsoles
 from stateward.bus.memory import MemoryBus
 from stateward.clock import SystemClock
 from stateward.clouds import write_clouds
 from stateward.domain.errors import Conflict, NotFound
-from stateward.domain.placement import Room, Rules
-from stateward.domain.shutdown import Layer, Limits
+from stateward.domain.webhooks import Patience
 from stateward.guest import agent as guest_agent, build as guest
 from stateward.guest.apt import GuestBuildError
-from stateward.operations.addresses import keep_addresses
-from stateward.operations.admission import Admission, ShutdownDefaults
-from stateward.operations.asking import end_lost
 from stateward.operations.changes import Changes
-from stateward.operations.completion import Completion
-from stateward.operations.control import Control
-from stateward.operations.dispatch import Dispatcher
-from stateward.operations.heartbeats import keep_heartbeats
-from stateward.operations.idempotency import OldKeys
-from stateward.operations.immediate import Immediate
-from stateward.operations.progress import keep_progress
-from stateward.operations.reclaim import Reclaimer
+from stateward.operations.courier import Courier, bodies
+from stateward.operations.posting import HttpPost
+from stateward.operations.webhooks import Webhooks
+from stateward.plane import Plane, new_agent
 from stateward.private import make_private, write_private
 from stateward.settings import HostSettings, Settings
 from stateward.store import flavors, hosts
@@ -105,7 +96,9 @@ class Server:
         """Prepare; nothing is touched yet."""
         self._data = data
         self._listen = listen
-        self._settings = settings
+        self._settings = msgspec.structs.replace(
+            settings, host=settings.host or (HostSettings(name=machine_name()),)
+        )
         self._progress = progress
         self._undo = contextlib.AsyncExitStack()
         self._agents: list[Agent] = []
@@ -144,38 +137,28 @@ class Server:
         bus = MemoryBus()
         self._undo.push_async_callback(bus.close)
         consoles = LocalConsoles()
-        dispatcher = Dispatcher(database, bus)
-        changes = self.changes
-
-        def wake() -> None:
-            dispatcher.wake()
-            changes.changed()
-
-        admission = Admission(
-            database,
-            clock,
-            self._shutdown(),
-            wake,
-            self._placement(),
-            offload=self._settings.shelve.offload,
+        plane = Plane(
+            database=database,
+            bus=bus,
+            clock=clock,
+            settings=self._settings,
+            changes=self.changes,
             forget_images=images.forget,
         )
-        arbiter = Arbiter(
-            admission,
-            CrashLoop(restores=self._settings.arbiter.restores, seconds=self._settings.arbiter.seconds),
+        post = HttpPost(
+            seconds=self._settings.webhooks.timeout, private=self._settings.webhooks.private_addresses
         )
-
-        def settled(instance_id: str) -> None:
-            arbiter.wake(instance_id)
-            changes.changed(instance_id)
-
+        self._undo.push_async_callback(post.close)
+        origin = self._settings.events.source
         services = Services(
             database=database,
             identity=identity,
-            admission=admission,
-            immediate=Immediate(admission, settled),
-            control=Control(database, clock, wake, cap=self._settings.shutdown.cap),
-            changes=changes,
+            admission=plane.admission,
+            immediate=plane.immediate,
+            expiring=plane.expiry.wake,
+            second_admin=self._settings.locks.second_admin,
+            control=plane.control,
+            changes=self.changes,
             bus=bus,
             clock=clock,
             consoles=ConsoleAccess(
@@ -188,53 +171,33 @@ class Server:
             host_patience=self._settings.agent.patience,
             networks=tuple(network.made() for network in self._settings.network),
             reclaims=self._settings.reclaim.interval > 0,
+            policies=plane.policies,
+            event_source=origin,
+            metrics_local=self._settings.metrics.local,
+            webhooks=Webhooks(database, clock, post, origin),
+            host_actions=plane.hosts,
         )
         await self._first_start(identity, database)
-        await Completion(admission, settled).start(bus)
-        await keep_heartbeats(bus, database)
-        await keep_progress(bus, database, lambda _operation_id: changes.changed())
-        await keep_addresses(bus, database)
-        await arbiter.start(bus)
-        self._undo.push_async_callback(arbiter.stop)
-        await end_lost(admission)
-        await dispatcher.start()
-        self._undo.push_async_callback(dispatcher.stop)
-        old_keys = OldKeys(database, clock)
-        await old_keys.start()
-        self._undo.push_async_callback(old_keys.stop)
-        reclaimer = Reclaimer(admission, self._settings.reclaim.interval)
-        await reclaimer.start()
-        self._undo.push_async_callback(reclaimer.stop)
-        for host in self._hosts():
+        self._undo.push_async_callback(plane.stop)
+        await plane.start()
+        for host in self._settings.host:
             await self._start_agent(host, database, bus, consoles, LocalImages(images))
+        courier = self._courier(database, clock, post)
+        self._undo.push_async_callback(courier.stop)
+        await courier.start()
         self.images = images
         self.app = build(services, images, self._ready(database, clock))
 
-    def _shutdown(self) -> ShutdownDefaults:
-        said = self._settings.shutdown
-        return ShutdownDefaults(
-            default=Layer(origin="default", seconds=said.default, at_deadline=said.at_deadline),
-            limits=Limits(cap=said.cap, choices=said.choices),
-            hosts={
-                host.name: Layer(
-                    origin="host", seconds=host.shutdown_timeout, at_deadline=host.shutdown_at_deadline
-                )
-                for host in self._hosts()
-            },
+    def _courier(self, database: Database, clock: SystemClock, post: HttpPost) -> Courier:
+        said = self._settings.webhooks
+        patience = Patience(
+            attempts=said.attempts,
+            first_pause=said.first_pause,
+            longest_pause=said.longest_pause,
+            disable_after=said.disable_after,
         )
-
-    def _placement(self) -> Rules:
-        said = self._settings.placement
-        return Rules(
-            patience=self._settings.agent.patience,
-            cpu_ratio=said.cpu_ratio,
-            memory_ratio=said.memory_ratio,
-            disk_ratio=said.disk_ratio,
-            reserved=Room(vcpus=said.reserved_vcpus, memory=said.reserved_memory, disk=said.reserved_disk),
-        )
-
-    def _hosts(self) -> tuple[HostSettings, ...]:
-        return self._settings.host or (HostSettings(name=machine_name()),)
+        body = bodies(self._settings.events.source)
+        return Courier(database, clock, self.changes, post, body, patience=patience, at_once=said.at_once)
 
     def _take_folder(self) -> None:
         """Make the data folder this process's own: two servers on one folder would fight over its guests."""
@@ -328,19 +291,21 @@ class Server:
     ) -> None:
         folder = self._data / "hosts" / host.name
         folder.mkdir(parents=True, exist_ok=True)
-        await database.write(lambda connection: hosts.register(connection, host.name, host.zone))
-        driver = await self._driver(host, folder, images)
+        await database.write(
+            lambda connection: hosts.register(connection, host.name, host.zone, shared=host.shared)
+        )
+        # What all hosts so marked share has to be mounted there; a simulated host's guests are in its memory.
+        shared = host.shared and host.driver != "simulated"
+        driver = await self._driver(host, self._data / "shared" if shared else folder, images)
         make_private(folder / "journal.db")
-        agent = Agent(
-            host=host.name,
+        agent = new_agent(
+            host.name,
             driver=driver,
             bus=bus,
             consoles=consoles,
             clock=SystemClock(),
             journal=folder / "journal.db",
-            relist_seconds=self._settings.agent.relist,
-            heartbeat_seconds=self._settings.agent.heartbeat,
-            limit_scale=self._settings.agent.limits,
+            settings=self._settings,
         )
         await agent.start()
         self._agents.append(agent)
@@ -374,6 +339,7 @@ class Server:
             images=images,
             run_as=place.run_as,
             accelerator=Accelerator(host.accelerator),
+            boot_id_file=Path(host.boot_id_file),
         )
 
     async def register_test_guest(self, *, agent: bool) -> None:

@@ -8,15 +8,26 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from stateward.domain.evacuation import Wish
 from stateward.domain.networks import Network, NetworkKind
+from stateward.domain.policies import BadPolicy, CrashLoop, Policies, Policy, check
 from stateward.domain.shutdown import DEFAULT_CAP_SECONDS, DEFAULT_SECONDS, AtDeadline
+from stateward.domain.sweeps import SweepLimits
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Amount = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
+#: Where Linux names the boot that the machine is in.
+BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+_LOOP: Final = CrashLoop()
+_SWEEP: Final = SweepLimits()
 
 
 class BadSettings(Exception):
@@ -47,14 +58,119 @@ class AgentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ArbiterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[arbiter]``: a guest that had to be brought back ``restores`` times within ``seconds`` is in a crash loop."""
 
-    restores: Annotated[int, msgspec.Meta(ge=1)] = 5
-    seconds: Seconds = 600.0
+    restores: Annotated[int, msgspec.Meta(ge=1)] = _LOOP.restores
+    seconds: Seconds = _LOOP.seconds
+    #: Seconds before the second restore, and what they are multiplied by before each further one.
+    pause: Annotated[float, msgspec.Meta(ge=0)] = _LOOP.pause
+    factor: Annotated[float, msgspec.Meta(ge=1)] = _LOOP.factor
+
+
+class BreakerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[breaker]``: how many instances of a host may change at once until that must be confirmed (B5)."""
+
+    #: More than so many, and more than so many percent of the host's, are a sweep.
+    instances: Annotated[int, msgspec.Meta(ge=1)] = _SWEEP.instances
+    percent: Annotated[float, msgspec.Meta(ge=0, le=100)] = _SWEEP.percent
+    #: Seconds over which changes are counted together, and that a verdict waits for others.
+    window: Seconds = _SWEEP.window
+    pause: Annotated[float, msgspec.Meta(ge=0)] = _SWEEP.pause
+
+
+class PoliciesSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[policies]``: where policies are chosen, by their names in ``[policy.NAME]`` (R13)."""
+
+    default: str | None = None
+    #: What owners may choose, by their instances' metadata and their images' properties.
+    selectable: frozenset[str] = frozenset()
+    #: By the project's id.
+    projects: dict[str, str] = {}
+
+
+class EventSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[events]``: what is told to the outside (docs/events.md)."""
+
+    #: CloudEvents' ``source``: tells this installation's events from another's.
+    source: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] = "/stateward"
+
+
+class DeathSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[death]``: when a silent host is dead, how that is made sure, and what becomes of its instances; in seconds."""
+
+    #: Without a heartbeat for so long a host is suspect: nothing of it is judged.
+    silence: Seconds = 30.0
+    #: More hosts than this silent at once, or more than this share of all: no host is declared dead.
+    many: Annotated[int, msgspec.Meta(ge=1)] = 3
+    share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
+    #: The folder, on storage that all hosts share, where agents renew their leases; and for how long one is good.
+    lease: str | None = None
+    lease_seconds: Seconds = 60.0
+    #: A program that says whether a host lives: status 0 for yes, 1 for no. ``{host}`` is replaced by its name.
+    probe: tuple[str, ...] = ()
+    probe_timeout: Seconds = 30.0
+    #: A program that takes a host's power; status 0 says that it is done.
+    fence: tuple[str, ...] = ()
+    fence_timeout: Seconds = 120.0
+    #: ``ask``: an evacuation is only planned, and somebody approves it; ``auto``: nobody has to.
+    evacuate: Literal["ask", "auto"] = "ask"
+    #: What is wished for instances whose metadata, image, flavor, project and host say nothing.
+    wish: Wish = Wish.EVACUATE
+    #: By project's id.
+    projects: dict[str, Wish] = {}
+    #: So many instances of a host at a time, and so many a minute; of drains too.
+    parallel: Annotated[int, msgspec.Meta(ge=1)] = 4
+    per_minute: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+
+
+class BootSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[boot]``: how the instances of a host that has booted are started again; times in seconds."""
+
+    #: So many at once.
+    parallel: Annotated[int, msgspec.Meta(ge=1)] = 4
+    #: Between the last of a priority and the first of the next lower one.
+    delay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    #: So long one that is still being started holds up lower priorities.
+    patience: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    #: Of an instance that names none (``stateward:boot_priority``).
+    priority: Annotated[int, msgspec.Meta(ge=-1000, le=1000)] = 0
+
+
+class MetricsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[metrics]``: who may scrape ``/metrics``."""
+
+    #: This machine may, without a token.
+    local: bool = False
+
+
+class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[webhooks]``: how events are delivered; times in seconds."""
+
+    #: Attempts of one event, until it is a dead letter; the pause between them doubles from the first to the longest.
+    attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 10
+    first_pause: Seconds = 1.0
+    longest_pause: Seconds = 300.0
+    #: Seconds an attempt may take.
+    timeout: Seconds = 10.0
+    #: A webhook to which nothing could be delivered for so long is disabled.
+    disable_after: Seconds = 5 * 24 * 3600.0
+    #: Deliveries at a time at most.
+    at_once: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
+    #: Addresses that are not of the internet may be posted to.
+    private_addresses: bool = False
 
 
 class ReclaimSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[reclaim]``: how long a deleted instance can be restored, in seconds; 0, as in Nova: not at all."""
 
     interval: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+
+
+class LockSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[locks]``: of locks that expire, and of breaking the glass."""
+
+    #: Seconds before a lock expires in which that is told.
+    warning: Annotated[float, msgspec.Meta(ge=0)] = 3600.0
+    #: An admin passes a hold only when a second one agrees.
+    second_admin: bool = False
 
 
 class ShelveSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,11 +215,22 @@ class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     #: libvirt's; None finds or starts one.
     uri: str | None = None
     zone: str = "nova"
+    #: The folder of its instances is on storage that all hosts so marked share.
+    shared: bool = False
+    #: What becomes of its instances when it dies; None: as ``[death]`` says.
+    evacuate: Wish | None = None
     #: How guests are run: ``auto`` takes KVM where QEMU may use it.
     accelerator: Literal["auto", "kvm", "tcg"] = "auto"
     #: What its guests get to shut down, in seconds, and what is done then; None: as ``[shutdown]`` says.
     shutdown_timeout: Annotated[int, msgspec.Meta(ge=0)] | None = None
     shutdown_at_deadline: AtDeadline | None = None
+    #: The policy of its instances (R13).
+    policy: str | None = None
+    #: How many of its instances may change at once; None: as ``[breaker]`` says (B5).
+    sweep_instances: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    sweep_percent: Annotated[float, msgspec.Meta(ge=0, le=100)] | None = None
+    #: What names the boot of the machine; another word there says that it has rebooted.
+    boot_id_file: str = str(BOOT_ID_FILE)
     #: What a simulated host says it has; None: plenty. Memory in MiB, disk in GiB.
     vcpus: Amount | None = None
     memory: Amount | None = None
@@ -134,13 +261,36 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shutdown: ShutdownSettings = ShutdownSettings()
     agent: AgentSettings = AgentSettings()
     arbiter: ArbiterSettings = ArbiterSettings()
+    breaker: BreakerSettings = BreakerSettings()
+    events: EventSettings = EventSettings()
+    boot: BootSettings = BootSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    death: DeathSettings = DeathSettings()
     reclaim: ReclaimSettings = ReclaimSettings()
+    locks: LockSettings = LockSettings()
     shelve: ShelveSettings = ShelveSettings()
     token: TokenSettings = TokenSettings()
     placement: PlacementSettings = PlacementSettings()
     console: ConsoleSettings = ConsoleSettings()
+    policies: PoliciesSettings = PoliciesSettings()
+    policy: dict[str, Policy] = {}
     host: tuple[HostSettings, ...] = ()
     network: tuple[NetworkSettings, ...] = (NetworkSettings(name="default", kind="auto"),)
+
+    def made_policies(self) -> Policies:
+        """Return the policies as the arbiter follows them."""
+        said = self.arbiter
+        return Policies(
+            named=self.policy,
+            default=self.policies.default,
+            hosts={host.name: host.policy for host in self.host if host.policy is not None},
+            projects=self.policies.projects,
+            selectable=self.policies.selectable,
+            crash_loop=CrashLoop(
+                restores=said.restores, seconds=said.seconds, pause=said.pause, factor=said.factor
+            ),
+        )
 
 
 def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
@@ -149,16 +299,7 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
     Raises:
         BadSettings: the file cannot be read, or a value is not what it must be.
     """
-    raw: dict[str, Any] = {}
-    if path is not None:
-        try:
-            raw = tomllib.loads(path.read_text())
-        except OSError as error:
-            raise BadSettings(f"The settings file {path} cannot be read: {error.strerror}.") from None
-        except UnicodeDecodeError:
-            raise BadSettings(f"The settings file {path} is not TOML: it is not written in UTF-8.") from None
-        except tomllib.TOMLDecodeError as error:
-            raise BadSettings(f"The settings file {path} is not TOML: {error}") from None
+    raw = {} if path is None else tables_of(path)
     for name, value in environment.items():
         table, separator, key = name.removeprefix("STATEWARD_").lower().partition("__")
         if name.startswith("STATEWARD_") and separator:
@@ -168,6 +309,31 @@ def load(path: Path | None, environment: Mapping[str, str]) -> Settings:
                     f"The settings cannot be used: {name} sets a key of {table}, which is no table."
                 )
             known[key] = value
+    return of_tables(raw)
+
+
+def tables_of(path: Path) -> dict[str, Any]:
+    """Return the tables of a settings file as they are written.
+
+    Raises:
+        BadSettings: it cannot be read.
+    """
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise BadSettings(f"The settings file {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise BadSettings(f"The settings file {path} is not TOML: it is not written in UTF-8.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadSettings(f"The settings file {path} is not TOML: {error}") from None
+
+
+def of_tables(raw: dict[str, Any]) -> Settings:
+    """Check tables of settings.
+
+    Raises:
+        BadSettings: a value is not what it must be.
+    """
     try:
         settings = msgspec.convert(raw, Settings, strict=False)
     except msgspec.ValidationError as error:
@@ -203,6 +369,10 @@ def _check_together(settings: Settings) -> None:
                 f"The settings cannot be used: the network {network.name} names no bridge; set its source."
             )
     _check_hosts(settings.host)
+    try:
+        check(settings.made_policies())
+    except BadPolicy as error:
+        raise BadSettings(f"The settings cannot be used: {error}") from None
 
 
 def _check_hosts(hosts: tuple[HostSettings, ...]) -> None:

@@ -153,6 +153,7 @@ NEEDS_NONE: dict[str, Call] = {
     "power_off": lambda driver, guest: driver.power_off(guest),
     "discard_memory": lambda driver, guest: driver.discard_memory(guest),
     "remove": lambda driver, guest: driver.remove(guest),
+    "forget": lambda driver, guest: driver.forget(guest),
 }
 NEEDS_IT_ON: dict[str, Call] = {name: call for name, call in NEEDS_A_GUEST.items() if name != "power_on"}
 
@@ -384,6 +385,20 @@ class DriverContract:
         await rig.driver.define(spec)
         guest = await rig.driver.get(spec.instance_id)
         assert (guest.observed, guest.fence) == (Observed.SHUTOFF, 0)
+
+    async def test_a_forgotten_guest_leaves_its_disk(self, rig: Rig) -> None:
+        """It can be made again without another one; what is on is not forgotten."""
+        instance_id = await rig.running()
+        with pytest.raises(DriverError):
+            await rig.driver.forget(instance_id)
+        spec = rig.spec()
+        await rig.driver.prepare_disk(spec)
+        await rig.driver.define(spec)
+        for _ in range(2):
+            await rig.driver.forget(spec.instance_id)
+            assert await rig.state(spec.instance_id) == MISSING
+        await rig.driver.define(spec)
+        assert (await rig.state(spec.instance_id))[0] is Observed.SHUTOFF
 
     async def test_a_guest_with_everything_is_made_started_anew_and_removed(self, rig: Rig) -> None:
         """Each call twice; what the guest is told may have changed when it is defined anew."""

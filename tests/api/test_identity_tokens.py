@@ -363,6 +363,9 @@ class Counting:
     async def write(self, work: Work[T]) -> T:
         return await self._database.write(work)
 
+    async def seal(self) -> None:
+        await self._database.seal()
+
     async def close(self) -> None:
         await self._database.close()
 

@@ -12,7 +12,6 @@ from tests.cloud import Cloud
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 NOWHERE = "No valid host was found. There are not enough hosts available."
-NOT_WITHOUT_ITS_HOST = "No valid host was found. A server whose host is down cannot be started elsewhere."
 NOT_WHILE_IT_RUNS = "No valid host was found. A guest cannot be moved while it runs; migrate it cold."
 LIVE = {"host": None, "block_migration": "auto"}
 
@@ -124,18 +123,22 @@ async def test_moving_is_for_admins(shared_cloud: Cloud, body: dict[str, Any], r
         assert answer.fault[::2] == expected
 
 
-async def test_an_evacuation_from_a_dead_host_finds_no_other(shared_cloud: Cloud) -> None:
-    """What was said of the host is taken back at the end; the others share it."""
+async def test_an_evacuation_from_a_host_that_is_not_fenced(shared_cloud: Cloud) -> None:
+    """That somebody forced it down fences nobody. What was said of the host is taken back; the others share it."""
     services = await shared_cloud.ask("admin", "GET", "/os-services", microversion="2.53")
     (service,) = services.body["services"]
     path = f"/os-services/{service['id']}"
+    not_fenced = (
+        f"Instance {shared_cloud.server} cannot be evacuated: its host {service['host']} is not fenced. Only the "
+        "instances of a host whose power was taken may be started elsewhere"
+    )
     for down, expected in (
-        (True, NOT_WITHOUT_ITS_HOST),
-        (False, f"Compute service of {service['host']} is still in use."),
+        (True, (409, not_fenced)),
+        (False, (400, f"Compute service of {service['host']} is still in use.")),
     ):
         put = await shared_cloud.ask("admin", "PUT", path, {"forced_down": down}, microversion="2.53")
         assert put.status == 200
         answer = await shared_cloud.ask(
             "admin", "POST", f"/servers/{shared_cloud.server}/action", {"evacuate": {}}, microversion="2.95"
         )
-        assert answer.fault[::2] == (400, expected)
+        assert answer.fault[::2] == expected

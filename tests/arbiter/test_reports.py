@@ -17,7 +17,6 @@ from stateward.store import instances, operations
 from stateward.store.engine import Database, SqliteDatabase, Work
 from stateward.store.tables import INSTANCES
 from tests.rows import NOW, SetClock, insert
-from tests.stack import encoded
 
 T = TypeVar("T")
 
@@ -29,18 +28,16 @@ def make_arbiter(database: Database) -> Arbiter:
 
 def report(
     seq: int, *seen: tuple[str, Observed], complete: bool = False, host: str = "h", cause: Cause = Cause.OTHER
-) -> bytes:
-    return encoded(
-        Report(
-            host=host,
-            complete=complete,
-            observations=tuple(
-                Observation(instance_id=name, observed=observed, cause=cause, seq=seq, at=NOW + seq)
-                for name, observed in seen
-            ),
-            seq=seq,
-            at=NOW + seq,
-        )
+) -> Report:
+    return Report(
+        host=host,
+        complete=complete,
+        observations=tuple(
+            Observation(instance_id=name, observed=observed, cause=cause, seq=seq, at=NOW + seq)
+            for name, observed in seen
+        ),
+        seq=seq,
+        at=NOW + seq,
     )
 
 
@@ -57,7 +54,7 @@ async def add(database: Database, **changes: object) -> str:
 async def test_a_report_is_kept(database: Database) -> None:
     """With its number and its time, by the agent's clock."""
     instance_id = await add(database)
-    await make_arbiter(database).handle(report(5, (instance_id, Observed.PAUSED), cause=Cause.OPERATOR))
+    await make_arbiter(database).intake.take(report(5, (instance_id, Observed.PAUSED), cause=Cause.OPERATOR))
     row = await row_of(database, instance_id)
     assert (row.observed, row.cause) == (Observed.PAUSED, Cause.OPERATOR)
     assert (row.observed_seq, row.observed_at) == (5, NOW + 5)
@@ -67,11 +64,11 @@ async def test_a_late_report_changes_nothing(database: Database) -> None:
     """Neither after a newer one that changed the row, nor after one that only confirmed it."""
     instance_id = await add(database)
     arbiter = make_arbiter(database)
-    await arbiter.handle(report(10, (instance_id, Observed.RUNNING)))
-    await arbiter.handle(report(5, (instance_id, Observed.SHUTOFF)))
+    await arbiter.intake.take(report(10, (instance_id, Observed.RUNNING)))
+    await arbiter.intake.take(report(5, (instance_id, Observed.SHUTOFF)))
     assert (await row_of(database, instance_id)).observed is Observed.RUNNING
-    await arbiter.handle(report(20, (instance_id, Observed.PAUSED)))
-    await arbiter.handle(report(15, (instance_id, Observed.SHUTOFF)))
+    await arbiter.intake.take(report(20, (instance_id, Observed.PAUSED)))
+    await arbiter.intake.take(report(15, (instance_id, Observed.SHUTOFF)))
     assert (await row_of(database, instance_id)).observed is Observed.PAUSED
 
 
@@ -79,14 +76,16 @@ async def test_a_steady_host_writes_nothing(database: Database) -> None:
     """A relist of what is as it was, touches no row: the number there is the last news'."""
     instance_id = await add(database)
     arbiter = make_arbiter(database)
-    await arbiter.handle(report(10, (instance_id, Observed.RUNNING), complete=True))
+    await arbiter.intake.take(report(10, (instance_id, Observed.RUNNING), complete=True))
     assert (await row_of(database, instance_id)).observed_seq == 0
 
 
 async def test_a_deviation_that_stays_is_judged_again(database: Database) -> None:
     """What was due and has not been done is due at the next report, though nothing has changed."""
     instance_id = await add(database, observed="shutoff", cause="destroyed", observed_seq=1)
-    await make_arbiter(database).handle(report(10, (instance_id, Observed.SHUTOFF), cause=Cause.DESTROYED))
+    await make_arbiter(database).intake.take(
+        report(10, (instance_id, Observed.SHUTOFF), cause=Cause.DESTROYED)
+    )
     assert (await row_of(database, instance_id)).observed_seq == 10
 
 
@@ -96,7 +95,7 @@ async def test_a_complete_report_says_who_is_missing(database: Database) -> None
         await add(database, **changes)
         for changes in ({}, {}, {"vm_state": "deleted", "observed": "missing"}, {"host": "other"})
     ]
-    await make_arbiter(database).handle(report(10, (there, Observed.RUNNING), complete=True))
+    await make_arbiter(database).intake.take(report(10, (there, Observed.RUNNING), complete=True))
     rows = [await row_of(database, each) for each in (there, gone, deleted, elsewhere)]
     assert [(row.observed, row.observed_seq) for row in rows] == [
         (Observed.RUNNING, 0),
@@ -109,11 +108,11 @@ async def test_a_complete_report_says_who_is_missing(database: Database) -> None
 async def test_an_empty_complete_report_is_about_its_own_host(database: Database) -> None:
     """And an incomplete one says nothing of those it does not name."""
     ours = await add(database)
-    await make_arbiter(database).handle(report(10, complete=False))
+    await make_arbiter(database).intake.take(report(10, complete=False))
     assert (await row_of(database, ours)).observed is Observed.RUNNING
-    await make_arbiter(database).handle(report(10, complete=True, host="other"))
+    await make_arbiter(database).intake.take(report(10, complete=True, host="other"))
     assert (await row_of(database, ours)).observed is Observed.RUNNING
-    await make_arbiter(database).handle(report(11, complete=True))
+    await make_arbiter(database).intake.take(report(11, complete=True))
     assert (await row_of(database, ours)).observed is Observed.MISSING
 
 
@@ -121,15 +120,15 @@ async def test_a_complete_report_that_is_late_finds_nobody_missing(database: Dat
     """A guest that was made after the report's question, and has been seen since, is not missing."""
     instance_id = await add(database)
     arbiter = make_arbiter(database)
-    await arbiter.handle(report(20, (instance_id, Observed.PAUSED)))
-    await arbiter.handle(report(10, complete=True))
+    await arbiter.intake.take(report(20, (instance_id, Observed.PAUSED)))
+    await arbiter.intake.take(report(10, complete=True))
     assert (await row_of(database, instance_id)).observed is Observed.PAUSED
 
 
 async def test_another_host_s_word_does_not_count(database: Database) -> None:
     """An old host may report late, or a guest may be there twice."""
     instance_id = await add(database)
-    await make_arbiter(database).handle(report(10, (instance_id, Observed.SHUTOFF), host="other"))
+    await make_arbiter(database).intake.take(report(10, (instance_id, Observed.SHUTOFF), host="other"))
     row = await row_of(database, instance_id)
     assert (row.observed, row.observed_seq) == (Observed.RUNNING, 0)
 
@@ -137,7 +136,7 @@ async def test_another_host_s_word_does_not_count(database: Database) -> None:
 async def test_a_guest_that_nobody_knows_is_passed_over(database: Database) -> None:
     """The database may have been restored from a backup; the guest is not ours to touch."""
     arbiter = make_arbiter(database)
-    await arbiter.handle(report(10, ("nobody", Observed.RUNNING), complete=True))
+    await arbiter.intake.take(report(10, ("nobody", Observed.RUNNING), complete=True))
     assert await arbiter.reconcile("nobody") is None
 
 
@@ -151,15 +150,22 @@ class Overtaking:
 
     async def read(self, work: Work[T]) -> T:
         found = await self._database.read(work)
+        await self.overtake()
+        return found
+
+    async def overtake(self) -> None:
+        """Admit something for every instance."""
         await self._database.write(
             lambda connection: connection.execute(
                 sa.update(INSTANCES).values(fence=INSTANCES.c.fence + 1, **self._then)
             )
         )
-        return found
 
     async def write(self, work: Work[T]) -> T:
         return await self._database.write(work)
+
+    async def seal(self) -> None:
+        await self._database.seal()
 
     async def close(self) -> None:
         await self._database.close()
@@ -199,7 +205,7 @@ async def test_any_order_ends_the_same(
     instance_id = await add(database, vm_state="building", task_state="spawning")
     arbiter = make_arbiter(database)
     for seq, observed, cause in order:
-        await arbiter.handle(report(seq, (instance_id, observed), cause=cause))
+        await arbiter.intake.take(report(seq, (instance_id, observed), cause=cause))
     row = await row_of(database, instance_id)
     assert (row.observed, row.cause) == (Observed.RUNNING, Cause.OTHER)
 
@@ -212,7 +218,7 @@ async def test_duplicates_in_any_order(sqlite_url: sa.URL, sent: list[tuple[int,
     instance_id = await add(database, vm_state="error")
     arbiter = make_arbiter(database)
     for seq, observed, cause in sent:
-        await arbiter.handle(report(seq, (instance_id, observed), cause=cause))
+        await arbiter.intake.take(report(seq, (instance_id, observed), cause=cause))
     row = await row_of(database, instance_id)
     _, observed, cause = max(sent)
     assert (row.observed, row.cause) == (observed, cause)

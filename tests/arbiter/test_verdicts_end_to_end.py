@@ -62,7 +62,7 @@ def io_error(hypervisor: SimulatedHypervisor, instance_id: str) -> None:
         (crash_and_stay, "restore_start"),
         (SimulatedHypervisor.pause, "restore_unpause"),
         (SimulatedHypervisor.save, "restore_resume"),
-        (reboot_host, "restore_start"),
+        (reboot_host, "boot_start"),
     ],
     ids=["destroyed", "crashed", "crashed-and-kept", "paused", "saved", "host-rebooted"],
 )
@@ -285,7 +285,7 @@ async def test_a_host_that_rebooted(stack: Stack) -> None:
     ]
     histories = [(await stack.history(each))[-1] for each in (running, stopped, suspended, paused)]
     assert histories == [
-        "restore_start succeeded",
+        "boot_start succeeded",
         "stop succeeded",
         "suspend succeeded",
         "adopt succeeded",

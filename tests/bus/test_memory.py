@@ -137,6 +137,19 @@ async def test_a_question_is_answered() -> None:
     await bus.close()
 
 
+async def test_an_answerer_that_fails_has_not_answered() -> None:
+    """What went wrong with it is its own: an agent that asked while the database was away asks again."""
+    bus = MemoryBus()
+
+    async def fails(_payload: bytes) -> bytes:
+        raise RuntimeError("the database is away")
+
+    await bus.answer("q", fails)
+    with pytest.raises(NobodyAnswered, match=r"^q$"):
+        await bus.ask("q", b"", timeout=1)
+    await bus.close()
+
+
 async def test_nobody_answers() -> None:
     """At once when nobody is there, and after the timeout when somebody is too slow."""
     bus, begin = MemoryBus(), now()

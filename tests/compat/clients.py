@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import msgspec
 
-from tests.process import Served
+from tests.process import environment_of
 
 #: Runs what the console script runs, once for each line. A process is always of one cloud: osc-lib keeps the
 #: connection of its first command.
@@ -30,6 +31,15 @@ for line in asked:
     answers.write(json.dumps([status, out.getvalue(), err.getvalue()]) + "\\n")
     answers.flush()
 """
+
+
+class Found(Protocol):
+    """A server, by its data folder."""
+
+    @property
+    def data(self) -> Path:
+        """Where its ``clouds.yaml`` is."""
+        ...
 
 
 class Ran(msgspec.Struct, frozen=True, array_like=True):
@@ -72,14 +82,16 @@ class OpenStack:
 
 
 @contextmanager
-def openstack(served: Served, cloud: str) -> Generator[OpenStack]:
-    """Give the client of a user of ``clouds.yaml``."""
+def openstack(
+    served: Found, cloud: str, environment: Mapping[str, str] | None = None
+) -> Generator[OpenStack]:
+    """Give the client of a user of ``clouds.yaml``; ``environment``: more of its process's."""
     with subprocess.Popen(
         [sys.executable, "-c", _LOOP],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=served.environment | {"OS_CLOUD": cloud},
+        env=environment_of(served.data) | {"OS_CLOUD": cloud} | dict(environment or {}),
     ) as process:
         yield OpenStack(process)
         assert process.stdin is not None

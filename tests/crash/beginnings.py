@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 
-from stateward.agent.simulated import SimulatedDriver
-from stateward.domain.actions import ACTIONS, CREATE, Action, Role, key
+from stateward.agent.simulated import SimulatedDriver, guests
+from stateward.domain.actions import ACTIONS, ADOPT, AFTER_BOOT, BY_KEY, CREATE, Action, Role, key
+from stateward.domain.actions.row import Disk
 from stateward.domain.admit import conditions, explain
 from stateward.domain.errors import Refused
+from stateward.domain.hosts import Event
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import GuestSpec, Target
-from stateward.domain.states import ON_NO_HOST, Observed, VmState
+from stateward.domain.states import ON_NO_HOST, Cause, Observed, VmState
 from stateward.domain.verdicts import VERDICTS
+from stateward.domain.verdicts.alternatives import alternatives
+from stateward.operations.admission import Admitted
 from stateward.operations.preparing import Wanted
-from stateward.store.tables import INSTANCES
+from stateward.store import hosts
+from stateward.store.tables import HOSTS, INSTANCES, OUTBOX
 from tests.crash.stack import FLAVOR, HOST, Plane, actor
 
 #: What an admission needs besides the row and the instance, by the action's name.
 OPTIONS: Final[dict[str, dict[str, Any]]] = {
-    **{row.name: {"wanted": Wanted(host=HOST)} for row in ACTIONS if row.places},
+    **{row.name: {"wanted": Wanted(host=HOST)} for row in ACTIONS if row.places or row.evacuates},
     "resize": {
         "wanted": Wanted(
             target=Target(flavor=msgspec.structs.replace(FLAVOR, id="2", name="large", ram=128, disk=2))
@@ -31,6 +38,9 @@ OPTIONS: Final[dict[str, dict[str, Any]]] = {
     },
     "createBackup": {"wanted": Wanted(target=Target(backup_type="daily", rotation=1))},
 }
+
+#: The rows by which an instance comes to be there.
+COMING: Final = (CREATE, ADOPT)
 
 #: States in which an instance can be while a row's operation runs, and never when it is admitted.
 _PASSING: Final = frozenset({VmState.BUILDING})
@@ -60,18 +70,33 @@ def beginnings() -> list[Beginning]:
     """
     found: list[Beginning] = []
     for row in ACTIONS:
-        deviations = [verdict for verdict in VERDICTS if verdict.action == key(row)]
-        if not row.is_operation:
+        names = {key(row)} | {restore for restore, boot in AFTER_BOOT.items() if boot == key(row)}
+        deviations = [
+            (verdict.expected, verdict.observed) for verdict in VERDICTS if verdict.action in names
+        ] or _by_policy(names)
+        # Copies elsewhere need a second host (tests/arbiter/test_strays.py).
+        if not row.is_operation or row.elsewhere:
             continue
-        if row is CREATE:
+        if row in COMING:
             found.append(Beginning(row, None, None))
         elif deviations:
-            found.extend(Beginning(row, verdict.expected, verdict.observed) for verdict in deviations)
+            found.extend(Beginning(row, expected, observed) for expected, observed in deviations)
         else:
             # An instance on no host is deleted in the transaction that admits that: no agent works on it.
             agents = frozenset(VmState) if row.places else frozenset(VmState) - ON_NO_HOST
-            found.extend(Beginning(row, state, None) for state in sorted((row.when - _PASSING) & agents))
+            states = (row.when - _PASSING) & agents
+            # What has no state of its own to begin in overtakes what brings the instance on its way.
+            found.extend(Beginning(row, state, None) for state in sorted(states or row.when))
     return list(dict.fromkeys(found))
+
+
+def _by_policy(names: set[str]) -> list[tuple[VmState, Observed]]:
+    """Return the deviations in which only a policy asks for one of these actions."""
+    return [
+        (expected, observed)
+        for expected, observed in itertools.product(VmState, Observed)
+        if names & set(alternatives(expected, observed, Cause.OTHER).actions)
+    ]
 
 
 def ways(to: VmState) -> Iterator[tuple[Action, ...]]:
@@ -90,6 +115,8 @@ def ways(to: VmState) -> Iterator[tuple[Action, ...]]:
         for row in ACTIONS:
             # What leaves its host is on its way to another one, where no agent is.
             by_request = row.is_operation and row.policy.role is not Role.SYSTEM and not row.leaves
+            # What is evacuated is where no agent is.
+            by_request = by_request and row not in COMING and row.evacuates is None
             if by_request and state in row.when and row.becomes is not None and row.becomes not in passed:
                 queue.append((row.becomes, (*way, row), passed | {row.becomes}))
 
@@ -102,18 +129,24 @@ async def begin(plane: Plane, beginning: Beginning, words: str) -> str:
     """
     if beginning.vm_state is None:
         raise ValueError(beginning)
+    if beginning.vm_state is VmState.BUILDING:
+        return await _undispatched(plane, lambda: plane.create(words))
     # ERROR is a word only: nothing leads there but an admin, or a failure.
     error = beginning.vm_state is VmState.ERROR
     tried: list[str] = []
     for way in ways(VmState.ACTIVE if error else beginning.vm_state):
-        instance_id = await _go(plane, way, words)
+        instance_id = await _go(plane, way, words, adopted=beginning.row.needs_adopted)
         if instance_id is None:
             tried.append(_said(way))
             continue
         if error:
             await plane.immediate.reset_state(instance_id, actor(ActorKind.ADMIN), to=VmState.ERROR)
+        if beginning.vm_state in ON_NO_HOST and not beginning.row.places and not beginning.observed:
+            await _undispatched(plane, functools.partial(_unshelve, plane, instance_id))
         if beginning.observed is not None:
             await _deviate(plane, instance_id, beginning.observed)
+        if beginning.row.evacuates is not None:
+            await _bury(plane, instance_id, beginning.row.evacuates)
         if await _refused(plane, beginning.row, instance_id) is None:
             return instance_id
         tried.append(_said(way))
@@ -121,6 +154,20 @@ async def begin(plane: Plane, beginning: Beginning, words: str) -> str:
         f"No way leads to the beginning '{beginning}'. Tried: {tried}. If an action on the way needs more than its "
         "row says, name it in OPTIONS of tests/crash/beginnings.py."
     )
+
+
+async def _unshelve(plane: Plane, instance_id: str) -> Admitted:
+    options = OPTIONS["unshelve"]
+    return await plane.admission.admit(BY_KEY["unshelve_offloaded"], instance_id, actor(), **options)
+
+
+async def _undispatched(plane: Plane, admit: Callable[[], Awaitable[Admitted]]) -> str:
+    """Admit an operation that no agent hears of, and return its instance's id."""
+    plane.dispatching = False
+    admitted = await admit()
+    await plane.world.database.write(lambda connection: connection.execute(sa.delete(OUTBOX)))
+    plane.dispatching = True
+    return admitted.instance.id
 
 
 def _said(way: tuple[Action, ...]) -> str:
@@ -133,8 +180,8 @@ async def _refused(plane: Plane, row: Action, instance_id: str) -> Refused | Non
     return explain(conditions(row, kind), row, await plane.world.instance(instance_id))
 
 
-async def _go(plane: Plane, way: tuple[Action, ...], words: str) -> str | None:
-    admitted = await plane.create(words)
+async def _go(plane: Plane, way: tuple[Action, ...], words: str, *, adopted: bool) -> str | None:
+    admitted = await (plane.adopt(words) if adopted else plane.create(words))
     instance = await plane.finished(admitted.operation.id)
     for row in way:
         try:
@@ -146,6 +193,21 @@ async def _go(plane: Plane, way: tuple[Action, ...], words: str) -> str | None:
         instance = await plane.finished(admitted.operation.id)
         assert instance.vm_state is row.becomes, f"{key(row)}: {instance.fault}"
     return instance.id
+
+
+async def _bury(plane: Plane, instance_id: str, disk: Disk) -> None:
+    """Have an instance be on a host that was fenced; a shared disk is where the guest will be."""
+
+    def work(connection: sa.Connection) -> None:
+        hosts.register(connection, "dead", "nova", shared=True)
+        for event in (Event.SILENT, Event.CONFIRMED, Event.FENCED):
+            hosts.become(connection, "dead", event, "", 0.0)
+        connection.execute(sa.update(HOSTS).values(shared=True))
+        connection.execute(sa.update(INSTANCES).where(INSTANCES.c.id == instance_id).values(host="dead"))
+
+    await plane.world.database.write(work)
+    gone = guests.forget if disk is Disk.SHARED else guests.remove
+    plane.world.hypervisor.change(instance_id, lambda guest, _: gone(guests.power_off(guest)))
 
 
 async def _deviate(plane: Plane, instance_id: str, observed: Observed) -> None:

@@ -8,12 +8,13 @@ from typing import Final, cast
 
 import msgspec
 
+from stateward.agent.simulated.origins import foreign
 from stateward.domain.actions import BY_KEY, CREATE, Role
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import OperationState
 from stateward.domain.verdicts import Kind, judge_instance
 from stateward.operations.admission import Admitted
-from tests.crash.beginnings import OPTIONS, Beginning, begin
+from tests.crash.beginnings import COMING, OPTIONS, Beginning, begin
 from tests.crash.stack import Plane, World, actor, new_agent
 
 _UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -121,13 +122,13 @@ class Life:
         await self.agent.start()
 
     async def prepare(self, beginning: Beginning, words: str) -> str | None:
-        """Make the instance that the row is carried out on; None for create."""
-        return None if beginning.row is CREATE else await begin(self.plane, beginning, words)
+        """Make the instance that the row is carried out on; None for what makes one."""
+        return None if beginning.row in COMING else await begin(self.plane, beginning, words)
 
     async def admit(self, beginning: Beginning, instance_id: str | None, words: str) -> Admitted:
         """Admit the row's operation."""
         if instance_id is None:
-            return await self.plane.create(words)
+            return await (self.plane.create(words) if beginning.row is CREATE else self.plane.adopt(words))
         kind = ActorKind.SYSTEM if beginning.row.policy.role is Role.SYSTEM else ActorKind.MEMBER
         options = OPTIONS.get(beginning.row.name, {})
         return await self.plane.admission.admit(beginning.row, instance_id, actor(kind), **options)
@@ -151,6 +152,6 @@ async def undisturbed(life: Life, beginning: Beginning, words: str) -> tuple[Adm
     assert instance.task_state is None
     guest = world.hypervisor.guest(instance.id)
     # Without it a worker that is late would not be stopped, and nothing else here would show it.
-    assert guest.spec is None or guest.fence == instance.fence
+    assert guest.spec is None or foreign(guest) or guest.fence == instance.fence
     assert end.verdict is Kind.AGREE or instance.vm_state is before
     return admitted, end

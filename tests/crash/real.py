@@ -39,12 +39,19 @@ async def real_guests(uri: str) -> dict[str, Observed]:
     return guests
 
 
-async def tiny_image(admin: Admin, files: GuestFiles, *, shutdown: int) -> str:
-    """Make the tiny guest's image; its guests get so many seconds to shut down. Return its id."""
+async def tiny_image(admin: Admin, files: GuestFiles, *, shutdown: int, words: str = "") -> str:
+    """Make the tiny guest's image, and return its id.
+
+    Args:
+        admin: makes it.
+        files: of the guest.
+        shutdown: seconds that its guests get to shut down.
+        words: more of them for its kernel's command line.
+    """
     kernel = await admin.make_image("kernel", {}, data=files.kernel.read_bytes())
     ramdisk = await admin.make_image("ramdisk", {}, data=files.ramdisk.read_bytes())
     properties = {
-        **TINY_GUEST_PROPERTIES,
+        "os_command_line": " ".join((TINY_GUEST_PROPERTIES["os_command_line"], *words.split())),
         "kernel_id": kernel,
         "ramdisk_id": ramdisk,
         "os_shutdown_timeout": str(shutdown),

@@ -21,8 +21,18 @@ from stateward.bus.memory import MemoryBus
 from stateward.clock import Clock
 from stateward.domain.locks import ActorKind
 from stateward.domain.placement import Rules
-from stateward.domain.records import Actor, FlavorFacts, HostReport, ImageFacts, Instance, Operation, Result
+from stateward.domain.records import (
+    Actor,
+    FlavorFacts,
+    GuestSpec,
+    HostReport,
+    ImageFacts,
+    Instance,
+    Operation,
+    Result,
+)
 from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
+from stateward.operations.adopting import Wish, adopt
 from stateward.operations.completion import Completion
 from stateward.operations.creation import NewInstance, create
 from stateward.operations.dispatch import Dispatcher
@@ -131,7 +141,7 @@ class Plane:
         database = self.world.database
         await database.write(_know_hosts)
         await Completion(self.admission, self._ended).start(self.bus)
-        await keep_heartbeats(self.bus, database)
+        await keep_heartbeats(self.bus, database, self.world.clock)
         await keep_progress(self.bus, database, lambda _operation_id: None)
         # Reports are for the arbiter, and there is none; observations come with the results.
         await self.bus.subscribe("reports", _drop)
@@ -163,6 +173,32 @@ class Plane:
             place=Place(host=HOST),
         )
         return await create(self.admission, new, actor(), reservation_id="r")
+
+    async def adopt(self, words: str = "") -> Admitted:
+        """Have somebody make a guest by hand that behaves as the words say, and admit that it is adopted."""
+        guest = GuestSpec(
+            instance_id=str(uuid.uuid4()),
+            domain_name="theirs",
+            display_name="",
+            project_id="",
+            vcpus=1,
+            memory=64,
+            disk=1,
+            image=ImageFacts(id="theirs", disk_format="raw", properties={"os_command_line": words}),
+        )
+        self.world.hypervisor.make(guest, autostart=True)
+        driver = SimulatedDriver(self.world.hypervisor)
+        await driver.open(lambda _instance_id: None)
+        known = frozenset(each.instance_id for each in await driver.list())
+        (stranger,) = [each for each in await driver.strangers(known) if each.id == guest.instance_id]
+        await driver.close()
+        wish = Wish(
+            stranger=stranger, project_id="p", user_id="u", name="a", hostname="a", reservation_id="r"
+        )
+        (adopted,) = await adopt(self.admission, HOST, [wish], actor(ActorKind.ADMIN), again=False)
+        assert adopted.instance is not None
+        assert adopted.operation is not None
+        return Admitted(instance=adopted.instance, operation=adopted.operation)
 
     async def finished(self, operation_id: str) -> Instance:
         """Wait until an operation is finished and return its instance."""

@@ -16,6 +16,7 @@ import pytest_asyncio
 import structlog
 
 from stateward.agent import steps
+from stateward.agent.simulated.origins import foreign
 from stateward.agent.work import Work
 from stateward.domain.actions import ACTIONS, BY_KEY, OnFailure, key
 from stateward.domain.records import Instance, OperationState
@@ -84,8 +85,12 @@ async def compare(
 
 
 async def test_every_row_that_an_agent_works_on_is_in_the_matrix() -> None:
-    """In each state that it is admitted in, or for each deviation that it is the answer to."""
-    assert {key(each.row) for each in beginnings()} == {key(row) for row in ACTIONS if row.is_operation}
+    """In each state that it is admitted in, or for each deviation that it is the answer to.
+
+    Not what is done to a copy on another host than the record's, which takes two (tests/arbiter/test_strays.py).
+    """
+    derived = {key(row) for row in ACTIONS if row.is_operation and not row.elsewhere}
+    assert {key(each.row) for each in beginnings()} == derived
 
 
 @pytest.mark.slow
@@ -227,7 +232,8 @@ async def test_a_fault_that_does_not_pass(
         for admitted in ends:
             instance = await life.plane.finished(admitted.operation.id)
             assert instance.vm_state is VmState.DELETED
-            assert hypervisor.guest(instance.id).blank
+            left = hypervisor.guest(instance.id)
+            assert left.blank or foreign(left)
     assert len(cells) == len(derived)
     RAN["fault that does not pass"] += len(derived)
     await life.kill()

@@ -124,6 +124,7 @@ async def test_a_killed_control_plane_ends_what_it_admitted(
     await life.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept", [True, False], ids=["journal kept", "journal lost"])
 @pytest.mark.parametrize(("beginning", "words"), CASES)
 async def test_what_is_delivered_again_changes_nothing(

@@ -10,8 +10,11 @@ import pytest
 from stateward.domain import bodies
 from stateward.domain.actions import (
     ACTIONS,
+    ADOPT,
+    AFTER_BOOT,
     BY_KEY,
     CREATE,
+    WAYS,
     Action,
     Exempt,
     OnFailure,
@@ -24,6 +27,7 @@ from stateward.domain.actions import (
     pick,
     restores,
 )
+from stateward.domain.actions.holds import HOLDS
 from stateward.domain.locks import ALL_CLASSES, OperationClass
 from stateward.domain.states import Cause, TaskState, VmState
 from stateward.domain.steps import STEP_SAYS, Step
@@ -46,8 +50,14 @@ def test_keys_are_what_is_stored() -> None:
     """Renaming one would orphan the operations that old versions wrote; adding one is fine here."""
     assert sorted(BY_KEY) == [
         "adopt",
+        "adopt_guest",
         "arrive",
         "arrive_stopped",
+        "boot_paused",
+        "boot_rescue",
+        "boot_resume",
+        "boot_start",
+        "boot_start_resized",
         "changePassword",
         "confirmResize",
         "confirmResize_stopped",
@@ -58,22 +68,42 @@ def test_keys_are_what_is_stored() -> None:
         "delete_metadata",
         "delete_soft",
         "evacuate",
+        "evacuate_anew",
+        "evacuate_anew_off",
+        "evacuate_anew_stopped",
+        "evacuate_off",
+        "evacuate_stopped",
         "forceDelete",
         "getConsoleOutput",
         "get_serial_console",
         "get_spice_console",
         "get_vnc_console",
+        "halt_stray",
+        "hold_building",
+        "hold_clean",
+        "hold_clean_as_it_is",
+        "hold_forced",
+        "hold_forced_as_it_is",
+        "hold_none",
+        "hold_offloaded",
+        "hold_suspend",
+        "hold_suspended",
         "lock",
         "migrate",
         "migrate_stopped",
         "os-migrateLive",
         "pause",
+        "place_lock",
+        "place_lock_overtaking",
         "reap",
         "reboot_hard",
         "reboot_soft",
         "rebuild",
         "rebuild_stopped",
         "reclaim",
+        "release_guest",
+        "release_lock",
+        "remove_stray",
         "rescue",
         "reset_state",
         "resize",
@@ -84,6 +114,7 @@ def test_keys_are_what_is_stored() -> None:
         "restore_off",
         "restore_offloaded",
         "restore_pause",
+        "restore_paused",
         "restore_rescue",
         "restore_resume",
         "restore_start",
@@ -192,8 +223,10 @@ def test_what_an_agent_works_on_has_a_goal(row: Action) -> None:
         assert (row.pending, row.becomes, row.wants) == (None, None, None)
         return
     assert row.becomes is None or row.wants is not None
-    # Only what brings several states' guests back to what they all want has a goal and no state of its own.
-    assert row.becomes is not None or row.wants is None or key(row) in restores()
+    # Only what brings several states' guests to what they all want has a goal and no state of its own, and what is
+    # done to a copy of the guest.
+    keeps = row in HOLDS or key(row) in restores() | set(AFTER_BOOT.values())
+    assert (row.becomes is not None or row.wants is None or keeps) != row.elsewhere
     assert row.pending is not None or row.becomes is None or row.name == "reap"
     # The arbiter tries again, until it is a crash loop.
     assert row.on_failure is OnFailure.KEEP or row.policy.role is not Role.SYSTEM
@@ -227,26 +260,48 @@ def test_guard_has_no_default() -> None:
 
 @pytest.mark.parametrize("row", [row for row in ACTIONS if row.is_operation], ids=by_key)
 def test_what_changes_a_guest_is_guarded(row: Action) -> None:
-    """Except what makes it, what brings it back to the record, and what only reads its disk."""
+    """Except what makes it, what brings it back to the record, a hold, and what only reads its disk."""
     exempt = isinstance(row.guard, Exempt)
     reads = row.becomes is None and row.wants is None and Step.SNAPSHOT in row.steps
     # What was on its way ends on a host, or as it was: a lock does not undo what was admitted before it (B1).
     on_its_way = row.policy.role is Role.SYSTEM and row.places
-    assert exempt == (row is CREATE or reads or on_its_way or key(row) in restores() | {"reap"})
+    nothing = row.steps == (Step.STAND_DOWN,)
+    assert exempt == (
+        nothing
+        or row in {CREATE, ADOPT}
+        or row in HOLDS
+        or reads
+        or on_its_way
+        or row.elsewhere
+        or key(row) in restores() | {"reap"}
+    )
 
 
 @pytest.mark.parametrize("name", sorted({row.name for row in ACTIONS if row.label is not None}))
 def test_rows_that_differ_by_state_do_not_overlap(name: str) -> None:
     """So at most one of them is admitted, and to a client they are one action."""
     rows = alternatives(name)
-    if rows[0].policy.role is Role.SYSTEM:
-        return  # What follows an operation is named by its row, not found by state.
+    if rows[0].policy.role is Role.SYSTEM or name == "place_lock":
+        return  # What follows an operation is named by its row, not found by state; of locks, the request names it.
+    if rows[0] in HOLDS:
+        return  # Of those, ``WAYS`` has the rows that one request can mean.
     assert len(rows) > 1
     for one, other in itertools.combinations(rows, 2):
         apart = not one.when & other.when or (one.was is not None and other.was not in {None, one.was})
         assert apart or "soft" in {one.label, other.label}, "only the operator's choice tells these apart"
         assert (one.wire, one.since, one.body) == (other.wire, other.since, other.body)
         assert (one.policy, one.guard) == (other.policy, other.guard)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_hold_is_admitted_in_every_state(way: str) -> None:
+    """Whatever is in flight; and it names the row that it comes to (R6)."""
+    for state in VmState:
+        rows = [row for row in WAYS[way] if state in row.when]
+        assert bool(rows) == (state is not VmState.DELETED)
+        assert all(row.over == frozenset(TaskState) for row in rows)
+        # Saved where that can be chosen; it is the first that fits that counts.
+        assert len(rows) <= (2 if way == "suspend" and state in {VmState.ACTIVE, VmState.PAUSED} else 1)
 
 
 def test_every_task_state_is_set_by_an_operation() -> None:
@@ -258,9 +313,9 @@ def test_every_task_state_is_set_by_an_operation() -> None:
 
 @pytest.mark.parametrize("row", ACTIONS, ids=by_key)
 def test_an_operation_is_admitted_somewhere(row: Action) -> None:
-    """Only ``create`` has no state before it; what is deleted is past everything but reaping."""
+    """Only ``create`` has no state before it; of what is deleted the guest is removed, or comes back."""
     assert (row.when == frozenset()) == (row is CREATE)
-    assert (VmState.DELETED in row.when) == (row.name == "reap")
+    assert (VmState.DELETED in row.when) == (row in {BY_KEY["reap"], ADOPT} or row.elsewhere)
 
 
 @pytest.mark.parametrize("row", ACTIONS, ids=by_key)
@@ -295,3 +350,14 @@ def test_what_a_guest_is_shut_down_for_is_looked_at_first(gone: Step, made: Step
 def test_asking_is_followed_by_taking_the_power(row: Action) -> None:
     """Forcing at the deadline is the next step's work; without it a guest that ignores us would run on."""
     assert row.steps[row.steps.index(Step.SHUT_DOWN) + 1] is Step.POWER_OFF
+
+
+def test_what_overtakes_a_save_throws_the_memory_away_or_keeps_it_as_such() -> None:
+    """A guest that is recorded as anything but suspended must not have a saved memory: no start would boot it."""
+    saving = {row.pending for row in ACTIONS if row.if_saved or Step.SAVE_MEMORY in row.steps}
+    overtaking = [row for row in ACTIONS if row.over & saving and row.is_operation]
+    assert {key(row) for row in overtaking} >= {"stop_force", "reboot_hard", "delete", "hold_clean"}
+    for row in overtaking:
+        keeps = row.becomes is VmState.SUSPENDED or row.steps == (Step.STAND_DOWN,)
+        had_none = row.when == frozenset({VmState.BUILDING})
+        assert keeps or had_none or Step.DISCARD_MEMORY in row.steps, key(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,43 @@ def refusal_of(row: Action, actor: ActorKind, **facts: object) -> Refusal | None
     return None if refused is None else refused.refusal
 
 
+def of(row: Action) -> dict[str, Any]:
+    """Return what a row demands of an instance besides its states."""
+    return {"was": row.was, "adopted_as": "theirs" if row.needs_adopted else None}
+
+
+@pytest.mark.parametrize("row", ACTIONS, ids=by_key)
+def test_what_is_not_ours_is_left_as_it_is(row: Action) -> None:
+    """Nothing that needs the definition or the disk is admitted of an adopted guest; only such a one is given back."""
+    state = next(iter(row.when), None)
+    if state is None:
+        return
+    adopted = refusal_of(row, ActorKind.ADMIN, vm_state=state, was=row.was, adopted_as="theirs")
+    made_here = refusal_of(row, ActorKind.ADMIN, vm_state=state, was=row.was)
+    assert adopted is (Refusal.ADOPTED if row.needs_own else None)
+    assert made_here is (Refusal.NOT_ADOPTED if row.needs_adopted else None)
+
+
+def test_what_an_adopted_guest_can_have_done() -> None:
+    """Its power, its memory, its console, its locks and its end; not what makes, copies or moves a disk."""
+    refused = {row.name for row in ACTIONS if row.needs_own}
+    assert refused == {
+        "arrive",
+        "boot_rescue",
+        "createBackup",
+        "createImage",
+        "evacuate",
+        "migrate",
+        "rebuild",
+        "rescue",
+        "resize",
+        "restore_rescue",
+        "revertResize",
+        "shelve",
+        "unshelve",
+    }
+
+
 @pytest.mark.parametrize("row", ACTIONS, ids=by_key)
 @pytest.mark.parametrize("actor", ActorKind)
 def test_a_lock_blocks_the_classes_of_the_row(row: Action, actor: ActorKind) -> None:
@@ -34,8 +72,8 @@ def test_a_lock_blocks_the_classes_of_the_row(row: Action, actor: ActorKind) -> 
     if state is None:
         return
     for kind, blocked in itertools.product(LockKind, OperationClass):
-        found = refusal_of(row, actor, vm_state=state, was=row.was, **{COLUMN[kind]: blocked})
-        binds = actor in BINDS[kind] and bool(row.guarded & blocked)
+        found = refusal_of(row, actor, vm_state=state, **of(row), **{COLUMN[kind]: blocked})
+        binds = (row.bound or actor in BINDS[kind]) and bool(row.guarded & blocked)
         assert found == (Refusal.LOCKED if binds else None)
 
 
@@ -43,7 +81,7 @@ def test_a_lock_blocks_the_classes_of_the_row(row: Action, actor: ActorKind) -> 
 def test_states_and_tasks_of_the_row(row: Action) -> None:
     """Admitted in its vm states, over no task or the tasks it may overtake, and nowhere else; deleted is gone."""
     for vm_state, task_state in itertools.product(VmState, (None, *TaskState)):
-        found = refusal_of(row, ActorKind.MEMBER, vm_state=vm_state, task_state=task_state, was=row.was)
+        found = refusal_of(row, ActorKind.MEMBER, vm_state=vm_state, task_state=task_state, **of(row))
         if vm_state not in row.when:
             gone = vm_state is VmState.DELETED
             assert found is (Refusal.NOT_FOUND if gone else Refusal.WRONG_VM_STATE)
@@ -99,7 +137,13 @@ def test_the_sentences(facts: dict[str, object], sentence: str) -> None:
 
 def test_every_refusal_has_a_sentence() -> None:
     """It can be said with the facts that admission has."""
-    facts = {"instance_id": "i", "action": "start", "vm_state": "active", "task_state": "pausing"}
+    facts = {
+        "instance_id": "i",
+        "action": "start",
+        "vm_state": "active",
+        "task_state": "pausing",
+        "host": "h",
+    }
     for refusal in Refusal:
         assert "i" in refusal.value.format_map(facts)
 

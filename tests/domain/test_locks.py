@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
+from stateward.domain.errors import Invalid
 from stateward.domain.locks import (
     ALL_CLASSES,
     BINDS,
@@ -14,9 +16,12 @@ from stateward.domain.locks import (
     Lock,
     LockKind,
     OperationClass,
+    classes_of,
     kind_placed_by,
-    kind_released_by,
+    may_release,
+    released_by_unlock,
     summarise,
+    words_of,
 )
 
 NOTHING: Final = OperationClass(0)
@@ -161,14 +166,110 @@ OWNER, ADMIN, HOLD = LockKind
 )
 def test_which_lock_is_released(kind: ActorKind, present: list[LockKind], released: LockKind | None) -> None:
     """An admin's unlock takes the admin's lock first and leaves the owner's; no unlock takes a hold (R5, R6)."""
-    assert kind_released_by(kind, present) is released
+    found = released_by_unlock(kind, [lock(each) for each in present])
+    assert (found.kind if found else None) is released
 
 
 @pytest.mark.parametrize("present", [[ADMIN], [OWNER, ADMIN], [ADMIN, HOLD], [OWNER, ADMIN, HOLD]])
 def test_a_member_cannot_unlock_while_the_provider_locks(present: list[LockKind]) -> None:
     """Not even the member's own lock, which the provider's lies over (R5)."""
     with pytest.raises(PermissionError):
-        kind_released_by(ActorKind.MEMBER, present)
+        released_by_unlock(ActorKind.MEMBER, [lock(each) for each in present])
+
+
+def test_a_sealed_lock_is_released_by_the_provider_alone() -> None:
+    """The owner asked for that (R4)."""
+    sealed = msgspec.structs.replace(lock(OWNER), sealed=True)
+    with pytest.raises(PermissionError):
+        released_by_unlock(ActorKind.MEMBER, [sealed])
+    assert released_by_unlock(ActorKind.ADMIN, [sealed]) == sealed
+
+
+@pytest.mark.parametrize("who", [ActorKind.MEMBER, ActorKind.ADMIN])
+@pytest.mark.parametrize("change", [{"name": "a"}, {"instance_id": None, "project_id": "p"}])
+def test_unlock_leaves_named_and_inherited_locks(who: ActorKind, change: dict[str, str | None]) -> None:
+    """They are released by their ids: a script's unlock does not free what somebody else locked (B2)."""
+    for kind in (OWNER, ADMIN):
+        assert released_by_unlock(who, [msgspec.structs.replace(lock(kind), **change)]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "member", "another"),
+    [
+        ({}, True, True),
+        ({"name": "a"}, True, False),
+        ({"sealed": True}, False, False),
+        ({"kind": ADMIN}, False, False),
+        ({"kind": HOLD}, False, False),
+    ],
+)
+def test_who_may_release(change: dict[str, Any], member: bool, another: bool) -> None:  # noqa: FBT001
+    """A named lock is its holder's; the provider's and a sealed one are the provider's; an admin's are all."""
+    one = msgspec.structs.replace(lock(OWNER), **change)
+    assert may_release(one, ActorKind.MEMBER, "h") is member
+    assert may_release(one, ActorKind.MEMBER, "another") is another
+    assert may_release(one, ActorKind.ADMIN, "another") is True
+
+
+@pytest.mark.parametrize(
+    ("words", "blocks", "shown"),
+    [
+        (["delete"], OperationClass.DELETE, ["delete"]),
+        (["power"], OperationClass.START | OperationClass.STOP, ["power"]),
+        (["start", "stop"], OperationClass.START | OperationClass.STOP, ["power"]),
+        (["stop", "change"], OperationClass.STOP | OperationClass.CHANGE, ["stop", "change"]),
+        (["power", "delete", "change"], ALL_CLASSES, ["all"]),
+        (["all"], ALL_CLASSES, ["all"]),
+    ],
+)
+def test_the_words_for_what_a_lock_blocks(words: list[str], blocks: OperationClass, shown: list[str]) -> None:
+    """People say them in any combination; the fewest are shown (B2)."""
+    assert classes_of(words) == blocks
+    assert words_of(blocks) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["reboot"],
+            "There are no operations called 'reboot'; a lock blocks delete, stop, start, power, change, all.",
+        ),
+        ([], "A lock has to block something: delete, stop, start, power, change, all."),
+    ],
+)
+def test_words_that_mean_nothing(words: list[str], says: str) -> None:
+    """The sentence says which there are."""
+    with pytest.raises(Invalid) as refused:
+        classes_of(words)
+    assert str(refused.value) == says
+
+
+@given(st.integers(1, int(ALL_CLASSES)).map(OperationClass))
+def test_words_mean_what_they_were_made_of(blocks: OperationClass) -> None:
+    """Shown and read again, a lock blocks the same."""
+    assert classes_of(words_of(blocks)) == blocks
+
+
+def test_what_a_project_s_lock_is_inherited_by() -> None:
+    """Its instances, and where it names a tag, those that have it (B2)."""
+    whole = msgspec.structs.replace(lock(OWNER), instance_id=None, project_id="p")
+    tagged = msgspec.structs.replace(whole, tag="db")
+    assert [whole.holds_for("p", []), whole.holds_for("q", ["db"])] == [True, False]
+    assert [
+        tagged.holds_for("p", ["db", "x"]),
+        tagged.holds_for("p", ["x"]),
+        tagged.holds_for("q", ["db"]),
+    ] == [
+        True,
+        False,
+        False,
+    ]
+    assert [each.scope for each in (lock(OWNER), whole, tagged)] == [
+        "instance i",
+        "project p",
+        "project p tag db",
+    ]
 
 
 @given(
@@ -190,10 +291,10 @@ def test_a_history_of_locks_and_unlocks(history: list[tuple[bool, ActorKind, boo
                 owner_holds = True
         elif who is ActorKind.MEMBER and provider_holds:
             with pytest.raises(PermissionError):
-                kind_released_by(who, present)
+                released_by_unlock(who, [lock(each) for each in present])
         else:
-            released = kind_released_by(who, present)
-            present -= {released}
+            released = released_by_unlock(who, [lock(each) for each in present])
+            present -= {released.kind} if released else set()
             if provider_holds:
                 provider_holds = False
             else:

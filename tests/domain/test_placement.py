@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
+from stateward.domain.hosts import Condition
 from stateward.domain.placement import (
     FILTERS,
     NOTHING,
@@ -50,8 +51,15 @@ REFUSED: list[tuple[dict[str, Any], Wanted, str]] = [
     ({}, Wanted(need=NEED, zone="south"), "it is in another zone"),
     ({"enabled": False}, Wanted(need=NEED), "it is disabled"),
     ({"up": False}, Wanted(need=NEED), "it is down"),
+    ({"maintained": True}, Wanted(need=NEED), "it is maintained"),
+    (
+        {"condition": Condition.RETURNED},
+        Wanted(need=NEED),
+        "it is suspect or dead, or back and not clean yet",
+    ),
     ({"capacity": None}, Wanted(need=NEED), "it has not yet said what it has"),
     ({"reachable": False}, Wanted(need=NEED), "its hypervisor does not answer"),
+    ({}, Wanted(need=NEED, shared=True), "it does not reach the storage that the disk is on"),
     ({}, Wanted(need=NEED, excluded=frozenset({"a"})), "it was excluded"),
     (
         {},

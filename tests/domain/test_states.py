@@ -103,6 +103,7 @@ def test_every_observation_has_a_power_state() -> None:
         Observed.CRASHED: PowerState.CRASHED,
         Observed.MISSING: PowerState.NOSTATE,
         Observed.UNKNOWN: PowerState.NOSTATE,
+        Observed.DUPLICATE: PowerState.NOSTATE,
     }
 
 

@@ -4,47 +4,78 @@ from __future__ import annotations
 
 import itertools
 
+import msgspec
 import pytest
 
-from stateward.domain.actions import BY_KEY, Role, restores
-from stateward.domain.states import Cause, Observed, TaskState, VmState
-from stateward.domain.verdicts import IN_FLIGHT, VERDICTS, Kind, Verdict, judge, judge_instance
+from stateward.domain.actions import ACTIONS, BY_KEY, Role, key, restores
+from stateward.domain.locks import ALL_CLASSES
+from stateward.domain.states import ON_NO_HOST, Cause, Observed, TaskState, VmState
+from stateward.domain.verdicts import IN_FLIGHT, VERDICTS, Kind, Stray, Verdict, judge, judge_instance
+from stateward.domain.verdicts.alternatives import alternatives
 from tests.rows import instance
 
-COMBINATIONS = tuple(itertools.product(VmState, Observed, Cause, (False, True)))
+#: How an instance can be locked, as (locked, held, kept off).
+FREE, LOCKED, HELD, KEPT_OFF = (
+    (False, False, False),
+    (True, False, False),
+    (True, True, False),
+    (True, True, True),
+)
+Locks = tuple[bool, bool, bool]
+#: What is known of a copy elsewhere counts for one observation only.
+COMBINATIONS = tuple(
+    (expected, observed, cause, locks, stray)
+    for expected, observed, cause, locks, stray in itertools.product(
+        VmState, Observed, Cause, (FREE, LOCKED, HELD, KEPT_OFF), Stray
+    )
+    if observed is Observed.DUPLICATE or stray is Stray.RUNNING
+)
 
 
-def matches(row: Verdict, expected: VmState, observed: Observed, cause: Cause, *, locked: bool) -> bool:
+def judged(expected: VmState, observed: Observed, cause: Cause, locks: Locks, stray: Stray) -> Verdict:
+    locked, held, kept_off = locks
+    return judge(expected, observed, cause, locked=locked, held=held, kept_off=kept_off, stray=stray)
+
+
+def matches(row: Verdict, combination: tuple[VmState, Observed, Cause, Locks, Stray]) -> bool:
+    expected, observed, cause, locks, stray = combination
+    asked = (row.locked, row.held, row.kept_off)
     return (
         row.expected is expected
         and row.observed is observed
         and (row.causes is None or cause in row.causes)
-        and row.locked in {None, locked}
+        and row.stray in {None, stray}
+        and all(one in {None, is_so} for one, is_so in zip(asked, locks, strict=True))
     )
 
 
 def test_every_combination_has_a_verdict() -> None:
     """There is a row for each, and ``judge`` returns the first of them."""
-    for expected, observed, cause, locked in COMBINATIONS:
-        rows = [row for row in VERDICTS if matches(row, expected, observed, cause, locked=locked)]
-        assert rows, (expected, observed, cause, locked)
-        assert judge(expected, observed, cause, locked=locked) is rows[0]
+    for combination in COMBINATIONS:
+        rows = [row for row in VERDICTS if matches(row, combination)]
+        assert rows, combination
+        assert judged(*combination) is rows[0]
 
 
 def test_every_row_is_reached() -> None:
     """A row that another hides would be a rule nobody follows."""
-    reached = {
-        id(judge(expected, observed, cause, locked=locked))
-        for expected, observed, cause, locked in COMBINATIONS
-    }
+    reached = {id(judged(*combination)) for combination in COMBINATIONS}
     assert [row for row in VERDICTS if id(row) not in reached] == []
 
 
 def test_a_row_says_what_follows_and_nothing_else() -> None:
-    """Only a restore names an action, only an adoption a new state, and all say why in a sentence."""
+    """Only a restore names an action, only an adoption a new state, and all say why in a sentence.
+
+    What is put in quarantine is halted elsewhere, and ends in error where there is a record to say so.
+    """
     for row in VERDICTS:
-        assert (row.action is not None) == (row.kind is Kind.RESTORE)
-        assert (row.becomes is not None) == (row.kind is Kind.ADOPT)
+        if row.kind is Kind.QUARANTINE:
+            assert (row.observed, row.action) == (Observed.DUPLICATE, "halt_stray")
+            assert row.becomes is (None if row.expected in ON_NO_HOST else VmState.ERROR)
+        else:
+            assert (row.action is not None) == (row.kind is Kind.RESTORE)
+            assert (row.becomes is not None) == (row.kind is Kind.ADOPT)
+        assert row.by is None
         assert row.says.endswith(".")
         assert row.says[0].isupper()
 
@@ -59,25 +90,37 @@ def test_a_restore_is_admitted_and_ends_in_agreement() -> None:
         if row.action is None:
             continue
         action = BY_KEY[row.action]
+        if action.elsewhere:
+            assert (row.observed, action.becomes, action.pending) == (Observed.DUPLICATE, None, None)
+            assert row.expected in action.when
+            continue
         assert action.policy.role is Role.SYSTEM
         assert row.expected in action.when
         assert action.becomes in {None, row.expected}
         assert action.steps
-        assert {action.wants} == as_recorded(row.expected)
+        # A resized instance may be on or off, and one in error anything; a hold that keeps it off decides.
+        assert {action.wants} == as_recorded(row.expected) or row.kept_off
 
 
 def test_every_restoring_action_is_in_the_table() -> None:
-    """An action of the arbiter's that no verdict names would never be used."""
+    """An action of the arbiter's that neither a verdict nor a policy can name would never be used."""
     named = {row.action for row in VERDICTS if row.action is not None}
-    assert restores() | {"reap"} == named
+    by_policy = {
+        action
+        for cell in itertools.product(VmState, Observed, Cause)
+        for action in alternatives(*cell).actions
+    }
+    assert by_policy - named == {"restore_paused"}
+    elsewhere = {key(action) for action in ACTIONS if action.elsewhere}
+    assert restores() | {"reap"} | elsewhere == named | by_policy
 
 
 def test_an_adoption_ends() -> None:
     """What is adopted is then as recorded, or is restored; it is never adopted a second time."""
-    for expected, observed, cause, locked in COMBINATIONS:
-        row = judge(expected, observed, cause, locked=locked)
-        if row.becomes is not None:
-            after = judge(row.becomes, observed, cause, locked=locked)
+    for expected, observed, cause, locks, stray in COMBINATIONS:
+        row = judged(expected, observed, cause, locks, stray)
+        if row.becomes is not None and row.kind is Kind.ADOPT:
+            after = judged(row.becomes, observed, cause, locks, stray)
             agrees = observed in as_recorded(row.becomes)
             assert after.kind is (Kind.AGREE if agrees else Kind.RESTORE), row
 
@@ -107,11 +150,19 @@ A, P, S, T, E, D = (
         (A, Observed.SHUTOFF, Cause.DESTROYED, False, Kind.RESTORE, "restore_start"),
         (A, Observed.SHUTOFF, Cause.CRASHED, False, Kind.RESTORE, "restore_start"),
         (A, Observed.SHUTOFF, Cause.HOST, False, Kind.RESTORE, "restore_start"),
+        (A, Observed.SHUTOFF, Cause.OUT_OF_MEMORY, False, Kind.RESTORE, "restore_start"),
+        # It may run on the host that it was migrated to.
+        (A, Observed.SHUTOFF, Cause.MIGRATION, False, Kind.ALERT, None),
+        (P, Observed.SHUTOFF, Cause.MIGRATION, False, Kind.ALERT, None),
+        (S, Observed.SHUTOFF, Cause.MIGRATION, True, Kind.ALERT, None),
         (A, Observed.SHUTOFF, Cause.OTHER, False, Kind.RESTORE, "restore_start"),
         (A, Observed.CRASHED, Cause.CRASHED, False, Kind.RESTORE, "restore_start"),
         (A, Observed.PAUSED, Cause.OPERATOR, False, Kind.RESTORE, "restore_unpause"),
         (A, Observed.PAUSED, Cause.IO_ERROR, False, Kind.ALERT, None),
         (A, Observed.PAUSED, Cause.MIGRATION, False, Kind.IGNORE, None),
+        # A guest that sleeps wakes by itself, and one that is being saved is saved in a moment.
+        (A, Observed.PAUSED, Cause.GUEST, False, Kind.IGNORE, None),
+        (A, Observed.PAUSED, Cause.SAVED, False, Kind.IGNORE, None),
         (A, Observed.SUSPENDED, Cause.SAVED, False, Kind.RESTORE, "restore_resume"),
         (A, Observed.MISSING, Cause.OTHER, False, Kind.ALERT, None),
         # A paused one found running and a stopped one found paused are different cells (R13).
@@ -148,6 +199,29 @@ def test_what_the_requirements_say(
     assert (row.kind, row.action or row.becomes) == (kind, what)
 
 
+@pytest.mark.parametrize(
+    ("stray", "kind", "action", "becomes"),
+    [
+        (Stray.OLDER, Kind.RESTORE, "remove_stray", None),
+        (Stray.OLDER_RUNNING, Kind.RESTORE, "halt_stray", None),
+        (Stray.RUNNING, Kind.QUARANTINE, "halt_stray", E),
+        (Stray.RESTING, Kind.ALERT, None, None),
+    ],
+)
+def test_a_copy_elsewhere_never_runs_beside_it(
+    stray: Stray, kind: Kind, action: str | None, becomes: VmState | None
+) -> None:
+    """Only what is certain to be older is removed; what is not is halted or kept (R14)."""
+    for expected, cause, (locked, held, kept_off) in itertools.product(
+        VmState, Cause, (FREE, LOCKED, HELD, KEPT_OFF)
+    ):
+        row = judge(
+            expected, Observed.DUPLICATE, cause, locked=locked, held=held, kept_off=kept_off, stray=stray
+        )
+        end = None if expected in ON_NO_HOST else becomes
+        assert (row.kind, row.action, row.becomes) == (kind, action, end)
+
+
 @pytest.mark.parametrize("task_state", TaskState)
 def test_an_operation_in_flight_is_not_judged(task_state: TaskState) -> None:
     """Whatever it does to the guest meanwhile is no deviation (R12)."""
@@ -167,3 +241,34 @@ def test_an_instance_is_judged_by_its_own_columns() -> None:
     for locked_by, action in ((None, "restore_stop"), ("owner", "restore_off"), ("admin", "restore_off")):
         row = instance(vm_state=T, observed=Observed.RUNNING, locked_by=locked_by)
         assert judge_instance(row).action == action
+
+
+def test_nothing_brings_a_held_guest_back() -> None:
+    """No verdict about an instance under a hold starts a guest that is off, or lets a halted one run (R6)."""
+    for combination in COMBINATIONS:
+        row = judged(*combination)
+        off = combination[1] not in {Observed.RUNNING, Observed.PAUSED}
+        # What is done to a copy elsewhere only ever halts or removes it.
+        if combination[3] not in {HELD, KEPT_OFF} or row.action is None or BY_KEY[row.action].elsewhere:
+            continue
+        assert BY_KEY[row.action].wants is not Observed.RUNNING, combination
+        assert not off or BY_KEY[row.action].wants in {Observed.SHUTOFF, Observed.MISSING}, combination
+
+
+@pytest.mark.parametrize("expected", [VmState.STOPPED, VmState.RESIZED, VmState.ERROR, VmState.SHELVED])
+def test_what_is_kept_off_is_switched_off_again(expected: VmState) -> None:
+    """Whoever started it, and however: also where nothing would be judged without the hold (R6)."""
+    for observed, cause in itertools.product((Observed.RUNNING, Observed.PAUSED), Cause):
+        row = judged(expected, observed, cause, KEPT_OFF, Stray.RUNNING)
+        assert (row.kind, row.action) == (Kind.RESTORE, "restore_off")
+
+
+def test_an_instance_is_judged_by_its_own_holds() -> None:
+    """By the columns that its locks are folded into."""
+    free = instance(vm_state=A, observed=Observed.SHUTOFF, cause=Cause.DESTROYED)
+    assert judge_instance(free).action == "restore_start"
+    held = msgspec.structs.replace(free, hold_blocks=ALL_CLASSES, locked_by="admin")
+    assert judge_instance(held).becomes is T
+    resized = instance(vm_state=VmState.RESIZED, observed=Observed.RUNNING, hold_blocks=15, locked_by="admin")
+    assert judge_instance(resized).kind is Kind.AGREE
+    assert judge_instance(msgspec.structs.replace(resized, kept_off=True)).action == "restore_off"

@@ -191,6 +191,29 @@ async def test_a_guest_that_hangs_holds_up_no_other(rig: Rig, folder: Path) -> N
 
 
 @pytest.mark.asyncio
+async def test_a_save_that_somebody_else_began_counts(
+    rig: Rig, place: LibvirtPlace, folder: Path, images: TinyImages, tmp_path: Path
+) -> None:
+    """An agent was killed while libvirt saved; the next one asks for the same, and has it when the first one ends."""
+    instance_id = await rig.running()
+    process = process_of(folder, instance_id)
+    later = LibvirtDriver(uri=place.uri, folder=tmp_path, images=images)
+    await later.open(Changes())
+    # Both wait for QEMU, the second for its turn.
+    os.kill(process, signal.SIGSTOP)
+    try:
+        first = asyncio.create_task(rig.driver.save_memory(instance_id))
+        await asyncio.sleep(0.2)
+        second = asyncio.create_task(later.save_memory(instance_id))
+        await asyncio.sleep(0.2)
+    finally:
+        os.kill(process, signal.SIGCONT)
+    await asyncio.gather(first, second)
+    assert await rig.state(instance_id) == SUSPENDED
+    await later.close()
+
+
+@pytest.mark.asyncio
 async def test_guests_live_through_a_restart_of_libvirtd(rig: Rig, place: LibvirtPlace, folder: Path) -> None:
     running, killed, saved = [await rig.running() for _ in range(3)]
     await rig.driver.mark_fence(running, 4)

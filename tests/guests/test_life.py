@@ -7,6 +7,7 @@ disk, so that each of them says which disk it is.
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -218,10 +219,11 @@ async def _locked(story: Story) -> None:
     guarded = [row for row in ACTIONS if row.wire and row.guarded and row.policy.role is Role.MEMBER]
     wires = {"resize", "rescue", "rebuild", "shelve", "unshelve", "restore", "forceDelete"}
     assert wires < {row.wire for row in guarded}
+    locked = re.compile(rf"Instance {story.id} is locked\. It was locked by user \w+ at [0-9TZ:-]+: not now")
     for row in guarded:
         body = options(row, image=before["image"]["id"], flavor="medium")
         refused = await story.act(str(row.wire), body, status=409)
-        assert refused.body["conflictingRequest"]["message"] == f"Instance {story.id} is locked"
+        assert locked.fullmatch(refused.body["conflictingRequest"]["message"])
     deleted = await story.owner.ask("DELETE", f"/compute/v2.1/servers/{story.id}")
     assert deleted.status == 409, deleted
     assert await story.show() == before

@@ -17,7 +17,7 @@ from unittest import mock
 import sqlalchemy as sa
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from stateward import server
+from stateward import plane, server
 from stateward.api.app import Ready, build
 from stateward.api.compute.services import Services
 from stateward.api.images import Images
@@ -214,7 +214,9 @@ def watched(services: Services, images: Images, ready: Ready) -> Any:
 
 
 if __name__ == "__main__":
-    for name, part in {"build": watched, **FAULTS[sys.argv.pop(1)]}.items():
-        assert hasattr(server, name)
-        setattr(server, name, part)
+    for name, part in FAULTS[sys.argv.pop(1)].items():
+        assert hasattr(plane, name)
+        setattr(plane, name, part)
+    assert hasattr(server, "build")
+    server.build = watched
     main()

@@ -79,7 +79,7 @@ def _understood(verb: Verb, answer: Answer) -> tuple[Outcome, str]:
         return Outcome.FORBIDDEN, ""
     assert answer.status == 409, answer
     message: str = answer.body["conflictingRequest"]["message"]
-    if message.endswith("is locked"):
+    if " is locked" in message:
         return Outcome.LOCKED, ""
     if message.endswith("try again"):
         return Outcome.OVERTAKEN, ""

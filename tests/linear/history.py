@@ -31,8 +31,16 @@ class Outcome(enum.StrEnum):
     LOCKED = "locked"
     WRONG_VM_STATE = "wrong vm state"
     WRONG_TASK_STATE = "wrong task state"
-    #: A member's unlock while the provider's lock holds.
+    #: A member's unlock while the provider's lock holds, or the release of a lock that is not the member's.
     FORBIDDEN = "forbidden"
+    #: There is no such lock, or no more.
+    NOT_FOUND = "not found"
+    #: Its holder has a lock of this name there.
+    NAME_TAKEN = "name taken"
+    #: The lock would have expired before it was placed.
+    TOO_LATE = "too late"
+    #: There is nothing to override.
+    BINDS_NO_ADMIN = "binds no admin"
     #: Another request changed the instance at the same moment: nothing was done, and nothing is said of its state.
     OVERTAKEN = "overtaken"
     #: No answer came: it may have been admitted or refused, or never have arrived.

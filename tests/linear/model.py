@@ -80,16 +80,3 @@ def finish(state: State) -> State:
     if state.in_flight is None:
         return state
     return state._replace(stopped=state.in_flight is Verb.STOP, in_flight=None)
-
-
-def every_state() -> list[State]:
-    """Return all states there are."""
-    flags = (False, True)
-    return [
-        State(owner, admin, stopped, in_flight)
-        for owner in flags
-        for admin in flags
-        for stopped in flags
-        # Only what is active is being stopped, and only what is stopped is being started.
-        for in_flight in (None, Verb.START if stopped else Verb.STOP)
-    ]

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.harness import ServerProcess
+from tests.linear import test_stack
+from tests.linear.broken_stack import FAULTS
 from tests.linear.test_linear import convict, record
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.slow, pytest.mark.timeout(400)]
@@ -35,6 +37,24 @@ async def test_a_broken_server_is_convicted(tmp_path: Path, fault: str, clients:
         async with ServerProcess(folder, program=program) as server:
             found = convict(await record(server, requests=2000, seed=seed, clients=clients))
             await server.stop()
+        if found:
+            break
+    print(found[:1])  # noqa: T201
+    assert found
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_a_broken_stack_is_convicted(tmp_path: Path, fault: str) -> None:
+    """The same of stacked locks, holds, expiry and overrides."""
+    program = (sys.executable, "-m", "tests.linear.broken_stack", fault)
+    found = []
+    for seed in range(3, 43):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        async with test_stack.simulated(folder, program=program) as server:
+            histories = await test_stack.record(server, requests=1500, seed=seed, clients=12, instances=2)
+            await server.stop()
+        found = test_stack.convict(histories)
         if found:
             break
     print(found[:1])  # noqa: T201

@@ -199,6 +199,7 @@ def test_the_search_agrees_with_trying_every_order() -> None:
     assert min(verdicts.values()) > 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("finishing", [0.02, 0.4, 1.0])
 def test_a_long_right_history_passes_and_one_wrong_answer_in_it_does_not(finishing: float) -> None:
     """Twenty thousand requests of sixteen clients, in seconds, however long operations take."""

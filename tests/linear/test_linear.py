@@ -100,14 +100,14 @@ async def test_twenty_thousand_requests(server: ServerProcess) -> None:
     assert convict(await record(server, requests=20_000, seed=1)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("server", "clients"),
     [
         ("sqlite", 4),
-        *(
-            pytest.param(*which, marks=pytest.mark.slow)
-            for which in (("sqlite", CLIENTS), ("postgresql", 4), ("postgresql", CLIENTS))
-        ),
+        ("sqlite", CLIENTS),
+        ("postgresql", 4),
+        ("postgresql", CLIENTS),
     ],
     indirect=["server"],
 )

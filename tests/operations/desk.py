@@ -120,6 +120,7 @@ class Desk:
 
     async def audit(self) -> list[tuple[str, str | None, dict[str, Any]]]:
         """Return the audit trail: event, action and detail."""
+        await self.database.seal()
         rows = await self.database.read(
             lambda connection: connection.execute(
                 sa.select(AUDIT.c.event, AUDIT.c.action, AUDIT.c.detail).order_by(AUDIT.c.number)
@@ -145,6 +146,10 @@ class Away:
         if self.away:
             raise StoreUnavailable("The database cannot be used now: it is away")
         return await self._database.write(work)
+
+    async def seal(self) -> None:
+        """Seal."""
+        await self._database.seal()
 
     async def close(self) -> None:
         """Leave the closing to whoever opened it."""

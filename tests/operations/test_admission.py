@@ -79,13 +79,14 @@ async def test_all_or_nothing(desk: Desk, part: str, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_refusal_leaves_nothing_behind(desk: Desk) -> None:
-    """Not even a later time of change."""
+    """Not even a later time of change; but a lock's refusal is in the audit trail."""
     instance_id = await desk.add(owner_blocks=int(ALL_CLASSES), locked_by="owner")
     before = await desk.row(instance_id)
     desk.clock.at = NOW + 5
     assert await refusal(desk.admit("stop", instance_id)) is Refusal.LOCKED
     assert await desk.row(instance_id) == before
-    assert (await desk.operations(instance_id), await desk.outbox(), await desk.audit()) == ([], [], [])
+    assert (await desk.operations(instance_id), await desk.outbox()) == ([], [])
+    assert await desk.audit() == [("refused", "stop", {"why": f"Instance {instance_id} is locked"})]
     assert desk.wakes == 0
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import psycopg
 import pytest
+import sqlalchemy as sa
 
 from stateward.domain.bodies import ShutdownOptions
 from stateward.domain.records import Fault, Observation, Operation, OperationState, Outcome, Result
@@ -77,7 +81,13 @@ async def test_a_success(desk: Desk, applied: Applied) -> None:
     assert (ended.state, ended.finished_at) == (OperationState.SUCCEEDED, NOW + 9)
     event, action, detail = (await desk.audit())[-1]
     assert (event, action) == ("finished", "stop")
-    assert detail == {"outcome": "succeeded", "message": None, "shutdown": "the guest was off"}
+    assert detail == {
+        "outcome": "succeeded",
+        "message": None,
+        "shutdown": "the guest was off",
+        "from": "active",
+        "to": "stopped",
+    }
     assert applied.settled == [instance_id]
 
 
@@ -239,4 +249,26 @@ async def test_a_result_that_cannot_be_kept_is_not_taken(desk: Desk) -> None:
     assert applied.settled == []
     database.away = False
     await applied.result(stop)
+    assert (await desk.row(instance_id)).vm_state is VmState.STOPPED
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_result_holds_the_instance_first(desk: Desk, applied: Applied, database_url: sa.URL) -> None:
+    """As whoever overtakes its operation does: the two never wait for each other at the same moment."""
+    instance_id = await desk.add()
+    stop = (await desk.admit("stop", instance_id)).operation
+    address = database_url.render_as_string(hide_password=False).replace("+psycopg", "")
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with psycopg.connect(address) as overtaking, psycopg.connect(address, autocommit=True) as watching:
+        overtaking.execute("SELECT FROM instances WHERE id = %s FOR UPDATE", (instance_id,))
+        result = asyncio.create_task(applied.result(stop))
+        async with asyncio.timeout(60):
+            while watching.execute(waiting).fetchone() == (0,):  # noqa: ASYNC110 (it waits for PostgreSQL)
+                await asyncio.sleep(0.01)
+        # Raises where the result holds it already.
+        overtaking.execute("SELECT FROM operations WHERE id = %s FOR UPDATE NOWAIT", (stop.id,))
+    await result
     assert (await desk.row(instance_id)).vm_state is VmState.STOPPED

@@ -36,7 +36,8 @@ async def test_what_a_creation_leaves_behind(desk: Desk) -> None:
     assert row.operation_id == operation.id
     assert await desk.operation(operation.id) == operation
     assert (operation.action, operation.state, operation.fence) == ("create", OperationState.ACCEPTED, 1)
-    assert await desk.audit() == [("admitted", "create", {"name": "web", "host": "h"})]
+    said = {"name": "web", "host": "h", "from": None, "to": "building"}
+    assert await desk.audit() == [("admitted", "create", said)]
     ((subject, _, dispatch),) = await desk.outbox()
     assert (subject, dispatch.operation_id) == ("operations.h", operation.id)
     assert dispatch.steps == (Step.PREPARE_DISK, Step.DEFINE, Step.POWER_ON)

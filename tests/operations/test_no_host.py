@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stateward.domain.actions import ACTIONS, Role, key
+from stateward.domain.actions import ACTIONS, BY_KEY, Role, key
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.records import OperationState
 from stateward.domain.states import VmState
@@ -28,15 +28,12 @@ async def test_it_is_deleted_at_once(desk: Desk, action: str) -> None:
 
 @pytest.mark.parametrize(
     "action",
-    [
-        key(row)
-        for row in ACTIONS
-        if row.is_operation and VmState.ERROR in row.when and row.becomes is not VmState.DELETED
-    ],
+    [key(row) for row in ACTIONS if row.is_operation and VmState.ERROR in row.when and not row.without_host],
 )
 async def test_whatever_needs_an_agent_is_refused(desk: Desk, action: str) -> None:
     """In Nova's words, and nothing is changed."""
-    instance_id = await desk.add(host="", zone="", vm_state="error")
+    adopted = "theirs" if BY_KEY[action].needs_adopted else None
+    instance_id = await desk.add(host="", zone="", vm_state="error", adopted_as=adopted)
     before = await desk.row(instance_id)
     with pytest.raises(Refused) as refused:
         await desk.admit(action, instance_id)
@@ -49,5 +46,4 @@ async def test_whatever_needs_an_agent_is_refused(desk: Desk, action: str) -> No
 def test_members_can_ask_for_some_of_them() -> None:
     """Otherwise the tests above would say nothing."""
     asked = [row for row in ACTIONS if row.is_operation and VmState.ERROR in row.when]
-    assert {row.policy.role for row in asked} == {Role.MEMBER}
-    assert len(asked) >= 4
+    assert len([row for row in asked if row.policy.role is Role.MEMBER]) >= 4

@@ -17,7 +17,7 @@ from stateward.domain.locks import ALL_CLASSES, ActorKind, OperationClass
 from stateward.domain.records import Instance
 from stateward.domain.states import TaskState, VmState
 from stateward.store import instances
-from stateward.store.tables import INSTANCES
+from stateward.store.tables import METADATA
 from tests.rows import NOW, insert, values
 
 LOCK_COLUMNS = ("owner_blocks", "admin_blocks", "hold_blocks")
@@ -42,7 +42,7 @@ def columns_of(
 def every_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sa.Connection, list[Instance]]]:
     """Give a row for every vm state, task state and stack of locks."""
     engine = sa.create_engine("sqlite://")
-    INSTANCES.create(engine)
+    METADATA.create_all(engine)
     none, every = OperationClass(0), ALL_CLASSES
     with engine.connect() as connection:
         rows = [
@@ -55,6 +55,7 @@ def every_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[sa.C
             insert(connection, vm_state=VmState.RESIZED.value, was=was.value)
             for was in (VmState.ACTIVE, VmState.STOPPED)
         ]
+        rows += [insert(connection, vm_state=state.value, adopted_as="theirs") for state in VmState]
         yield connection, rows
     engine.dispose()
 
@@ -82,7 +83,12 @@ def test_the_update_touches_what_the_explanation_allows(
 @pytest.mark.parametrize("row", [row for row in ACTIONS if row.guarded], ids=by_key)
 def test_every_class_of_a_lock_counts(row: Action, connection: sa.Connection) -> None:
     """A lock of any of the row's classes blocks it, for whom its kind binds; a lock of all others does not."""
-    instance = insert(connection, vm_state=min(row.when).value, was=row.was and row.was.value)
+    instance = insert(
+        connection,
+        vm_state=min(row.when).value,
+        was=row.was and row.was.value,
+        adopted_as="theirs" if row.needs_adopted else None,
+    )
     for column, blocks, actor in itertools.product(LOCK_COLUMNS, range(int(ALL_CLASSES) + 1), ActorKind):
         everyone = {"owner_blocks": 0, "admin_blocks": 0, "hold_blocks": 0}
         locked = instances.guarded_update(connection, instance.id, (), everyone | {column: blocks})
@@ -90,13 +96,14 @@ def test_every_class_of_a_lock_counts(row: Action, connection: sa.Connection) ->
         touched = instances.guarded_update(
             connection, instance.id, conditions(row, actor), {"updated_at": NOW}
         )
-        binds = actor is not ActorKind.ADMIN or column == "hold_blocks"
+        binds = row.bound or actor is not ActorKind.ADMIN or column == "hold_blocks"
         assert (touched is None) == (binds and bool(blocks & int(row.guarded)))
 
 
 BLOCKS = st.integers(0, int(ALL_CLASSES)).map(OperationClass)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(
     row=st.sampled_from(ACTIONS),

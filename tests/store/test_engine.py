@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+import threading
 from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from typing import Any, Final
@@ -323,3 +324,30 @@ async def test_inline_commits_take_no_virtual_time(inline_database: Database) ->
     await asyncio.gather(*(inline_database.write(named(f"{n}")) for n in range(10)))
     assert loop.time() - before < 0.01
     assert len(await names(inline_database)) == 10
+
+
+async def test_a_write_that_gave_way_in_a_deadlock_is_done_again(postgres_url: sa.URL) -> None:
+    """Two writes hold a row each and want the other's; both are answered as if they had come one after the other."""
+    database = PostgresDatabase(postgres_url)
+    await asyncio.gather(*(database.write(named(name)) for name in "ab"))
+    both_hold_one = threading.Barrier(2)
+    begun: list[str] = []
+
+    def crosswise(first: str, second: str) -> Work[None]:
+        def work(connection: sa.Connection) -> None:
+            begun.append(first)
+            for name in (first, second):
+                connection.execute(
+                    sa.update(HOSTS).where(HOSTS.c.name == name).values(zone=HOSTS.c.zone + first)
+                )
+                if len(begun) <= 2 and name == first:
+                    both_hold_one.wait(10)
+
+        return work
+
+    await asyncio.gather(database.write(crosswise("a", "b")), database.write(crosswise("b", "a")))
+    assert len(begun) == 3
+    zones = {host.name: host.zone for host in await database.read(hosts.every)}
+    assert zones["a"] == zones["b"]
+    assert sorted(zones["a"]) == ["a", "b", "z"]
+    await database.close()

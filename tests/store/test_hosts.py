@@ -6,8 +6,10 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from stateward.domain.hosts import Frozen
 from stateward.domain.records import HostReport
 from stateward.store import hosts
+from stateward.store.engine import Database
 from tests.rows import NOW
 
 
@@ -90,3 +92,45 @@ def test_when_a_host_is_up(*, seen_at: float | None, forced_down: bool, up: bool
 def test_changing_nobody(connection: sa.Connection) -> None:
     """The API then says that there is no such host."""
     assert not hosts.change(connection, "nobody", {"enabled": False})
+
+
+async def boots(database: Database) -> tuple[str | None, str | None, Frozen | None]:
+    (host,) = await database.read(hosts.every)
+    return host.boot_id, host.booted_id, host.frozen
+
+
+async def note(database: Database, boot_id: str, seq: int) -> bool:
+    return await database.write(lambda connection: hosts.note_boot(connection, "h", boot_id, seq, NOW))
+
+
+async def test_a_boot_freezes_in_the_statement_that_notes_it(database: Database) -> None:
+    """Not the first that is told of a host, and not one that is told late."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    assert [await note(database, "", 1), await note(database, "one", 2)] == [False, False]
+    assert await boots(database) == ("one", "one", None)
+    assert [await note(database, "two", 5), await note(database, "two", 6)] == [True, False]
+    assert [await note(database, "one", 4), await boots(database)] == [False, ("one", "two", Frozen.BOOT)]
+    assert not await database.write(lambda connection: hosts.judged_in(connection, "h", "one"))
+    judged = [
+        await database.write(lambda connection: hosts.judged_in(connection, "h", "two")) for _ in range(2)
+    ]
+    assert (judged, await boots(database)) == ([True, False], ("two", "two", None))
+
+
+@pytest.mark.parametrize(
+    ("why", "then", "after"),
+    [
+        (Frozen.SWEEP, Frozen.BOOT, Frozen.BOOT),
+        (Frozen.SILENT, Frozen.SILENT, Frozen.BOOT),
+        (Frozen.MAINTENANCE, Frozen.MAINTENANCE, Frozen.BOOT),
+    ],
+)
+async def test_a_boot_of_a_frozen_host(database: Database, why: Frozen, then: Frozen, after: Frozen) -> None:
+    """It explains a sweep; the other reasons stand, and the boot is judged after them."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    await note(database, "one", 1)
+    await database.write(lambda connection: hosts.freeze(connection, "h", why, "for a test", NOW))
+    assert await note(database, "two", 2)
+    assert (await boots(database))[2] is then
+    await database.write(lambda connection: hosts.thaw(connection, "h", why))
+    assert (await boots(database))[2] is after

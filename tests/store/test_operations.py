@@ -8,8 +8,7 @@ import sqlalchemy as sa
 from stateward.domain.locks import ActorKind
 from stateward.domain.records import Operation, OperationState
 from stateward.store import operations
-from stateward.store.tables import AUDIT
-from tests.rows import NOW, actor, insert
+from tests.rows import NOW, insert
 
 
 def operation(instance_id: str, **changes: object) -> Operation:
@@ -170,28 +169,6 @@ def test_counting_what_was_tried(connection: sa.Connection, instance_id: str) ->
     add(connection, other, id="e", action="restore_start", started_at=NOW + 1)
     assert len(operations.since(connection, instance_id, {"restore_start", "restore_pause"}, NOW)) == 2
     assert operations.since(connection, instance_id, set[str](), NOW) == []
-
-
-def test_the_audit_trail_keeps_who_did_what(connection: sa.Connection, instance_id: str) -> None:
-    """In the order in which it happened (B7)."""
-    operations.record(
-        connection,
-        at=NOW,
-        event="admitted",
-        actor=actor(ActorKind.ADMIN, project="q", request="req-7"),
-        instance_id=instance_id,
-        operation_id="o",
-        action="stop",
-        detail={"b": 1, "a": [None, "é"]},
-    )
-    operations.record(connection, at=NOW, event="verdict", actor=actor(ActorKind.SYSTEM), instance_id=None)
-    first, second = connection.execute(sa.select(AUDIT).order_by(AUDIT.c.number)).all()
-    assert (first.at, first.event, first.instance_id) == (NOW, "admitted", instance_id)
-    assert (first.operation_id, first.action) == ("o", "stop")
-    assert (first.actor_kind, first.user_id) == ("admin", "a admin")
-    assert (first.project_id, first.request_id) == ("q", "req-7")
-    assert first.detail == {"b": 1, "a": [None, "é"]}
-    assert (second.event, second.instance_id, second.detail) == ("verdict", None, {})
 
 
 def test_the_outbox_keeps_order(connection: sa.Connection) -> None:

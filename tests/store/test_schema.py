@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 
+from stateward.domain.hosts import Condition
+from stateward.domain.states import VmState
+from stateward.operations import stacking
+from stateward.store import hosts, instances, migrations
 from stateward.store.engine import Database, open_database
 from stateward.store.schema import HEAD, METADATA, NewerSchema, migrate
+from stateward.store.tables import INSTANCES
+from tests.rows import NOW, values
 
 
 def opened(url: sa.URL) -> Database:
@@ -33,6 +43,50 @@ async def test_migrating_is_done_once(bare_url: sa.URL) -> None:
         lambda connection: connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar_one()
     )
     assert revision == HEAD
+    await database.close()
+
+
+async def test_what_is_there_is_kept(bare_url: sa.URL) -> None:
+    """An instance with what refers to it, and its host, from the first schema on; its states are billed from then."""
+    row = values()
+
+    def before(connection: sa.Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(sa.insert(INSTANCES).values(row))
+        connection.execute(
+            sa.text(
+                "INSERT INTO locks (id, instance_id, kind, name, holder, reason, blocks, placed_at) "
+                "VALUES ('l', :id, 'owner', '', 'u', 'why', 15, 1.0)"
+            ),
+            {"id": row["id"]},
+        )
+        connection.execute(
+            sa.text(
+                "INSERT INTO hosts (id, name, zone, enabled, forced_down) VALUES ('1', 'h', 'nova', true, false)"
+            )
+        )
+
+    database = opened(bare_url)
+    await database.write(before)
+    assert await migrate(database) is True
+
+    def after(connection: sa.Connection) -> None:
+        instance = instances.hold(connection, row["id"])
+        assert instance is not None
+        assert (instance.vm_state, instance.kept_off, instance.adopted_as) == (VmState.ACTIVE, False, None)
+        assert [lock.reason for lock in stacking.stack_of(connection, instance)] == ["why"]
+        (host,) = hosts.every(connection)
+        assert (host.name, host.condition, host.frozen) == ("h", Condition.UP, None)
+        instances.change_held(connection, instance, {"vm_state": "stopped", "updated_at": NOW + 5})
+        found = connection.execute(
+            sa.text("SELECT state, began, ended FROM state_intervals WHERE kind = 'recorded' ORDER BY number")
+        )
+        assert [tuple(each) for each in found] == [("active", NOW, NOW + 5), ("stopped", NOW + 5, None)]
+
+    await database.write(after)
     await database.close()
 
 

@@ -10,19 +10,21 @@ import msgspec
 import sqlalchemy as sa
 from starlette.routing import Mount, Router
 
-from stateward.api.compute import instance_actions, server_actions, servers
+from stateward.api.compute import instance_actions, server_actions, server_metadata, servers
 from stateward.api.compute.services import Services
 from stateward.api.identity.service import Identity
 from stateward.bus.memory import MemoryBus
 from stateward.domain.actions import Action
+from stateward.domain.hosts import Event
 from stateward.domain.records import FlavorFacts, ImageFacts
 from stateward.domain.states import ON_NO_HOST, VmState
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
-from stateward.store import flavors, images
+from stateward.store import flavors, hosts, images
 from stateward.store.engine import Database
 from stateward.store.flavors import NewFlavor
 from stateward.store.images import Image
+from stateward.store.tables import HOSTS
 from tests.api.resources.conftest import Answer, Tokens
 from tests.operations.desk import Desk
 from tests.rows import FLAVOR, NOW
@@ -31,8 +33,10 @@ from tests.wires import options, version
 #: What every server is made of, and what it can be made of next.
 IMAGE: Final = "11111111-aaaa-4aaa-8aaa-111111111111"
 LARGER: Final = "larger"
+#: The host that was fenced.
+DEAD: Final = "dead"
 #: A member and an admin of the servers' project would be ``p``'s; see ``Tokens``.
-_MODULES: Final = (servers, server_actions, instance_actions)
+_MODULES: Final = (servers, server_actions, server_metadata, instance_actions)
 
 
 class Front:
@@ -59,8 +63,13 @@ class Front:
         await self.desk.add_host("h")
         # Somewhere to migrate to.
         await self.desk.add_host("g")
+        # Somewhere to evacuate from.
+        await self.desk.add_host(DEAD)
 
         def work(connection: sa.Connection) -> None:
+            connection.execute(sa.update(HOSTS).values(shared=True))
+            for event in (Event.SILENT, Event.CONFIRMED, Event.FENCED):
+                hosts.become(connection, DEAD, event, "", NOW)
             images.insert(connection, image(IMAGE))
             new = NewFlavor(id=LARGER, name=LARGER, vcpus=1, ram=128, disk=FLAVOR.disk + 1)
             flavors.register(connection, new)

@@ -22,10 +22,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tools.bench.audit import measure_audit
 from tools.bench.guests import measure_guests
 from tools.bench.load import load, request
 from tools.bench.served import Served, serve
 from tools.bench.shutdowns import GUESTS, TAKES, measure_shutdowns
+from tools.bench.steady import measure_steady
+from tools.bench.telling import measure_telling
 
 CLIENTS = 8
 INSTANCES = 1000
@@ -64,6 +67,9 @@ def main() -> None:
         home = Path(folder)
         home.chmod(0o755)
         measure_api(report, home, options.seconds)
+        measure_audit(report.add, home)
+        measure_steady(report.add, home, seconds=5 * options.seconds)
+        measure_telling(report.add, home)
         if not options.no_guests:
             asyncio.run(measure_guests(report.add, home))
     if options.json:

@@ -10,10 +10,12 @@ import contextlib
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from stateward.agent.addresses import AddressWatch
 from stateward.agent.driver import Driver, DriverError
 from stateward.agent.journal import Journal
+from stateward.agent.lease import LeaseFile
 from stateward.agent.limits import Limits
 from stateward.agent.observer import Observer
 from stateward.agent.questions import Questions
@@ -21,14 +23,23 @@ from stateward.agent.watch import Watch
 from stateward.agent.worker import Worker
 from stateward.bus.console import Consoles, ConsoleStream, ConsoleUnavailable
 from stateward.bus.port import (
+    STANDING,
     Bus,
+    NobodyAnswered,
     console_subject,
     control_subject,
     operations_subject,
     questions_subject,
 )
 from stateward.clock import Clock
+from stateward.domain.questions import Standing
 from stateward.domain.records import ConsoleReply, ConsoleRequest
+
+log = structlog.get_logger()
+
+#: Seconds in which the control plane says what a host may do, and until it is asked again.
+_STANDING_SECONDS = 5.0
+_ASK_AGAIN_SECONDS = 1.0
 
 
 class Agent:
@@ -46,6 +57,8 @@ class Agent:
         relist_seconds: float = 10.0,
         heartbeat_seconds: float = 5.0,
         limit_scale: float = 1.0,
+        asks_first: bool = False,
+        lease: Path | None = None,
     ) -> None:
         """Prepare it.
 
@@ -58,6 +71,8 @@ class Agent:
             relist_seconds: between two looks at everything.
             heartbeat_seconds: between two words that it lives.
             limit_scale: what the limits on the driver's calls are multiplied by.
+            asks_first: before it acts, it asks what it must not act on any more: its host may have been fenced.
+            lease: the folder, on shared storage, of the lease that it renews with its heartbeats; None: none.
         """
         self.host = host
         #: Whatever is asked of it has a limit.
@@ -79,23 +94,66 @@ class Agent:
         self.addresses = AddressWatch(
             host=host, driver=self.driver, journal=self._journal, bus=bus, period=relist_seconds
         )
+        self._asks_first = asks_first
+        self._lease = (
+            None
+            if lease is None
+            else LeaseFile(
+                lease,
+                host,
+                seconds=heartbeat_seconds,
+                boot_id=self.driver.boot_id,
+                counter=self._journal.next_seq,
+            )
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Connect, go on with what was left unfinished, take operations and observe from now on."""
         await self.driver.open(self._changed)
+        if self._asks_first:
+            self._tasks.append(asyncio.create_task(self._ask_and_work(), name=f"standing of {self.host}"))
+        else:
+            await self._work()
+        await self._bus.answer(console_subject(self.host), self._console)
+        if self._consoles is not None:
+            await self._consoles.offer(self.host, self._open_console)
+        await self._bus.answer(
+            questions_subject(self.host),
+            Questions(
+                self.driver,
+                self.worker.overtaken,
+                self._journal.fence,
+                inventory=self.observer.inventory,
+                expel=self.worker.expel,
+            ).answer,
+        )
+        self._tasks += [
+            asyncio.create_task(self.observer.run(), name=f"observer {self.host}"),
+            asyncio.create_task(self.addresses.run(), name=f"addresses {self.host}"),
+        ]
+        if self._lease is not None:
+            self._tasks.append(asyncio.create_task(self._lease.run(), name=f"lease {self.host}"))
+
+    async def _work(self) -> None:
         await self.worker.resume()
         # Orders first: one that waits on the bus with its operation counts from the operation's first moment.
         await self._bus.subscribe(control_subject(self.host), self.worker.handle_order)
         await self._bus.subscribe(operations_subject(self.host), self.worker.handle)
-        await self._bus.answer(console_subject(self.host), self._console)
-        if self._consoles is not None:
-            await self._consoles.offer(self.host, self._open_console)
-        await self._bus.answer(questions_subject(self.host), Questions(self.driver).answer)
-        self._tasks = [
-            asyncio.create_task(self.observer.run(), name=f"observer {self.host}"),
-            asyncio.create_task(self.addresses.run(), name=f"addresses {self.host}"),
-        ]
+
+    async def _ask_and_work(self) -> None:
+        """Hear what was made anew elsewhere while this host was dead, and only then go on with what was begun."""
+        while True:
+            try:
+                raw = await self._bus.ask(STANDING, self.host.encode(), timeout=_STANDING_SECONDS)
+            except NobodyAnswered:
+                log.warning("the control plane does not say what this host may do; it is asked again")
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+                continue
+            break
+        for instance_id, fence in msgspec.json.decode(raw, type=Standing).overtaken.items():
+            self.worker.overtake(instance_id, fence)
+        await self._work()
 
     async def _open_console(self, instance_id: str) -> ConsoleStream:
         try:

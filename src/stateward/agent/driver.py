@@ -7,7 +7,8 @@ agent does. One contract suite (``tests/agent/contract.py``) passes on every dri
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import builtins
+from collections.abc import Callable, Sequence, Set as AbstractSet
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +20,8 @@ from stateward.domain.networks import PortAddress
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Cause, Observed
+from stateward.domain.strangers import Stranger
+from stateward.domain.sweeps import Trace
 
 
 class DriverError(Exception):
@@ -145,12 +148,56 @@ class Driver(Protocol):
         """Describe the host."""
         ...
 
+    def boot_id(self) -> str:
+        """Name the boot that the machine is in: another word after each; empty where that cannot be told (R14).
+
+        It asks no hypervisor and does not wait, so that it is of the very moment.
+        """
+        ...
+
     async def list(self) -> list[Guest]:
         """Return all guests of Stateward's on this host, in one bulk call."""
         ...
 
     async def get(self, instance_id: str) -> Guest:
         """Return one guest; ``Observed.MISSING`` when the hypervisor has none."""
+        ...
+
+    async def strangers(self, known: AbstractSet[str]) -> builtins.list[Stranger]:
+        """Return the guests on this host that are none of the ``known``, with what adopting them needs; ids.
+
+        Those that bear our mark, and are not known, are among them: a lost record does not make them gone.
+        """
+        ...
+
+    async def adopt(self, spec: GuestSpec) -> None:
+        """Make a guest that somebody else made one of Stateward's, without touching it while it runs.
+
+        It keeps its name, id, definition and disks. It is marked as adopted; it does not start with its host any more
+        and stays off when it goes off. What that was before is kept with the mark. A guest that the hypervisor would
+        forget when it goes off is made to stay known.
+
+        Raises:
+            GuestMissing, DriverError: it cannot be marked.
+        """
+        ...
+
+    async def release(self, instance_id: str) -> None:
+        """Give an adopted guest back without touching it while it runs: nothing of ours is left with it.
+
+        Whether it starts with its host, and after it went off, is as it was before. A guest that is missing, or none
+        of ours, is no error.
+
+        Raises:
+            DriverError: it was not adopted but made here, or its mark cannot be taken off.
+        """
+        ...
+
+    async def second_look(self, instance_ids: Sequence[str]) -> dict[str, Trace]:
+        """Look for traces of guests past the way in which ``list`` asks for them: a second signal (B5).
+
+        A guest that it says nothing of, or of which something cannot be told, is left open.
+        """
         ...
 
     async def mark_fence(self, instance_id: str, fence: int) -> None:
@@ -323,9 +370,16 @@ class Driver(Protocol):
         ...
 
     async def remove(self, instance_id: str) -> None:
-        """Forget the guest and delete its disks and files. Raises ``DriverError`` when it runs.
+        """Forget the guest and delete its disks and files. Raises ``DriverError`` when it runs, or was adopted.
 
         Snapshots are images to be, not the instance's: their files stay.
+        """
+        ...
+
+    async def forget(self, instance_id: str) -> None:
+        """Make the hypervisor forget the guest, whose disks and files stay: another host has them too.
+
+        A missing guest is no error. Raises ``DriverError`` when it runs.
         """
         ...
 

@@ -42,6 +42,9 @@ CREATE TABLE IF NOT EXISTS leftovers (image_id TEXT PRIMARY KEY, instance_id TEX
 CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER NOT NULL);
 """
 
+#: Bits of a number that count within one life of the agent.
+_COUNTER_BITS = 28
+
 #: Seconds a result is kept: as long as a control plane that was restored from a backup may ask for it again.
 _KEEP_SECONDS = 7 * 24 * 3600
 
@@ -85,7 +88,17 @@ class Journal:
     def next_seq(self) -> int:
         """Return a number larger than all before it, those of earlier lives of this agent included."""
         self._counter += 1
-        return (self._epoch << 28) + self._counter
+        return (self._epoch << _COUNTER_BITS) + self._counter
+
+    def pass_seq(self, above: int) -> None:
+        """Have the next number be larger than one that the control plane knows.
+
+        It is, unless the journal was lost and the machine's clock set back.
+        """
+        if above < (self._epoch << _COUNTER_BITS) + self._counter + 1:
+            return
+        self._epoch, self._counter = (above >> _COUNTER_BITS) + 1, 0
+        self._database.execute("UPDATE epochs SET epoch = ?", (self._epoch,))
 
     def accept(self, dispatch: Dispatch, now: float) -> bool:
         """Take an operation on, in the stead of any with a lower fence; False when it is not newer.
@@ -131,6 +144,13 @@ class Journal:
         """Return what is known of an instance."""
         row = self._database.execute(f"{_ENTRY} WHERE instance_id = ?", (instance_id,)).fetchone()
         return None if row is None else _entry(row)
+
+    def fence(self, instance_id: str) -> int:
+        """Return the highest fence that came for an instance, 0 when none did."""
+        row = self._database.execute(
+            "SELECT fence FROM work WHERE instance_id = ?", (instance_id,)
+        ).fetchone()
+        return 0 if row is None else int(row[0])
 
     def unfinished(self) -> list[Entry]:
         """Return the operations without a result."""

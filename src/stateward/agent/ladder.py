@@ -17,9 +17,16 @@ from stateward.agent.limits import CallHung
 from stateward.agent.work import LeftOn, Work, look
 from stateward.domain.records import Command
 from stateward.domain.shutdown import RESEND_SECONDS, AtDeadline, Ending, Rung, ShutdownPlan
-from stateward.domain.states import Observed
+from stateward.domain.states import Cause, Observed
 
 OFF: Final = frozenset({Observed.SHUTOFF, Observed.SUSPENDED, Observed.CRASHED, Observed.MISSING})
+
+#: What is said of a guest that went off while it was waited for, and did not do that by itself.
+_WENT_OFF: Final = {
+    Cause.CRASHED: "the guest crashed",
+    Cause.DESTROYED: "the guest's power was taken by somebody else",
+    Cause.SAVED: "the guest was saved and switched off by somebody else",
+}
 
 #: For an operation that says nothing of its guest's shutdown.
 _NO_TIME: Final = ShutdownPlan(seconds=0, origin="default")
@@ -52,7 +59,7 @@ async def _climb(work: Work) -> None:
         guest = await look(work)
         now = work.time()
         if guest.observed in OFF:
-            _off(work, guest, f"the guest shut itself down after {now - begin:.1f} s")
+            _off(work, guest, f"{_went_off(guest)} after {now - begin:.1f} s")
             return
         seconds = _seconds(work)
         if now >= begin + seconds:
@@ -90,6 +97,11 @@ def _why(work: Work, elapsed: float) -> str:
         return f"the guest did not shut down within {elapsed:.1f} s (escalated)"
     origin = _plan(work).origin if work.order is None else "extended"
     return f"the guest did not shut down within {_seconds(work)} s ({origin})"
+
+
+def _went_off(guest: Guest) -> str:
+    """Say how a guest that was asked went off, as far as its hypervisor knows (B4): whose doing it was."""
+    return _WENT_OFF.get(guest.cause, "the guest shut itself down")
 
 
 def _off(work: Work, guest: Guest, note: str) -> None:

@@ -26,6 +26,7 @@ LIMITS: Final[dict[str, float]] = {
     "get": 30.0,
     "list": 30.0,
     "facts": 30.0,
+    "strangers": 30.0,
     "addresses": 30.0,
     "console": 30.0,
     # The guest's own time runs beside it.

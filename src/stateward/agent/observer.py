@@ -1,25 +1,31 @@
-"""The observer: turns what a hypervisor does into reports, at once by its events and in full by relists.
+"""The observer: turns what a hypervisor does into reports, at once by its events, and into tallies by relists.
 
-Level-triggered: an event only says "look now", so a lost, late or doubled one does no harm. When the hypervisor
-cannot be asked nothing is reported but that (R12).
+Level-triggered: an event only says "look now", so a lost, late or doubled one does no harm. A tally says in a few bytes
+whether everything is as it was; who does not know that asks for all of it. When the hypervisor cannot be asked nothing
+is said but that (R12; ADR 0018).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import operator
+from collections.abc import Sequence
 
 import msgspec
 import structlog
 
-from stateward.agent.driver import Driver, DriverError, HostFacts
+from stateward.agent.driver import Driver, DriverError, Guest, HostFacts
 from stateward.agent.worker import Worker
-from stateward.bus.port import HOSTS, REPORTS, Bus
+from stateward.bus.port import HOSTS, REPORTS, TALLIES, Bus
 from stateward.clock import Clock
-from stateward.domain.records import HostReport, Observation, Report
+from stateward.domain.records import HostReport, Observation, Report, Tally
 from stateward.domain.states import Observed
 
 log = structlog.get_logger()
+
+_by_id = operator.attrgetter("instance_id")
 
 #: Seconds until observing begins again after a fault.
 _PAUSE_SECONDS = 1.0
@@ -60,6 +66,8 @@ class Observer:
         self._running = 0
         self._reachable: bool | None = None
         self._detail = ""
+        #: The boot of which everything was told last.
+        self._boot_id = ""
 
     def changed(self, instance_id: str | None) -> None:
         """Look at this guest soon; None: at all of them."""
@@ -117,10 +125,9 @@ class Observer:
             await _pause(self._beat, self._heartbeat_seconds)
 
     async def relist(self) -> None:
-        """Report every guest of the host, from one bulk call."""
-        seq = self._worker.journal.next_seq()
+        """Tell of every guest of the host, from one bulk call, by a digest."""
         try:
-            guests = await self._driver.list()
+            guests, seq, boot_id = await self._list()
             if self._facts is None:
                 self._facts = await self._driver.facts()
         except DriverError as error:
@@ -132,21 +139,42 @@ class Observer:
             log.info("the hypervisor answers again", host=self._host)
         self._reachable, self._detail = True, ""
         self._running = sum(guest.observed is Observed.RUNNING for guest in guests)
+        tally = Tally(host=self._host, seq=seq, count=len(guests), digest=digest_of(guests, boot_id))
+        await self._bus.publish(TALLIES, msgspec.json.encode(tally), message_id=f"{self._host}.{seq}")
+
+    async def inventory(self, above: int) -> Report:
+        """Return every guest of the host as it is now, numbered above a number that the control plane knows.
+
+        Raises:
+            DriverError: the hypervisor cannot be asked.
+        """
+        self._worker.journal.pass_seq(above)
+        guests, seq, boot_id = await self._list()
         at = self._clock.now()
-        await self._report(
+        return Report(
+            host=self._host,
             complete=True,
             observations=tuple(
                 Observation(
-                    instance_id=guest.instance_id,
-                    observed=guest.observed,
-                    cause=guest.cause,
-                    seq=seq,
-                    at=at,
+                    instance_id=guest.instance_id, observed=guest.observed, cause=guest.cause, seq=seq, at=at
                 )
                 for guest in guests
             ),
             seq=seq,
+            at=at,
+            digest=digest_of(guests, boot_id),
+            boot_id=boot_id,
         )
+
+    async def _list(self) -> tuple[list[Guest], int, str]:
+        """Return every guest, the number of the question, and the boot in which it was asked and answered."""
+        while True:
+            seq, boot_id = self._worker.journal.next_seq(), self._driver.boot_id()
+            guests = await self._driver.list()
+            # Only where the machine boots without this agent, as a simulated one does.
+            if self._driver.boot_id() == boot_id:
+                self._boot_id = boot_id
+                return guests, seq, boot_id
 
     async def _look_at_dirty(self) -> None:
         """Report the guests that changed; one that cannot be looked at now holds up none of the others."""
@@ -165,17 +193,20 @@ class Observer:
         results = [look.result() for look in done]
         seen = [observation for observation in results if observation is not None]
         if seen:
-            await self._report(
-                complete=False, observations=tuple(seen), seq=max(observation.seq for observation in seen)
+            seq, boot_id = self._worker.journal.next_seq(), self._driver.boot_id()
+            # After a boot it is the whole that counts.
+            if boot_id != self._boot_id:
+                self._relist_wanted = True
+                self._wake.set()
+            report = Report(
+                host=self._host,
+                complete=False,
+                observations=tuple(seen),
+                seq=seq,
+                at=self._clock.now(),
+                boot_id=boot_id,
             )
-
-    async def _report(self, *, complete: bool, observations: tuple[Observation, ...], seq: int) -> None:
-        report = Report(
-            host=self._host, complete=complete, observations=observations, seq=seq, at=self._clock.now()
-        )
-        await self._bus.publish(
-            REPORTS, msgspec.json.encode(report), message_id=f"{self._host}.{seq}.{complete}"
-        )
+            await self._bus.publish(REPORTS, msgspec.json.encode(report), message_id=f"{self._host}.{seq}")
 
     async def heartbeat(self) -> None:
         """Say that this agent lives, and whether its hypervisor answers."""
@@ -195,8 +226,16 @@ class Observer:
             running=self._running,
             cpu_info=facts.cpu_info if facts else "",
             at=at,
+            seq=self._worker.journal.next_seq(),
+            boot_id=self._driver.boot_id(),
         )
         await self._bus.publish(HOSTS, msgspec.json.encode(report), message_id=f"{self._host}.{at}")
+
+
+def digest_of(guests: Sequence[Guest], boot_id: str) -> str:
+    """Return what tells a host's guests and their states in a boot from any others, in whatever order they come."""
+    whole = msgspec.msgpack.encode((boot_id, sorted(guests, key=_by_id)))
+    return hashlib.blake2b(whole, digest_size=16).hexdigest()
 
 
 async def _pause(event: asyncio.Event, seconds: float) -> None:

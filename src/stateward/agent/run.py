@@ -16,6 +16,7 @@ import structlog
 from stateward.agent.driver import Driver, DriverError, HypervisorUnavailable
 from stateward.agent.journal import Journal
 from stateward.agent.limits import CallHung
+from stateward.agent.newest import while_newest
 from stateward.agent.steps import STEPS, UNDO
 from stateward.agent.telling import Telling
 from stateward.agent.work import Cancelled, Superseded, look
@@ -48,7 +49,7 @@ class Run:
         telling: Telling,
     ) -> None:
         """Begin where a former life of this agent came to; ``changed`` is set at every change of the guest."""
-        self.driver = driver
+        self.driver = while_newest(driver, self._check_newest)
         self.dispatch = dispatch
         self._journal = journal
         self._clock = clock
@@ -130,6 +131,8 @@ class Run:
             self._journal.undone(self.dispatch.operation_id, self._done)
             try:
                 await UNDO[step](self)
+            except Superseded:
+                return
             except DriverError as error:
                 log.warning("a step could not be taken back", step=step.value, error=str(error))
             except Exception:
@@ -168,9 +171,12 @@ class Run:
                 return
             again = True
 
-    def _check(self) -> None:
+    def _check_newest(self) -> None:
         if self._superseded:
             raise Superseded
+
+    def _check(self) -> None:
+        self._check_newest()
         if self.order is not None and self.order.command is Command.CANCEL and self._waits:
             raise Cancelled
 

@@ -6,11 +6,12 @@ operation, or an order to this one, interrupts at once. It never looks at the re
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from stateward.agent.driver import Driver
+from stateward.agent.driver import Driver, GuestMissing
 from stateward.agent.ladder import shut_down
 from stateward.agent.work import Work, look
 from stateward.domain.records import GuestSpec
@@ -19,14 +20,43 @@ from stateward.domain.steps import Step
 
 
 async def prepare_disk(work: Work) -> None:
-    """Make the disk, unless it is there."""
+    """Make the disk, unless it is there; an adopted guest has its own."""
+    if work.dispatch.guest.adopted:
+        return
     await work.driver.prepare_disk(work.dispatch.guest)
 
 
 async def define(work: Work) -> None:
-    """Make the guest known, to boot from its own disk, and mark it with the fence from its first moment."""
+    """Make the guest known, to boot from its own disk, and mark it with the fence from its first moment.
+
+    The definition of an adopted one is its owner's: it is marked as ours, should somebody have taken the mark off.
+    """
+    if work.dispatch.guest.adopted:
+        await adopt(work)
+        return
     await work.driver.define(msgspec.structs.replace(work.dispatch.guest, rescue=None))
     await work.driver.mark_fence(work.dispatch.instance_id, work.dispatch.fence)
+
+
+async def take_back(work: Work) -> None:
+    """Have an adopted guest be ours, whatever was done about that before; one that has gone is no error."""
+    if work.dispatch.guest.adopted:
+        with contextlib.suppress(GuestMissing):
+            await adopt(work)
+
+
+async def adopt(work: Work) -> None:
+    """Mark somebody else's guest as ours, with the fence."""
+    await work.driver.adopt(work.dispatch.guest)
+    await work.driver.mark_fence(work.dispatch.instance_id, work.dispatch.fence)
+
+
+async def remove(work: Work) -> None:
+    """Leave nothing of the guest; an adopted one is given back, with the disks that it came with."""
+    if work.dispatch.guest.adopted:
+        await work.driver.release(work.dispatch.instance_id)
+    else:
+        await work.driver.remove(work.dispatch.instance_id)
 
 
 async def define_rescue(work: Work) -> None:
@@ -43,6 +73,17 @@ async def snapshot(work: Work) -> None:
 async def publish_snapshot(work: Work) -> None:
     """Hand the copy to the image store."""
     await work.driver.publish_snapshot(_image(work))
+
+
+async def save_if_on(work: Work) -> None:
+    """Write the guest's memory to disk, if it has any: what was overtaken may have thrown it away."""
+    guest = await look(work)
+    if guest.observed in {Observed.RUNNING, Observed.PAUSED, Observed.CRASHED}:
+        await work.driver.save_memory(work.dispatch.instance_id)
+
+
+async def stand_down(work: Work) -> None:
+    """Do nothing: that the step is reached says that nothing older acts on the instance."""
 
 
 def _image(work: Work) -> str:
@@ -108,10 +149,11 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.PAUSE: _simple(lambda driver, instance_id: driver.pause(instance_id)),
     Step.UNPAUSE: _simple(lambda driver, instance_id: driver.unpause(instance_id)),
     Step.SAVE_MEMORY: _simple(lambda driver, instance_id: driver.save_memory(instance_id)),
+    Step.SAVE_IF_ON: save_if_on,
     Step.RESTORE_MEMORY: _simple(lambda driver, instance_id: driver.restore_memory(instance_id)),
     Step.DISCARD_MEMORY: _simple(lambda driver, instance_id: driver.discard_memory(instance_id)),
     Step.INJECT_NMI: _simple(lambda driver, instance_id: driver.inject_nmi(instance_id)),
-    Step.REMOVE: _simple(lambda driver, instance_id: driver.remove(instance_id)),
+    Step.REMOVE: remove,
     Step.DISCARD_DISK: _simple(lambda driver, instance_id: driver.discard_disk(instance_id)),
     Step.KEEP_DISK: _with_fence(lambda driver, instance_id, fence: driver.keep_disk(instance_id, fence)),
     Step.RETURN_DISK: _simple(lambda driver, instance_id: driver.return_disk(instance_id)),
@@ -124,6 +166,10 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.DISCARD_RESCUE_DISK: _simple(lambda driver, instance_id: driver.discard_rescue_disk(instance_id)),
     Step.SNAPSHOT: snapshot,
     Step.PUBLISH_SNAPSHOT: publish_snapshot,
+    Step.STAND_DOWN: stand_down,
+    Step.ADOPT: adopt,
+    Step.TAKE_BACK: take_back,
+    Step.RELEASE: _simple(lambda driver, instance_id: driver.release(instance_id)),
 }
 
 #: What takes a step back whose operation failed, so that it leaves nothing behind; each does nothing when the step did

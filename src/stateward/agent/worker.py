@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Generator
 
 import msgspec
 import structlog
@@ -21,7 +22,16 @@ from stateward.agent.watch import Watch
 from stateward.agent.work import Cancelled, LeftOn, Superseded
 from stateward.bus.port import RESULTS, Bus
 from stateward.clock import Clock
-from stateward.domain.records import Dispatch, Observation, Order, Outcome, Result
+from stateward.domain.questions import Expel, Leaves
+from stateward.domain.records import (
+    Dispatch,
+    GuestSpec,
+    ImageFacts,
+    Observation,
+    Order,
+    Outcome,
+    Result,
+)
 from stateward.domain.shutdown import Ending
 from stateward.domain.steps import LOOKS, Step
 
@@ -45,6 +55,7 @@ class Worker:
         self.watch = watch
         self._bus = bus
         self._lanes: dict[str, _Lane] = {}
+        self._moves = Moves()
 
     async def resume(self) -> None:
         """Go on with what a former life of this agent left unfinished."""
@@ -58,6 +69,7 @@ class Worker:
         dispatch = _decoder.decode(payload)
         if self.journal.accept(dispatch, self.clock.now()):
             self._lane(dispatch.instance_id).take(dispatch)
+            self.moved()
             return
         entry = self.journal.entry(dispatch.instance_id)
         if entry is None or entry.dispatch.operation_id != dispatch.operation_id:
@@ -102,6 +114,48 @@ class Worker:
             at=self.clock.now(),
         )
 
+    async def overtaken(self, instance_id: str, fence: int) -> None:
+        """Return when an operation of this fence, or a newer one, has come and nothing older acts any more (B1)."""
+        with self._moves.follow() as moved:
+            while not self._past(instance_id, fence):
+                await moved.wait()
+                moved.clear()
+
+    def _past(self, instance_id: str, fence: int) -> bool:
+        entry, lane = self.journal.entry(instance_id), self._lanes.get(instance_id)
+        acting = None if lane is None else lane.acting
+        return entry is not None and entry.dispatch.fence >= fence and (acting is None or acting >= fence)
+
+    def overtake(self, instance_id: str, fence: int) -> bool:
+        """Have nothing older than a fence act on an instance from now on; False when something newer does."""
+        dispatch = _standing_down(instance_id, fence)
+        if self.journal.accept(dispatch, self.clock.now()):
+            self._lane(instance_id).take(dispatch)
+            self.moved()
+        entry = self.journal.entry(instance_id)
+        return entry is None or entry.dispatch.fence <= fence
+
+    async def expel(self, wanted: Expel) -> None:
+        """Take the power of a guest that was made anew elsewhere, and remove it; may be done again.
+
+        Raises:
+            DriverError: it cannot be, or something newer has been done to it here.
+        """
+        instance_id = wanted.instance_id
+        newest = self.overtake(instance_id, wanted.fence)
+        await self.overtaken(instance_id, wanted.fence)
+        guest = await self.driver.get(instance_id)
+        if not newest or guest.fence > wanted.fence:
+            raise DriverError(f"Something newer was done to instance {instance_id} on this host; it stays.")
+        await self.driver.power_off(instance_id)
+        if wanted.leaves is Leaves.OFF:
+            return
+        await self.driver.discard_memory(instance_id)
+        if wanted.leaves is Leaves.DISK:
+            await self.driver.forget(instance_id)
+        else:
+            await self.driver.remove(instance_id)
+
     async def stop(self) -> None:
         """Stop at once, mid-step; the journal knows where."""
         lanes = [lane.task for lane in self._lanes.values() if lane.task is not None]
@@ -120,9 +174,37 @@ class Worker:
             lane = self._lanes[instance_id] = _Lane(self, instance_id)
         return lane
 
+    def moved(self) -> None:
+        """Have those look again who wait for an operation to come, or to end."""
+        self._moves.changed()
+
     def lane_ended(self, instance_id: str) -> None:
         """Forget a lane that has run empty."""
         del self._lanes[instance_id]
+        self.moved()
+
+
+class Moves:
+    """Wakes those who wait for something to move."""
+
+    def __init__(self) -> None:
+        """Begin with nobody."""
+        self._events: set[asyncio.Event] = set()
+
+    def changed(self) -> None:
+        """Wake everybody."""
+        for event in self._events:
+            event.set()
+
+    @contextlib.contextmanager
+    def follow(self) -> Generator[asyncio.Event]:
+        """Give an event that is set at every move from now on."""
+        event = asyncio.Event()
+        self._events.add(event)
+        try:
+            yield event
+        finally:
+            self._events.discard(event)
 
 
 class _Lane:
@@ -134,6 +216,11 @@ class _Lane:
         self._next: Dispatch | None = None
         self._run_now: Run | None = None
         self.task: asyncio.Task[None] | None = None
+
+    @property
+    def acting(self) -> int | None:
+        """The fence of the operation that is being carried out; None while there is none."""
+        return None if self._run_now is None else self._run_now.dispatch.fence
 
     def take(self, dispatch: Dispatch) -> None:
         """Run this operation next, and have the one that runs stop."""
@@ -182,6 +269,7 @@ class _Lane:
                     await self._finish(dispatch, self._run_now)
                 finally:
                     self._run_now = None
+                    self._worker.moved()
 
     async def _finish(self, dispatch: Dispatch, run: Run) -> None:
         with structlog.contextvars.bound_contextvars(
@@ -200,7 +288,12 @@ class _Lane:
                 log.exception("a guest could not be looked at after its operation")
                 observation = None
             result = msgspec.structs.replace(
-                result, observation=observation, shutdown=run.note, ending=run.ending
+                result,
+                observation=observation,
+                shutdown=run.note,
+                ending=run.ending,
+                seq=self._worker.journal.next_seq(),
+                boot_id=self._worker.driver.boot_id(),
             )
             self._worker.journal.finished(result)
             await self._worker.send(result)
@@ -241,6 +334,29 @@ class _Lane:
             )
         else:
             self._worker.journal.discarded(image_id)
+
+
+def _standing_down(instance_id: str, fence: int) -> Dispatch:
+    """Make what has everything older stop: an operation of which nobody waits for the result."""
+    nobody = GuestSpec(
+        instance_id=instance_id,
+        domain_name="",
+        display_name="",
+        project_id="",
+        vcpus=0,
+        memory=0,
+        disk=0,
+        image=ImageFacts(id="", disk_format=""),
+    )
+    return Dispatch(
+        operation_id=f"expel-{instance_id}-{fence}",
+        instance_id=instance_id,
+        action="expel",
+        fence=fence,
+        steps=(Step.STAND_DOWN,),
+        guest=nobody,
+        shutdown=None,
+    )
 
 
 def _failed_at(step: Step, result: Result) -> Result:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.applications import Starlette
@@ -41,6 +43,9 @@ from stateward.api.images import Images, image_routes
 from stateward.api.native import native_app
 from stateward.api.networks import network_routes
 
+if TYPE_CHECKING:
+    from stateward.api.metrics import Metrics
+
 #: Says whether the server can do its work now, and what is missing.
 Ready = Callable[[], Awaitable[tuple[bool, dict[str, object]]]]
 
@@ -69,6 +74,24 @@ class Application:
             await self._compute(scope, receive, send)
         except HTTPException as error:
             await _http_exception(None, error)(scope, receive, send)
+
+
+class _Scrapes:
+    """Answers scrapes, with what is loaded for the first of them."""
+
+    def __init__(self, services: Services) -> None:
+        """Keep the services."""
+        self._services = services
+
+    @cached_property
+    def _metrics(self) -> Metrics:
+        from stateward.api.metrics import Metrics  # noqa: PLC0415 (its library costs a start 0.1 s; many are never scraped)
+
+        return Metrics(self._services)
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one."""
+        return await self._metrics.answer(request)
 
 
 def build(services: Services, images: Images, ready: Ready) -> Application:
@@ -100,6 +123,7 @@ def build(services: Services, images: Images, ready: Ready) -> Application:
             Mount("/image", routes=image_routes(images, services.identity, public_url=services.public_url)),
             Mount("/v1", app=native_app(services)),
             *console_routes(services.consoles),
+            Route("/metrics", _Scrapes(services).answer),
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/", _root),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from typing import Final
 
 import msgspec
@@ -29,9 +31,14 @@ _STATUS_OF_REFUSAL: Final = {
     Refusal.WRONG_VM_STATE: 409,
     Refusal.WRONG_TASK_STATE: 409,
     Refusal.LOCKED: 409,
+    Refusal.ADOPTED: 409,
+    Refusal.NOT_ADOPTED: 409,
     Refusal.NO_HOST: 409,
+    Refusal.NOT_FENCED: 409,
+    Refusal.DISK_IS_THERE: 409,
     Refusal.NO_VALID_HOST: 409,
     Refusal.OVERTAKEN: 409,
+    Refusal.FROZEN: 409,
 }
 _STATUS_OF_KIND: Final[dict[type[Exception], int]] = {
     Invalid: 400,
@@ -41,6 +48,11 @@ _STATUS_OF_KIND: Final[dict[type[Exception], int]] = {
     HostUnavailable: 503,
     StoreUnavailable: 503,
 }
+
+
+_CAPITAL: Final = re.compile(r"(?<!^)(?=[A-Z])")
+#: Refusals by what refused, since this process began: for metrics.
+REFUSED: Final[Counter[str]] = Counter()
 
 
 class Unauthorized(Exception):
@@ -66,6 +78,8 @@ def fault(status: int, message: str) -> Response:
 
 def status_of(error: Exception) -> tuple[int, str] | None:
     """Give the status and sentence of an expected error; None for a fault of our own."""
+    name = error.refusal.name if isinstance(error, Refused) else _CAPITAL.sub("_", type(error).__name__)
+    REFUSED[name.lower()] += 1
     if isinstance(error, Refused):
         return _STATUS_OF_REFUSAL[error.refusal], str(error)
     if isinstance(error, ApiFault):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import http
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 
 #: Bytes a JSON body may have.
 MAX_JSON: Final = 1024 * 1024
+#: An escaped NUL; an even number of backslashes before it escape each other.
+_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class Endpoint:
@@ -42,6 +45,7 @@ class Endpoint:
         """Answer one request."""
         request = Request(scope, receive)
         request_id = f"req-{uuid.uuid4()}"
+        request.state.request_id = request_id
         try:
             response = await self._answer(request)
         except ClientDisconnect:
@@ -124,9 +128,14 @@ async def json_body(request: Request) -> Any:
         decoded = msgspec.json.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid(f"The request's body is not JSON: {error}") from None
-    if b"\\u0000" in raw:
+    if has_nul(raw):
         raise Invalid("The request's body has a NUL character in it, which is not allowed.")
     return decoded
+
+
+def has_nul(raw: bytes) -> bool:
+    """Whether a text of a JSON document has a NUL character in it, which no column of PostgreSQL's takes."""
+    return b"\\u0000" in raw and _NUL.search(raw) is not None
 
 
 async def json_object(request: Request) -> dict[str, Any]:

@@ -76,6 +76,14 @@ class Once:
                 kept = replayed.kept
         return Response(kept.body, kept.status, {**kept.headers, _REPLAYED: "true"})
 
+    async def amend(self, answer: Response) -> None:
+        """Keep the whole answer where more is known of it than when it was made inside the transaction.
+
+        Killed before, the one that was made there is given again.
+        """
+        kept = _kept(answer)
+        await self._database.write(lambda connection: idempotency.keep(connection, self._ticket, kept))
+
     def database(self, answer: Callable[[Any], Response]) -> Database:
         """Return the database that the handler's one write must go through.
 

@@ -45,6 +45,11 @@ class MemoryBus:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether a message is being delivered."""
+        return bool(self._tasks)
+
     async def publish(self, subject: str, payload: bytes, *, message_id: str) -> None:
         """Deliver soon; kept until somebody subscribes."""
         if self._closed:
@@ -74,6 +79,10 @@ class MemoryBus:
                 return await answerer(payload)
         except TimeoutError:
             raise NobodyAnswered(subject) from None
+        except Exception as error:
+            # Over a network nobody would hear why either; whoever asked asks again.
+            log.exception("a question could not be answered", subject=subject)
+            raise NobodyAnswered(subject) from error
 
     async def answer(self, subject: str, answerer: Answerer) -> None:
         """Answer the subject's questions from now on."""

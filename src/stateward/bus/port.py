@@ -71,5 +71,8 @@ def questions_subject(host: str) -> str:
 RESULTS = "results"
 PROGRESS = "progress"
 REPORTS = "reports"
+TALLIES = "tallies"
 ADDRESSES = "addresses"
 HOSTS = "hosts"
+#: Asked by an agent that starts, with its host's name.
+STANDING = "standing"

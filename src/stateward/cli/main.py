@@ -12,8 +12,21 @@ from stateward import __version__
 
 #: Loaded when they are asked for: a look at an operation need not wait for a whole server's libraries.
 _COMMANDS: Final[Mapping[str, str]] = {
+    "adopt": "stateward.cli.adopt",
+    "audit": "stateward.cli.audit",
+    "event": "stateward.cli.event",
+    "explain": "stateward.cli.explain",
+    "hold": "stateward.cli.hold",
+    "host": "stateward.cli.host",
+    "lock": "stateward.cli.lock",
     "operation": "stateward.cli.operation",
+    "override": "stateward.cli.override",
+    "policy": "stateward.cli.policy",
+    "release": "stateward.cli.release",
     "serve": "stateward.cli.serve",
+    "simulate": "stateward.cli.simulate",
+    "usage": "stateward.cli.usage",
+    "webhook": "stateward.cli.webhook",
 }
 
 

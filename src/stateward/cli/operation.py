@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 import click
 
-from stateward.cli.client import Client, Failed
-from stateward.cli.credentials import NoCredentials, find_cloud
+from stateward.cli.client import Client
+from stateward.cli.command import as_json, command
 from stateward.cli.watch import watch as follow
 from stateward.cli.words import COLUMNS, fields, order, row, table, title, write
-
-P = ParamSpec("P")
-
-#: What a shell gives a program that is interrupted.
-_INTERRUPTED = 130
 
 
 @click.group()
@@ -28,33 +18,6 @@ def operation() -> None:
 
     OPERATION is an operation's id, or the name or id of a server: then its running operation, else its newest.
     """
-
-
-def _command(function: Callable[Concatenate[Client, str, P], bool]) -> Callable[P, None]:
-    """Give a command its client and its format; False ends it with status 1."""
-
-    @click.option("--os-cloud", metavar="NAME", help="The cloud of clouds.yaml.  [default: $OS_CLOUD]")
-    @click.option(
-        "-f", "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
-    )
-    @wraps(function)
-    def run(*args: P.args, **options: P.kwargs) -> None:
-        os_cloud, form = options.pop("os_cloud"), options.pop("form")
-        try:
-            client = Client(find_cloud(None if os_cloud is None else str(os_cloud), os.environ))
-            good = function(client, str(form), *args, **options)
-        except NoCredentials as error:
-            raise click.UsageError(str(error)) from None
-        except Failed as error:
-            click.echo(f"stateward: {error}", err=True)
-            sys.exit(1)
-        except KeyboardInterrupt:
-            click.echo("stateward: the operation goes on", err=True)
-            sys.exit(_INTERRUPTED)
-        if not good:
-            sys.exit(1)
-
-    return run
 
 
 _wait = click.option("--wait", is_flag=True, help="Follow the operation to its end.")
@@ -68,7 +31,7 @@ _named = click.argument("name", metavar="OPERATION")
 @click.option("--project", metavar="ID", help="Only those on this project's servers; for administrators.")
 @click.option("--since", metavar="TIME", help="Only those begun or finished since then (ISO 8601).")
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
-@_command
+@command
 def list_(
     client: Client,
     form: str,
@@ -91,7 +54,7 @@ def list_(
         limit=str(limit),
     )
     if form == "json":
-        _json(found)
+        as_json(found)
     else:
         write(table(COLUMNS, map(row, found)))
     return True
@@ -99,7 +62,7 @@ def list_(
 
 @operation.command()
 @_named
-@_command
+@command
 def show(client: Client, form: str, /, name: str) -> bool:
     """Show an operation."""
     _show(client.operation(name), form)
@@ -108,7 +71,7 @@ def show(client: Client, form: str, /, name: str) -> bool:
 
 @operation.command("watch")
 @_named
-@_command
+@command
 def watch(client: Client, form: str, /, name: str) -> bool:
     """Follow an operation to its end; the status is 0 if it succeeded."""
     return _follow(client, client.operation(name)["id"], form, "succeeded")
@@ -118,7 +81,7 @@ def watch(client: Client, form: str, /, name: str) -> bool:
 @_named
 @click.argument("seconds", type=click.IntRange(min=1))
 @_wait
-@_command
+@command
 def extend(client: Client, form: str, /, name: str, seconds: int, *, wait: bool) -> bool:
     """Give the guest SECONDS to shut down, in all, from when it was first asked."""
     told = client.order(client.operation(name)["id"], "extend", seconds=seconds)
@@ -128,7 +91,7 @@ def extend(client: Client, form: str, /, name: str, seconds: int, *, wait: bool)
 @operation.command()
 @_named
 @_wait
-@_command
+@command
 def cancel(client: Client, form: str, /, name: str, *, wait: bool) -> bool:
     """Stop waiting for the guest, and leave the server as it is."""
     told = client.order(client.operation(name)["id"], "cancel")
@@ -138,7 +101,7 @@ def cancel(client: Client, form: str, /, name: str, *, wait: bool) -> bool:
 @operation.command()
 @_named
 @_wait
-@_command
+@command
 def escalate(client: Client, form: str, /, name: str, *, wait: bool) -> bool:
     """Take the guest's power now."""
     told = client.order(client.operation(name)["id"], "escalate")
@@ -149,7 +112,7 @@ def _told(client: Client, told: dict[str, Any], form: str, *, wait: bool, wanted
     if wait and form == "json":
         return _follow(client, told["id"], form, wanted)
     if form == "json":
-        _json(told)
+        as_json(told)
     else:
         said = f"was told to {order(told)}" if told["order"] else "is so already"
         click.echo(" ".join(filter(None, (f"{title(told)} {said}.", told["notice"]))))
@@ -162,10 +125,6 @@ def _follow(client: Client, operation_id: str, form: str, wanted: str) -> bool:
 
 def _show(found: dict[str, Any], form: str) -> None:
     if form == "json":
-        _json(found)
+        as_json(found)
     else:
         write(table(("Field", "Value"), fields(found)))
-
-
-def _json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=not sys.stdout.isatty()))

@@ -82,7 +82,7 @@ def fields(operation: dict[str, Any]) -> list[tuple[str, object]]:
     found += [
         ("server", f"{operation['instance_name']} ({operation['instance_id']})"),
         ("project", operation["project_id"]),
-        ("by", f"{operation['actor']['kind']} {operation['actor']['user_id']}"),
+        ("by", f"{operation['actor']['kind']} {operation['actor']['user_id'] or ''}".rstrip()),
         ("request", operation["request_id"]),
         ("host", operation["host"]),
         ("started", operation["started_at"]),

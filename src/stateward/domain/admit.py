@@ -26,6 +26,9 @@ class Test(enum.StrEnum):
     NULL_OR_IN = "null-or-in"
     NO_BITS = "no-bits"
     EQUALS = "equals"
+    NOT_NULL = "not-null"
+    #: The host that the column names has its instances judged; a host that nobody knows has.
+    JUDGED = "judged"
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,11 @@ _BLOCKS_COLUMN: Final = {
     LockKind.ADMIN: "admin_blocks",
     LockKind.HOLD: "hold_blocks",
 }
+
+
+def binds(action: Action, actor: ActorKind, kind: LockKind) -> bool:
+    """Say whether a kind of lock binds an actor who asks for an action."""
+    return action.bound or actor in BINDS[kind]
 
 
 def conditions(
@@ -67,7 +75,15 @@ def conditions(
         found.extend(
             Condition(column=column, test=Test.NO_BITS, value=int(action.guarded), refusal=Refusal.LOCKED)
             for kind, column in _BLOCKS_COLUMN.items()
-            if actor in BINDS[kind]
+            if binds(action, actor, kind)
+        )
+    if action.needs_own:
+        found.append(
+            Condition(column="adopted_as", test=Test.NULL_OR_IN, value=frozenset(), refusal=Refusal.ADOPTED)
+        )
+    if action.needs_adopted:
+        found.append(
+            Condition(column="adopted_as", test=Test.NOT_NULL, value="", refusal=Refusal.NOT_ADOPTED)
         )
     found.append(
         Condition(
@@ -86,12 +102,20 @@ def conditions(
             refusal=Refusal.WRONG_TASK_STATE,
         )
     )
+    if action.by_verdict and actor is ActorKind.SYSTEM:
+        # Not for who ends what a request began, as where a move failed.
+        found.append(Condition(column="host", test=Test.JUDGED, value=0, refusal=Refusal.FROZEN))
     return tuple(found)
 
 
 def holds(condition: Condition, actual: str | int | None) -> bool:
-    """Evaluate one condition on a column's value, exactly as the database does."""
+    """Evaluate one condition on a column's value, exactly as the database does.
+
+    ``JUDGED`` is about another row, which whoever explains a refusal must look at; of the instance's own it holds.
+    """
     match condition.test, condition.value:
+        case Test.JUDGED, _:
+            return True
         case Test.IN, frozenset() as allowed:
             return actual in allowed
         case Test.NULL_OR_IN, frozenset() as allowed:
@@ -100,6 +124,8 @@ def holds(condition: Condition, actual: str | int | None) -> bool:
             return not int(actual or 0) & mask
         case Test.EQUALS, int() | str() as value:
             return actual == value
+        case Test.NOT_NULL, _:
+            return actual is not None
         case _:
             msg = f"condition {condition} compares {condition.test} with the wrong kind of value"
             raise TypeError(msg)

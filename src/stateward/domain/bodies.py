@@ -28,6 +28,38 @@ class ShutdownOptions(ShutdownRequest, frozen=True, kw_only=True):
 
     #: Take the power: at once, or at the end of ``timeout`` when that is given too.
     force: bool = False
+    lock: LockWanted | None = None
+
+
+class LockWanted(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A lock to be placed with what is asked, in one request: ``{"suspend": {"lock": {}}}`` (R7)."""
+
+    #: Unnamed, it is the lock that ``unlock`` releases.
+    name: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    ticket: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    #: Names of ``CLASS_SETS``.
+    blocks: tuple[str, ...] = ("all",)
+    #: ISO 8601, UTC without a zone.
+    expires_at: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    sealed: bool = False
+
+
+class SuspendOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a guest is suspended; Nova 34 takes any value here and ignores it, so unknown keys are passed over."""
+
+    lock: LockWanted | None = None
+
+
+class Hold(ShutdownRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A legal hold (R6). Whatever an image or its owner says of deadlines, at this one the power is taken."""
+
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    ticket: Annotated[str, msgspec.Meta(min_length=1, max_length=255)] | None = None
+    name: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    #: How the guest goes off; ``none`` leaves it as it is.
+    shutdown: Literal["clean", "forced", "suspend", "none"] = "clean"
+    at_deadline: Literal["force"] = "force"
 
 
 class RebootOptions(ShutdownRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):

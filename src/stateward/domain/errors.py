@@ -15,21 +15,33 @@ class Refusal(enum.StrEnum):
     WRONG_VM_STATE = "Cannot '{action}' instance {instance_id} while it is in vm_state {vm_state}"
     WRONG_TASK_STATE = "Cannot '{action}' instance {instance_id} while it is in task_state {task_state}"
     LOCKED = "Instance {instance_id} is locked"
+    ADOPTED = "Cannot '{action}' instance {instance_id}: it was adopted, and its definition and disks are its owner's"
+    NOT_ADOPTED = "Cannot '{action}' instance {instance_id}: it was made here, not adopted; it can be deleted"
     NO_HOST = "Instance {instance_id} is not ready"
+    NOT_FENCED = (
+        "Instance {instance_id} cannot be evacuated: its host {host} is not fenced. Only the instances of a host whose "
+        "power was taken may be started elsewhere"
+    )
+    DISK_IS_THERE = (
+        "Instance {instance_id} cannot be evacuated: its disk is on the dead host {host}, and what is in it would be "
+        "lost"
+    )
     NO_VALID_HOST = "No valid host was found. There are not enough hosts available."
     OVERTAKEN = (
         "Cannot '{action}' instance {instance_id}: another request changed it at the same moment; try again"
     )
+    FROZEN = "Cannot '{action}' instance {instance_id}: no instance of its host is judged now"
 
 
 class Refused(Exception):
     """An action was not admitted; ``refusal`` says why and ``str()`` is the sentence for people."""
 
-    def __init__(self, refusal: Refusal, **facts: object) -> None:
-        """Keep the refusal and the facts its sentence needs."""
+    def __init__(self, refusal: Refusal, *, says: str = "", **facts: object) -> None:
+        """Keep the refusal and the facts its sentence needs; ``says`` is said after it."""
         self.refusal = refusal
         self.facts = facts
-        super().__init__(refusal.value.format_map(facts))
+        sentence = refusal.value.format_map(facts)
+        super().__init__(f"{sentence}. {says}" if says else sentence)
 
 
 class Forbidden(Exception):
@@ -46,6 +58,10 @@ class Invalid(Exception):
 
 class Conflict(Exception):
     """A request contradicts what exists; ``str()`` says with what."""
+
+
+class Kept(Conflict):
+    """Something besides an instance is kept by a lock: a copy of its disk, or its project (R1, R6)."""
 
 
 class HostUnavailable(Exception):

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from stateward.domain.hosts import Condition
 from stateward.domain.records import FlavorFacts, HostReport
 
 
@@ -71,6 +72,12 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     up: bool
     #: Its hypervisor answers.
     reachable: bool
+    #: Nothing is placed on a host that is silent, dead, or back and not clean yet.
+    condition: Condition = Condition.UP
+    #: Its instances' disks are on storage that all hosts so marked reach.
+    shared: bool = False
+    #: An operator works on it.
+    maintained: bool = False
     #: All that may be claimed there; None before the host has told what it has.
     capacity: Room | None
     claimed: Room = NOTHING
@@ -98,6 +105,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     #: One of these hosts (Nova's hint ``same_host``); None: no such wish.
     among: frozenset[str] | None = None
     group: Group | None = None
+    #: Only a host that reaches the shared storage.
+    shared: bool = False
 
 
 class Filter(msgspec.Struct, frozen=True):
@@ -137,8 +146,20 @@ def _reachable(host: Candidate, _wanted: Wanted) -> bool:
     return host.reachable
 
 
+def _usable(host: Candidate, _wanted: Wanted) -> bool:
+    return host.condition is Condition.UP
+
+
+def _not_maintained(host: Candidate, _wanted: Wanted) -> bool:
+    return not host.maintained
+
+
 def _told(host: Candidate, _wanted: Wanted) -> bool:
     return host.capacity is not None
+
+
+def _reaches_disk(host: Candidate, wanted: Wanted) -> bool:
+    return host.shared or not wanted.shared
 
 
 def _zone(host: Candidate, wanted: Wanted) -> bool:
@@ -199,8 +220,11 @@ FILTERS: Final[tuple[Filter, ...]] = (
     Filter("it is in another zone", _zone),
     Filter("it is disabled", _enabled),
     Filter("it is down", _up),
+    Filter("it is maintained", _not_maintained),
+    Filter("it is suspect or dead, or back and not clean yet", _usable),
     Filter("it has not yet said what it has", _told),
     Filter("its hypervisor does not answer", _reachable),
+    Filter("it does not reach the storage that the disk is on", _reaches_disk),
     Filter("it was excluded", _not_excluded),
     Filter("the servers it shall be together with are not there", _among),
     Filter("the server group's members are on another host", _affinity),

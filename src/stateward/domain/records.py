@@ -83,6 +83,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     #: createBackup: its type, and how many images of that type are kept.
     backup_type: str | None = None
     rotation: int | None = None
+    #: Of a guest that is adopted: the vm state it was seen in before.
+    found: VmState | None = None
 
 
 class Instance(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,6 +132,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     owner_blocks: OperationClass
     admin_blocks: OperationClass
     hold_blocks: OperationClass
+    #: A hold keeps the guest off, and not only as it is.
+    kept_off: bool
     locked_by: str | None
     locked_reason: str | None
     # --- the observation
@@ -145,16 +149,26 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     group_id: str | None = None
     #: What its maker told the scheduler.
     hints: dict[str, Any] | None = None
+    #: When its vm state began, where that was before it was written (seconds since the epoch).
+    state_since: float | None = None
+    #: The hypervisor's name for a guest that was adopted, whose definition and disks are not ours; None: it was made
+    #: here.
+    adopted_as: str | None = None
 
     @property
     def domain_name(self) -> str:
-        """The hypervisor's name for it, in Nova's form."""
-        return f"instance-{self.number:08x}"
+        """The hypervisor's name for it; of what was made here in Nova's form."""
+        return self.adopted_as or f"instance-{self.number:08x}"
 
     @property
     def locked(self) -> bool:
         """Whether anything locks it."""
         return self.locked_by is not None
+
+    @property
+    def held(self) -> bool:
+        """Whether a hold is on it (R6)."""
+        return bool(self.hold_blocks)
 
 
 class OperationState(enum.StrEnum):
@@ -287,6 +301,8 @@ class GuestSpec(msgspec.Struct, frozen=True, kw_only=True):
     ports: tuple[Port, ...] = ()
     #: None when there is nothing to tell the guest.
     seed: Seed | None = None
+    #: It was there before: its definition and its disks are its owner's, and are neither written nor deleted.
+    adopted: bool = False
 
 
 class Dispatch(msgspec.Struct, frozen=True, kw_only=True):
@@ -344,6 +360,23 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     ending: Ending | None = None
     #: The step that could not be done; those before it were.
     failed_at: Step | None = None
+    #: The machine's boot as the operation ended, and a number as an observation's.
+    boot_id: str = ""
+    seq: int = 0
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """All that an agent says of its guests while nothing changes: one small message for each look at everything.
+
+    Equal digests of one host are of equal guests in equal states, in the same boot of the machine.
+    """
+
+    host: str
+    #: Taken before the hypervisor was asked, as an observation's.
+    seq: int
+    #: How many guests there are.
+    count: int
+    digest: str
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -356,6 +389,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     #: Seconds since the epoch.
     at: float
+    #: The machine's boot that all of it was seen in.
+    boot_id: str = ""
+    #: What a tally says of the same guests; only a complete report has one.
+    digest: str = ""
 
 
 class HostReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -374,6 +411,15 @@ class HostReport(msgspec.Struct, frozen=True, kw_only=True):
     running: int
     cpu_info: str
     at: float
+    #: Another one after each boot of the machine; empty where the driver cannot tell (R14).
+    boot_id: str = ""
+    #: Larger in each heartbeat than in all before it, whatever the agent's clock does; 0: ``at`` has to do.
+    seq: int = 0
+
+    @property
+    def number(self) -> int:
+        """By which a heartbeat is newer than another of its host."""
+        return self.seq or int(self.at * 1000)
 
 
 class AddressReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ from stateward.domain.records import Fault, Instance, Outcome, Result, Target
 from stateward.domain.shutdown import Ending
 from stateward.domain.states import ENDED, VmState
 from stateward.domain.steps import LOOKS
+from stateward.domain.strangers import STATE_OF
 
 #: Where the image that keeps a shelved instance's disk is needed; anywhere else it is deleted.
 _NEEDS_IMAGE: Final = frozenset(
@@ -42,6 +43,8 @@ def settle(
     if result.outcome is Outcome.SUCCEEDED:
         saved = result.ending is Ending.SAVED and action.if_saved is not None
         becomes = action.if_saved if saved else action.becomes
+        if action.as_found:
+            becomes = _found(result, target or Target()) or becomes
         if becomes is not None:
             changes |= _become(becomes, instance, now, target or Target(), action.comes_from)
             # What leaves the state as it is says nothing of why an instance in ERROR is there.
@@ -52,6 +55,12 @@ def settle(
         if action.on_failure is OnFailure.ERROR and not is_as_it_was(result):
             changes["vm_state"] = VmState.ERROR
     return changes
+
+
+def _found(result: Result, target: Target) -> VmState | None:
+    """Return the state that a guest was found in: as it was seen last, else as it was when it was to be adopted."""
+    seen = None if result.observation is None else STATE_OF.get(result.observation.observed)
+    return seen or target.found
 
 
 def is_as_it_was(result: Result) -> bool:

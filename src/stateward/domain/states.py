@@ -79,6 +79,8 @@ class Observed(enum.StrEnum):
     CRASHED = "crashed"
     MISSING = "missing"
     UNKNOWN = "unknown"
+    #: It is on another host than its record's, or there too; never an instance's own observation.
+    DUPLICATE = "duplicate"
 
 
 class Cause(enum.StrEnum):
@@ -87,10 +89,13 @@ class Cause(enum.StrEnum):
     GUEST = "guest"
     DESTROYED = "destroyed"
     CRASHED = "crashed"
+    #: The host's kernel ended it for want of memory, and that is known.
+    OUT_OF_MEMORY = "out-of-memory"
     SAVED = "saved"
     OPERATOR = "operator"
     IO_ERROR = "io-error"
     MIGRATION = "migration"
+    #: It went off with its host, or while its host's daemon was away.
     HOST = "host"
     OTHER = "other"
 
@@ -125,6 +130,7 @@ POWER_OF_OBSERVED: Final[dict[Observed, PowerState]] = {
     Observed.CRASHED: PowerState.CRASHED,
     Observed.MISSING: PowerState.NOSTATE,
     Observed.UNKNOWN: PowerState.NOSTATE,
+    Observed.DUPLICATE: PowerState.NOSTATE,
 }
 
 _STATUS: Final[dict[VmState, str]] = {

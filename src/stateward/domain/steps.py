@@ -23,6 +23,7 @@ class Step(enum.StrEnum):
     PAUSE = "pause"
     UNPAUSE = "unpause"
     SAVE_MEMORY = "save_memory"
+    SAVE_IF_ON = "save_if_on"
     RESTORE_MEMORY = "restore_memory"
     DISCARD_MEMORY = "discard_memory"
     INJECT_NMI = "inject_nmi"
@@ -37,27 +38,47 @@ class Step(enum.StrEnum):
     DISCARD_RESCUE_DISK = "discard_rescue_disk"
     SNAPSHOT = "snapshot"
     PUBLISH_SNAPSHOT = "publish_snapshot"
+    STAND_DOWN = "stand_down"
+    ADOPT = "adopt"
+    TAKE_BACK = "take_back"
+    RELEASE = "release"
 
 
-#: What changes nothing of an instance: an operation that fails there leaves it as it was. Only these may come before
-#: a guest is asked to shut down.
+#: What changes nothing of an instance: an operation that fails there leaves it as it was. Besides ``TAKE_BACK`` only
+#: these may come before a guest is asked to shut down.
 LOOKS: Final = frozenset({Step.CHECK_IMAGE, Step.CHECK_RESCUE_IMAGE})
+
+#: What writes or reads a disk, or a definition, that is the instance's own: of an adopted guest they are its owner's.
+NEEDS_OWN: Final = frozenset(
+    {
+        Step.CHECK_IMAGE,
+        Step.CHECK_RESCUE_IMAGE,
+        Step.DISCARD_DISK,
+        Step.KEEP_DISK,
+        Step.RETURN_DISK,
+        Step.GROW_DISK,
+        Step.PREPARE_RESCUE_DISK,
+        Step.DEFINE_RESCUE,
+        Step.SNAPSHOT,
+    }
+)
 
 STEP_SAYS: Final[dict[Step, str]] = {
     Step.CHECK_IMAGE: "Fetch the image, and see that the disk can be made over it; nothing else is touched.",
     Step.CHECK_RESCUE_IMAGE: "The same with the image to rescue with.",
-    Step.PREPARE_DISK: "Make the instance's disk over its image, unless it is there.",
-    Step.DEFINE: "Tell the hypervisor of the guest, autostart and restart-on-crash off.",
+    Step.PREPARE_DISK: "Make the instance's disk over its image, unless it is there; an adopted one has its own.",
+    Step.DEFINE: "Tell the hypervisor of the guest, autostart and restart-on-crash off; an adopted one is marked anew.",
     Step.POWER_ON: "Start the guest, unless it runs.",
     Step.SHUT_DOWN: "Ask the guest to shut down and wait for it, up to the time it is given; then do what was chosen.",
     Step.POWER_OFF: "Take the power away, unless it is off.",
     Step.PAUSE: "Halt the guest's processors.",
     Step.UNPAUSE: "Let the guest's processors run.",
     Step.SAVE_MEMORY: "Write the guest's memory to disk and take the power.",
+    Step.SAVE_IF_ON: "The same, unless there is no memory to write: then the guest stays off.",
     Step.RESTORE_MEMORY: "Start the guest from its saved memory.",
     Step.DISCARD_MEMORY: "Throw a saved memory away, so that the next start is a boot.",
     Step.INJECT_NMI: "Raise a non-maskable interrupt; killed right after it, the agent raises it again.",
-    Step.REMOVE: "Make the hypervisor forget the guest and delete its disk.",
+    Step.REMOVE: "Make the hypervisor forget the guest and delete its disk; an adopted one is given back instead.",
     Step.DISCARD_DISK: "Delete the instance's disk, so that it is made anew.",
     Step.KEEP_DISK: "Copy the disk aside as it is, unless this operation did; its fence is stored with it.",
     Step.RETURN_DISK: "Put the disk that was kept back in its place, if one is kept.",
@@ -67,5 +88,9 @@ STEP_SAYS: Final[dict[Step, str]] = {
     Step.DEFINE_RESCUE: "Define the guest to boot from the rescue disk, its own disk as the second.",
     Step.DISCARD_RESCUE_DISK: "Delete the rescue disk, if it is there.",
     Step.SNAPSHOT: "Copy the disk as it is at one moment into a file.",
+    Step.STAND_DOWN: "Do nothing; what an older operation was doing has ended.",
+    Step.ADOPT: "Mark somebody else's guest as adopted, autostart and restart-on-crash off; it runs on.",
+    Step.TAKE_BACK: "Mark an adopted guest again that is being given back, or was not marked yet; any other is left.",
+    Step.RELEASE: "Take the mark off an adopted guest and put back what it was; it runs on.",
     Step.PUBLISH_SNAPSHOT: "Hand that file to the image store, and delete it.",
 }

@@ -9,17 +9,17 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import msgspec
 import sqlalchemy as sa
 
 from stateward.bus.port import operations_subject
 from stateward.clock import Clock
-from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.bodies import ShutdownOptions, ShutdownRequest
 from stateward.domain.errors import Refusal, Refused
+from stateward.domain.locks import Lock
 from stateward.domain.placement import NOVA_RULES, Rules
 from stateward.domain.records import (
     UNFINISHED,
@@ -47,11 +47,13 @@ from stateward.domain.shutdown import (
 )
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
-from stateward.operations import finishing
+from stateward.operations import finishing, stacking
 from stateward.operations.finishing import Ended, target_of
+from stateward.operations.gate import first_that_fits
 from stateward.operations.preparing import NOTHING, Wanted, aim
+from stateward.operations.refusals import recorded
 from stateward.operations.room import claim_for
-from stateward.store import instances, operations
+from stateward.store import audit, instances, operations
 from stateward.store.engine import Database
 
 
@@ -71,6 +73,20 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     operation: Operation
     #: Images deleted with it, by id, whose data are to be removed once this is durable.
     images: tuple[str, ...] = ()
+    #: The lock that was placed with it, if one was wanted.
+    lock: Lock | None = None
+
+    @property
+    def placed(self) -> Lock:
+        """The lock that was placed with it, where one was wanted.
+
+        Raises:
+            ValueError: none was.
+        """
+        if self.lock is None:
+            msg = f"operation {self.operation.id} placed no lock"
+            raise ValueError(msg)
+        return self.lock
 
 
 class Admission:
@@ -177,16 +193,18 @@ class Admission:
         rows = action if isinstance(action, tuple) else (action,)
         now = self.clock.now()
         operation_id = str(uuid.uuid4())
-        action, instance = _first_that_fits(
-            connection,
-            rows,
-            instance_id,
-            actor,
-            {"updated_at": now, **wanted.changes},
-            operation_id=operation_id,
-            project_id=project_id,
-            fence=fence,
-        )
+        with recorded(connection, key(rows[0]), instance_id, actor, now):
+            action, instance = first_that_fits(
+                connection,
+                rows,
+                instance_id,
+                actor,
+                {"updated_at": now, **wanted.changes},
+                operation_id=operation_id,
+                project_id=project_id,
+                fence=fence,
+                now=now,
+            )
         ended = Ended([], [])
         if action.over:
             ended = finishing.supersede(
@@ -201,8 +219,14 @@ class Admission:
             instance = instances.change_held(connection, instance, {"seed": seed})
         target = aim(connection, action, instance, actor, wanted=wanted, now=now)
         instance = claim_for(connection, action, instance, wanted, self.placement, now=now)
-        if not instance.host and action.becomes is not VmState.DELETED:
+        if action.elsewhere:
+            # For the dispatch only: the record stays where it is.
+            instance = msgspec.structs.replace(instance, host=wanted.host or "")
+        if not instance.host and not action.without_host:
             raise Refused(Refusal.NO_HOST, instance_id=instance_id)
+        lock: Lock | None = None
+        if wanted.lock is not None:
+            instance, lock = stacking.place_in(connection, instance, wanted.lock, now)
         operation = operation_for(action, instance, actor, now=now, operation_id=operation_id, message=why)
         if target != Target():
             operation.params["target"] = msgspec.to_builtins(target)
@@ -219,13 +243,17 @@ class Admission:
             operation_id=operation_id,
             action=operation.action,
             detail=_without_none(
-                shutdown=operation.params.get("shutdown"), why=why, overtakes=ended.operations or None
+                shutdown=operation.params.get("shutdown"),
+                why=why,
+                overtakes=ended.operations or None,
+                lock=None if lock is None else stacking.told(lock),
             ),
         )
         if not instance.host:
-            return _gone(connection, operation, instance, actor, ended.images)
+            gone = _gone(connection, operation, instance, actor, ended.images)
+            return msgspec.structs.replace(gone, lock=lock)
         post_dispatch(connection, action, operation, instance)
-        return Admitted(instance=instance, operation=operation, images=tuple(ended.images))
+        return Admitted(instance=instance, operation=operation, images=tuple(ended.images), lock=lock)
 
     def follow_in(
         self, connection: sa.Connection, operation: Operation, instance: Instance, result: Result
@@ -252,14 +280,16 @@ class Admission:
             request_id=operation.request_id,
         )
         try:
-            self.admit_in(
-                connection,
-                BY_KEY[then],
-                instance.id,
-                actor,
-                wanted=Wanted(target=Target(flavor=flavor)),
-                fence=operation.fence,
-            )
+            # Of what is refused late, for want of room say, nothing stays.
+            with audit.part(connection):
+                self.admit_in(
+                    connection,
+                    BY_KEY[then],
+                    instance.id,
+                    actor,
+                    wanted=Wanted(target=Target(flavor=flavor)),
+                    fence=operation.fence,
+                )
         except Refused:
             return False
         return True
@@ -296,65 +326,6 @@ class Admission:
             may_save=action.if_saved is not None,
             limits=self._shutdown.limits,
         )
-
-
-def _first_that_fits(
-    connection: sa.Connection,
-    rows: tuple[Action, ...],
-    instance_id: str,
-    actor: Actor,
-    changes: Mapping[str, Any],
-    *,
-    operation_id: str,
-    project_id: str | None,
-    fence: int | None,
-) -> tuple[Action, Instance]:
-    """Do the guarded UPDATE of the first row that admits, and return both.
-
-    The rows begin in different states, so that at most one can. What the others say of the state is no answer.
-
-    Raises:
-        Refused: none did; what the row says whose states fit, if there is one.
-    """
-    refusals: list[Refused] = []
-    for row in rows:
-        row_changes = dict(changes)
-        if row.pending is not None:
-            row_changes |= {"task_state": row.pending.value, "operation_id": operation_id}
-        checks = admit.conditions(row, actor.kind, project_id=project_id, fence=fence)
-        try:
-            return row, guarded(connection, row, instance_id, checks, row_changes, bump_fence=True)
-        except Refused as refused:
-            refusals.append(refused)
-    raise next((each for each in refusals if each.refusal is not Refusal.WRONG_VM_STATE), refusals[0])
-
-
-def guarded(
-    connection: sa.Connection,
-    action: Action,
-    instance_id: str,
-    checks: tuple[admit.Condition, ...],
-    changes: Mapping[str, Any],
-    *,
-    bump_fence: bool = False,
-) -> Instance:
-    """Do the guarded UPDATE and return the row, or say why it touched nothing.
-
-    Raises:
-        Refused: the reason, found by evaluating the same conditions on the row.
-    """
-    # PostgreSQL may show the row changed again between the UPDATE and the reading: then the UPDATE is tried anew.
-    for _attempt in range(3):
-        instance = instances.guarded_update(connection, instance_id, checks, changes, bump_fence=bump_fence)
-        if instance is not None:
-            return instance
-        found = instances.get(connection, instance_id)
-        if found is None:
-            raise Refused(Refusal.NOT_FOUND, instance_id=instance_id)
-        refused = admit.explain(checks, action, found)
-        if refused is not None:
-            raise refused
-    raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance_id)
 
 
 def operation_for(
@@ -426,6 +397,7 @@ def guest_of(instance: Instance, target: Target) -> GuestSpec:
             connected=bool(instance.ports),
         ),
         rescue=target.rescue or instance.rescue,
+        adopted=instance.adopted_as is not None,
     )
 
 
@@ -444,6 +416,10 @@ def _gone(
         observation=None,
     )
     operations.finish(connection, operation.id, OperationState.SUCCEEDED, now, message)
+    changed, with_it = finishing.apply(connection, operation, instance, result, now)
+    if changed is None:
+        msg = f"instance {instance.id} vanished inside a transaction that holds its row"
+        raise RuntimeError(msg)
     operations.record(
         connection,
         at=now,
@@ -452,12 +428,9 @@ def _gone(
         instance_id=instance.id,
         operation_id=operation.id,
         action=operation.action,
-        detail={"outcome": result.outcome.value, "message": message, "shutdown": None},
+        detail={"outcome": result.outcome.value, "message": message, "shutdown": None}
+        | operations.moved(instance, changed),
     )
-    changed, with_it = finishing.apply(connection, operation, instance, result, now)
-    if changed is None:
-        msg = f"instance {instance.id} vanished inside a transaction that holds its row"
-        raise RuntimeError(msg)
     finished = msgspec.structs.replace(
         operation, state=OperationState.SUCCEEDED, finished_at=now, message=message
     )
@@ -473,7 +446,7 @@ def post_dispatch(
         raise ValueError(msg)
     operations.post(
         connection,
-        operations_subject(instance.host),
+        operations_subject(operation.host),
         operation.id,
         msgspec.json.encode(dispatch_of(action, operation, instance)),
     )

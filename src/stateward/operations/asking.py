@@ -15,10 +15,12 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.domain import admit
-from stateward.domain.actions import BY_KEY, Action
+from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.records import Actor, Instance, Operation, OperationState
-from stateward.operations.admission import Admission, guarded, operation_for
+from stateward.operations.admission import Admission, operation_for
+from stateward.operations.gate import admitted_row
+from stateward.operations.refusals import recorded
 from stateward.store import operations
 
 _LOST: Final = (
@@ -52,7 +54,17 @@ async def ask(
 
     def begin(connection: sa.Connection) -> tuple[Instance, Operation]:
         now = admission.clock.now()
-        instance = guarded(connection, action, instance_id, checks, {"updated_at": now})
+        with recorded(connection, key(action), instance_id, actor, now):
+            instance = admitted_row(
+                connection,
+                action,
+                instance_id,
+                checks,
+                {"updated_at": now},
+                actor=actor,
+                bump_fence=False,
+                now=now,
+            )
         if not instance.host:
             raise Refused(Refusal.NO_HOST, instance_id=instance_id)
         operation = msgspec.structs.replace(

@@ -14,8 +14,8 @@ from collections.abc import Generator
 class Follower:
     """One who waits for news."""
 
-    def __init__(self, instance_id: str) -> None:
-        """Wait for news of an instance."""
+    def __init__(self, instance_id: str | None) -> None:
+        """Wait for news of an instance; None: of whatever there is."""
         self.instance_id = instance_id
         self.event = asyncio.Event()
 
@@ -40,7 +40,7 @@ class Changes:
     def changed(self, instance_id: str | None = None) -> None:
         """Wake those who follow an instance; all of them when it is not known which."""
         for follower in self._followers:
-            if instance_id in {None, follower.instance_id}:
+            if follower.instance_id is None or instance_id in {None, follower.instance_id}:
                 follower.event.set()
 
     def close(self) -> None:
@@ -49,8 +49,8 @@ class Changes:
         self.changed()
 
     @contextlib.contextmanager
-    def following(self, instance_id: str) -> Generator[Follower]:
-        """Follow an instance; what happens from now on is not missed."""
+    def following(self, instance_id: str | None) -> Generator[Follower]:
+        """Follow an instance, or everything; what happens from now on is not missed."""
         follower = Follower(instance_id)
         self._followers.add(follower)
         try:

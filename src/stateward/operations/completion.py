@@ -11,7 +11,7 @@ from stateward.bus.port import RESULTS, Bus
 from stateward.domain.records import OperationState, Outcome, Result
 from stateward.operations import finishing
 from stateward.operations.admission import Admission
-from stateward.store import instances, observations, operations
+from stateward.store import hosts, instances, observations, operations
 
 _STATE_OF = {
     Outcome.SUCCEEDED: OperationState.SUCCEEDED,
@@ -63,9 +63,16 @@ class Completion:
         operation = operations.get(connection, result.operation_id)
         if operation is None or operation.finished_at is not None:
             return None
+        # Before the operation, as whoever overtakes it does: the other way round, PostgreSQL would find the two waiting
+        # for each other and end one of them, a hold among others.
+        instances.hold(connection, operation.instance_id)
         message = result.message if result.message is not None else operation.message
         if not operations.finish(connection, operation.id, _STATE_OF[result.outcome], now, message):
             return None
+        # Before anybody judges what the operation has left.
+        boots = hosts.boots_of(connection, operation.host)
+        if boots is not None and boots.latest != result.boot_id:
+            hosts.note_boot(connection, operation.host, result.boot_id, result.seq, now)
         if result.observation is not None:
             # Of a guest on a host that the instance has left since it says nothing, and hosts count by themselves.
             observations.observe(connection, result.observation, host=operation.host)
@@ -87,7 +94,8 @@ class Completion:
             instance_id=instance.id,
             operation_id=operation.id,
             action=operation.action,
-            detail={"outcome": result.outcome.value, "message": message, "shutdown": result.shutdown},
+            detail={"outcome": result.outcome.value, "message": message, "shutdown": result.shutdown}
+            | operations.moved(instance, changed),
         )
         followed = changed is not None and self._admission.follow_in(connection, operation, changed, result)
         return _Applied(images=gone, followed=followed)

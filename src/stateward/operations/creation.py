@@ -15,9 +15,11 @@ from stateward.domain.networks import Network, ports_of
 from stateward.domain.records import Actor, Fault, FlavorFacts, ImageFacts, OperationState
 from stateward.domain.seeds import SeedFacts
 from stateward.domain.states import Cause, Observed, VmState
+from stateward.operations import stacking
 from stateward.operations.admission import Admission, Admitted, operation_for, post_dispatch
 from stateward.operations.placing import NoRoom, Place, claim_new
-from stateward.store import instances, operations
+from stateward.operations.stacking import LockWish
+from stateward.store import instances, locks, operations
 from stateward.store.hosts import Host
 
 
@@ -39,6 +41,8 @@ class NewInstance(msgspec.Struct, frozen=True, kw_only=True):
     #: The networks it gets a port on, one for each.
     networks: tuple[Network, ...] = ()
     place: Place = Place()
+    #: A lock that it has from its first moment, so that there is no gap.
+    lock: LockWish | None = None
     #: The scheduler hints as they were given, for the view.
     hints: dict[str, Any] | None = None
 
@@ -72,6 +76,8 @@ async def create_several(
 
     def work(connection: sa.Connection) -> list[Admitted]:
         now = admission.clock.now()
+        # What it inherits is read below: no lock is placed on the project between that and the commit.
+        locks.hold_project(connection, new.project_id, alone=False)
         ids = [str(uuid.uuid4()) for _ in range(most)]
         found = claim_new(
             connection,
@@ -124,7 +130,11 @@ def _insert(
         values |= {"host": place.name, "zone": place.zone, "vm_state": VmState.BUILDING.value}
         values |= {"task_state": pending and pending.value, "operation_id": operation_id}
         detail |= {"host": place.name}
-    instance = instances.insert(connection, values)
+    inherited = locks.of_instance(connection, values["id"], new.project_id, new.tags)
+    instance = instances.insert(connection, {**values, **stacking.columns_of(inherited)})
+    if new.lock is not None:
+        instance, lock = stacking.place_in(connection, instance, new.lock, now)
+        detail |= {"lock": stacking.told(lock)}
     operation = operation_for(CREATE, instance, actor, now=now, operation_id=operation_id)
     if instance.fault is not None:
         operation = msgspec.structs.replace(
@@ -139,7 +149,7 @@ def _insert(
         instance_id=instance.id,
         operation_id=operation.id,
         action=operation.action,
-        detail=detail,
+        detail=detail | operations.moved(None, instance),
     )
     if instance.fault is None:
         post_dispatch(connection, CREATE, operation, instance)

@@ -73,7 +73,9 @@ def apply(
     if image_id is not None:
         images.delete(connection, image_id)
         gone.append(image_id)
-    if result.outcome is Outcome.SUCCEEDED and target.rotation is not None and target.backup_type is not None:
+    # A hold keeps every copy that there is of its instance (R6).
+    rotates = result.outcome is Outcome.SUCCEEDED and not changed.held
+    if rotates and target.rotation is not None and target.backup_type is not None:
         for old in images.backups(connection, instance.id, target.backup_type)[target.rotation :]:
             images.delete(connection, old)
             gone.append(old)

@@ -86,6 +86,10 @@ class Keyed:
         self._written = True
         return result
 
+    async def seal(self) -> None:
+        """Seal, as the database does."""
+        await self._database.seal()
+
     async def close(self) -> None:
         """Leave the closing to whoever opened the database."""
 

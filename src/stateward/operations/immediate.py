@@ -6,25 +6,28 @@ Each is a guarded UPDATE by its row's conditions like every other; what differs 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import msgspec
 import sqlalchemy as sa
 
 from stateward.domain import admit
-from stateward.domain.actions import BY_KEY, Action
-from stateward.domain.errors import Forbidden
-from stateward.domain.locks import ALL_CLASSES, ActorKind, Lock, kind_placed_by, kind_released_by, summarise
+from stateward.domain.actions import BY_KEY, Action, key
+from stateward.domain.errors import Forbidden, Refusal, Refused
+from stateward.domain.locks import BINDS, ActorKind, Lock, explained, kind_placed_by, released_by_unlock
 from stateward.domain.records import Actor, Instance, Operation
 from stateward.domain.states import VmState
-from stateward.operations import finishing
-from stateward.operations.admission import Admission, Admitted, guarded, operation_for
+from stateward.operations import finishing, stacking
+from stateward.operations.admission import Admission, Admitted, operation_for
+from stateward.operations.gate import admitted_row
+from stateward.operations.refusals import recorded
+from stateward.operations.stacking import LockWish
 from stateward.store import instances, locks, operations
 from stateward.store.engine import Database
 
-#: Changes an instance whose row the transaction already holds; returns what to write and what to audit.
-Effect = Callable[[sa.Connection, Instance, float], tuple[Mapping[str, Any], Mapping[str, Any]]]
+#: Changes an instance whose row the transaction already holds; returns it as it is then, and what to audit.
+Effect = Callable[[sa.Connection, Instance, float], tuple[Instance, Mapping[str, Any]]]
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,50 +60,38 @@ class Immediate:
 
         def effect(
             connection: sa.Connection, instance: Instance, now: float
-        ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-            lock = Lock(
-                id=str(uuid.uuid4()),
-                instance_id=instance.id,
+        ) -> tuple[Instance, Mapping[str, Any]]:
+            wish = LockWish(
                 kind=kind_placed_by(actor.kind, in_own_project=actor.project_id == instance.project_id),
                 holder=actor.user_id,
                 reason=reason,
-                blocks=ALL_CLASSES,
-                placed_at=now,
             )
-            others: list[Lock] = []
-            for present in locks.of_instance(connection, instance.id):
-                if present.kind is lock.kind:
-                    # Locking again without a reason clears the old reason: the new lock says what holds now.
-                    locks.release(connection, instance.id, lock.kind)
-                else:
-                    others.append(present)
-            locks.place(connection, lock)
-            return _union([*others, lock]), {"kind": lock.kind.value, "reason": reason}
+            instance, lock = stacking.place_in(connection, instance, wish, now)
+            return instance, {"kind": lock.kind.value, "reason": reason}
 
-        return await self._do(BY_KEY["lock"], instance_id, actor, effect, project_id)
+        return await self.do(BY_KEY["lock"], instance_id, actor, effect, project_id=project_id)
 
     async def unlock(self, instance_id: str, actor: Actor, *, project_id: str | None) -> Done:
-        """Take a lock away: the owner's, or for an admin the provider's first.
+        """Take the unnamed lock away: the owner's, or for an admin the provider's first.
 
         Raises:
-            Forbidden: a member asks while the provider's lock holds.
+            Forbidden: a member asks while the provider's lock holds, or the owner's is sealed (R4).
             Refused: there is no such instance for the caller.
         """
 
         def effect(
             connection: sa.Connection, instance: Instance, _now: float
-        ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-            present = locks.of_instance(connection, instance.id)
+        ) -> tuple[Instance, Mapping[str, Any]]:
             try:
-                kind = kind_released_by(actor.kind, [lock.kind for lock in present])
+                lock = released_by_unlock(actor.kind, stacking.stack_of(connection, instance))
             except PermissionError:
                 raise Forbidden("os_compute_api:os-lock-server:unlock:unlock_override") from None
-            if kind is not None:
-                locks.release(connection, instance.id, kind)
-            left = [lock for lock in present if lock.kind is not kind]
-            return _union(left), {"kind": kind.value if kind else None}
+            if lock is None:
+                return instance, {"kind": None}
+            locks.release(connection, lock.id)
+            return stacking.restack(connection, instance), {"kind": lock.kind.value}
 
-        return await self._do(BY_KEY["unlock"], instance_id, actor, effect, project_id)
+        return await self.do(BY_KEY["unlock"], instance_id, actor, effect, project_id=project_id)
 
     async def reset_state(self, instance_id: str, actor: Actor, *, to: VmState) -> Done:
         """Set the record, end what is in flight, and let the arbiter compare.
@@ -112,7 +103,7 @@ class Immediate:
 
         def effect(
             connection: sa.Connection, instance: Instance, now: float
-        ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        ) -> tuple[Instance, Mapping[str, Any]]:
             message = f"The state was reset (request {actor.request_id})."
             # Not added to: what a write does that is tried again counts once.
             gone[:] = finishing.supersede(
@@ -124,12 +115,18 @@ class Immediate:
                 confirmed = msgspec.structs.replace(instance, vm_state=to, was=None)
                 finishing.give_room_back(connection, instance, confirmed)
                 changes |= {"was": None, "old_flavor": None}
-            return changes, {"from": instance.vm_state.value, "to": to.value}
+            return instances.change_held(connection, instance, changes), {}
 
-        done = await self._do(BY_KEY["reset_state"], instance_id, actor, effect, None, bump_fence=True)
-        self._admission.forget_images(gone)
-        self._compare(instance_id)
+        done = await self.do(
+            BY_KEY["reset_state"], instance_id, actor, effect, project_id=None, bump_fence=True
+        )
+        self.overtaken(instance_id, gone)
         return done
+
+    def overtaken(self, instance_id: str, images: Sequence[str]) -> None:
+        """Have what an overtaken operation left cleaned up, and the instance looked at, once that is durable."""
+        self._admission.forget_images(images)
+        self._compare(instance_id)
 
     async def change(
         self,
@@ -142,42 +139,80 @@ class Immediate:
     ) -> Done:
         """Change columns by a function of the row as the transaction holds it (names, metadata, tags).
 
+        Tags are what locks select by: who changes them changes what the instance inherits.
+
         Raises:
-            Refused: the action's row does not admit it.
+            Refused: the action's row does not admit it, or it would free the instance from a lock that binds the actor.
             Exception: whatever ``change`` raises; nothing is kept then.
         """
 
         def effect(
-            _connection: sa.Connection, instance: Instance, _now: float
-        ) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+            connection: sa.Connection, instance: Instance, _now: float
+        ) -> tuple[Instance, Mapping[str, Any]]:
             changes = change(instance)
-            return changes, {"changes": sorted(changes)}
+            changed = instances.change_held(connection, instance, changes) if changes else instance
+            if "tags" in changes:
+                before = stacking.stack_of(connection, instance)
+                left = {lock.id for lock in stacking.stack_of(connection, changed)}
+                lost = [lock for lock in before if lock.id not in left and actor.kind in BINDS[lock.kind]]
+                if lost:
+                    said = explained(lost)
+                    raise Refused(Refusal.LOCKED, says=said, action=action.name, instance_id=instance.id)
+                changed = stacking.restack(connection, changed)
+            return changed, {"changes": sorted(changes)}
 
-        return await self._do(action, instance_id, actor, effect, project_id)
+        return await self.do(action, instance_id, actor, effect, project_id=project_id)
 
-    async def _do(
+    async def do(
         self,
         action: Action,
         instance_id: str,
         actor: Actor,
         effect: Effect,
-        project_id: str | None,
         *,
+        project_id: str | None,
         bump_fence: bool = False,
+        placed: Sequence[Lock] = (),
     ) -> Done:
+        """Do one immediate action by its row.
+
+        Args:
+            action: the row.
+            instance_id: which instance.
+            actor: who asks.
+            effect: what it changes; raises to change nothing.
+            project_id: the caller sees only this project; None for all.
+            bump_fence: what is in flight may not act any more.
+            placed: where the effect leaves the lock that it placed.
+
+        Raises:
+            Refused: the row does not admit it.
+            StoreUnavailable: the database cannot be written.
+        """
         checks = admit.conditions(action, actor.kind, project_id=project_id)
 
         def work(connection: sa.Connection) -> Done:
             now = self._admission.clock.now()
+            if action.name == "update_tags":
+                # Before the instance's row is held: who places a project's lock takes them in this order too.
+                owner = instances.project_of(connection, instance_id)
+                locks.hold_project(connection, owner or "", alone=False)
             # The guarded UPDATE comes first: it holds the row, so what ``effect`` reads stays true until commit.
-            held = guarded(
-                connection, action, instance_id, checks, {"updated_at": now}, bump_fence=bump_fence
-            )
-            in_flight = (
-                operations.get(connection, held.operation_id) if held.operation_id is not None else None
-            )
-            changes, detail = effect(connection, held, now)
-            instance = instances.change_held(connection, held, changes) if changes else held
+            with recorded(connection, key(action), instance_id, actor, now):
+                held = admitted_row(
+                    connection,
+                    action,
+                    instance_id,
+                    checks,
+                    {"updated_at": now},
+                    actor=actor,
+                    bump_fence=bump_fence,
+                    now=now,
+                )
+                in_flight = (
+                    operations.get(connection, held.operation_id) if held.operation_id is not None else None
+                )
+                instance, detail = effect(connection, held, now)
             operation = operation_for(action, instance, actor, now=now, operation_id=str(uuid.uuid4()))
             operations.insert(connection, operation)
             operations.record(
@@ -188,23 +223,14 @@ class Immediate:
                 instance_id=instance_id,
                 operation_id=operation.id,
                 action=operation.action,
-                detail=detail,
+                detail={**detail, **operations.moved(held, instance)},
             )
-            return Done(admitted=Admitted(instance=instance, operation=operation), in_flight=in_flight)
+            lock = placed[0] if placed else None
+            return Done(
+                admitted=Admitted(instance=instance, operation=operation, lock=lock), in_flight=in_flight
+            )
 
         return await self._admission.database.write(work)
-
-
-def _union(stack: list[Lock]) -> Mapping[str, Any]:
-    """Fold the lock rows into the columns that the guarded UPDATEs test."""
-    summary = summarise(stack)
-    return {
-        "owner_blocks": int(summary.owner_blocks),
-        "admin_blocks": int(summary.admin_blocks),
-        "hold_blocks": int(summary.hold_blocks),
-        "locked_by": summary.locked_by,
-        "locked_reason": summary.locked_reason,
-    }
 
 
 def system_actor(request_id: str) -> Actor:

@@ -41,6 +41,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     with_any: tuple[str, ...] = ()
     with_none: tuple[str, ...] = ()
     group_id: str | None = None
+    #: A host that has died: members of the server group that are there do not count.
+    gone: str | None = None
+    #: Only a host that reaches the shared storage.
+    shared: bool = False
 
 
 def claim_new(
@@ -119,7 +123,7 @@ def _claim(
 ) -> list[Host] | NoRoom:
     for _ in range(_TRIES):
         known = {host.name: host for host in hosts.every(connection)}
-        candidates = [_candidate(host, rules, now) for host in known.values()]
+        candidates = [candidate_of(host, rules, now) for host in known.values()]
         chosen = placement.spread(candidates, wanted, len(instance_ids))
         if len(chosen) < least:
             return NoRoom(placement.explain(candidates, wanted))
@@ -152,7 +156,8 @@ def _claim(
     raise RuntimeError(msg)
 
 
-def _candidate(host: Host, rules: Rules, now: float) -> Candidate:
+def candidate_of(host: Host, rules: Rules, now: float) -> Candidate:
+    """Return a host as placement sees it."""
     report = host.report
     return Candidate(
         name=host.name,
@@ -160,6 +165,9 @@ def _candidate(host: Host, rules: Rules, now: float) -> Candidate:
         enabled=host.enabled,
         up=host.up(now, rules.patience),
         reachable=report is not None and report.reachable,
+        condition=host.condition,
+        shared=host.shared,
+        maintained=host.maintenance_until is not None,
         capacity=None if report is None else placement.capacity_of(report, rules),
         claimed=host.claimed,
         instances=host.claims,
@@ -183,11 +191,12 @@ def _wanted(
         host=place.host,
         excluded=excluded,
         among=claims.hosts_of(connection, place.with_any, project_id) if place.with_any else None,
-        group=None if place.group_id is None else _group(connection, place.group_id, besides),
+        group=None if place.group_id is None else group_of(connection, place.group_id, besides, place.gone),
+        shared=place.shared,
     )
 
 
-def _group(connection: sa.Connection, group_id: str, besides: str | None) -> Group | None:
+def group_of(connection: sa.Connection, group_id: str, besides: str | None, gone: str | None) -> Group | None:
     """Hold the group, so that nobody else places a member until the commit, and look where its members are."""
     group = server_groups.get(connection, group_id, hold=True)
     if group is None:
@@ -195,5 +204,9 @@ def _group(connection: sa.Connection, group_id: str, besides: str | None) -> Gro
     return Group(
         policy=group.policy,
         most_per_host=group.most_per_host or 1,
-        members=claims.spread_of(connection, group_id, besides),
+        members={
+            host: count
+            for host, count in claims.spread_of(connection, group_id, besides).items()
+            if host != gone
+        },
     )

@@ -19,6 +19,7 @@ from stateward.domain.records import Actor, FlavorFacts, Instance, Target
 from stateward.domain.settle import SNAPSHOT_FORMAT
 from stateward.domain.states import VmState
 from stateward.domain.steps import Step
+from stateward.operations.stacking import LockWish
 from stateward.store import images
 from stateward.store.images import Image
 
@@ -49,6 +50,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     #: unshelve and migrate: only a host of this zone, and only this host, when given.
     zone: str | None = None
     host: str | None = None
+    #: A lock that is placed as the operation is admitted, so that nothing comes between the two (R6, R7).
+    lock: LockWish | None = None
 
 
 NOTHING: Final = Wanted()

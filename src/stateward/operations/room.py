@@ -7,12 +7,14 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from stateward.domain.actions import Action
+from stateward.domain.actions.row import Disk
+from stateward.domain.errors import Refusal, Refused
 from stateward.domain.placement import Rules
 from stateward.domain.records import Instance
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.operations.placing import Place, claim
 from stateward.operations.preparing import Wanted, larger
-from stateward.store import claims, instances
+from stateward.store import claims, hosts, instances, strays
 from stateward.store.claims import Purpose
 
 
@@ -24,6 +26,8 @@ def claim_for(
     Raises:
         Refused: there is none.
     """
+    if action.evacuates is not None:
+        return _evacuated(connection, action.evacuates, instance, wanted, rules, now=now)
     if action.places:
         move = claims.of_instance(connection, instance.id).get(Purpose.MOVE)
         if move is not None:
@@ -49,6 +53,39 @@ def claim_for(
     host = claim(connection, instance, purpose, flavor=flavor, place=place, rules=rules, now=now)
     if not action.places:
         return instance
+    return _now_on(connection, instance, {"host": host.name, "zone": host.zone})
+
+
+def _evacuated(
+    connection: sa.Connection, disk: Disk, instance: Instance, wanted: Wanted, rules: Rules, *, now: float
+) -> Instance:
+    """Have an instance be on another host than the one that was fenced, which is to be rid of it when it returns.
+
+    Raises:
+        Refused: it is on no host, or its host is not fenced, or its disk is there, or no other host has room.
+    """
+    left = instance.host
+    if not left:
+        raise Refused(Refusal.NO_HOST, instance_id=instance.id)
+    fenced = hosts.hold_fenced(connection, left)
+    if fenced is None:
+        raise Refused(Refusal.NOT_FENCED, instance_id=instance.id, host=left)
+    if instance.adopted_as is not None or (disk is Disk.SHARED and not fenced.shared):
+        raise Refused(Refusal.DISK_IS_THERE, instance_id=instance.id, host=left)
+    # Also what it held for a move that is not going to end.
+    claims.release(connection, instance.id)
+    place = Place(
+        zone=None if wanted.host is not None else instance.zone,
+        host=wanted.host,
+        excluded=frozenset({left}),
+        group_id=instance.group_id,
+        gone=left,
+        shared=disk is Disk.SHARED,
+    )
+    host = claim(
+        connection, instance, Purpose.HOME, flavor=instance.flavor, place=place, rules=rules, now=now
+    )
+    strays.note(connection, left, instance.id, instance.fence, now)
     return _now_on(connection, instance, {"host": host.name, "zone": host.zone})
 
 

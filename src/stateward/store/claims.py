@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from stateward.domain.hosts import Condition
 from stateward.domain.placement import Room
 from stateward.store.placement_tables import CLAIMS
 from stateward.store.tables import HOSTS, INSTANCES
@@ -53,6 +54,8 @@ _TAKE: Final = (
         _HOSTS.name == sa.bindparam("b_host"),
         _HOSTS.enabled.is_(True),
         _HOSTS.forced_down.is_(False),
+        _HOSTS.condition == sa.literal_column(f"'{Condition.UP.value}'"),
+        _HOSTS.maintenance_until.is_(None),
         _HOSTS.seen_at >= sa.bindparam("b_since"),
         _fits(_HOSTS.claimed_vcpus, "b_vcpus", "b_all_vcpus"),
         _fits(_HOSTS.claimed_memory, "b_memory", "b_all_memory"),
@@ -67,6 +70,16 @@ _TAKE: Final = (
         claimed_memory=_HOSTS.claimed_memory + sa.bindparam("b_memory"),
         claimed_disk=_HOSTS.claimed_disk + sa.bindparam("b_disk"),
         claims=_HOSTS.claims + sa.bindparam("b_count"),
+    )
+)
+_TAKE_ANYWAY: Final = (
+    sa.update(HOSTS)
+    .where(_HOSTS.name == sa.bindparam("b_host"))
+    .values(
+        claimed_vcpus=_HOSTS.claimed_vcpus + sa.bindparam("b_vcpus"),
+        claimed_memory=_HOSTS.claimed_memory + sa.bindparam("b_memory"),
+        claimed_disk=_HOSTS.claimed_disk + sa.bindparam("b_disk"),
+        claims=_HOSTS.claims + 1,
     )
 )
 _GIVE_BACK: Final = (
@@ -108,7 +121,7 @@ def take(
         since: the host must have been heard of at this time or later; seconds since the epoch.
 
     Returns:
-        False when the host has too little room now, or is disabled or down; nothing is claimed then.
+        False when the host has too little room now, or is disabled, maintained, down or not usable; then nothing is.
     """
     total = need.times(len(instance_ids))
     taken = connection.execute(
@@ -166,6 +179,20 @@ def release(connection: sa.Connection, instance_id: str, purpose: Purpose | None
             },
         )
     return claims
+
+
+def take_anyway(connection: sa.Connection, host: str, instance_id: str, need: Room) -> None:
+    """Claim room for an instance that is on a host already, whether the host has it or not.
+
+    What it takes up is taken up. A host that is overcommitted by it is given nothing more, which is what the sums are
+    for.
+    """
+    connection.execute(
+        _TAKE_ANYWAY,
+        {"b_host": host, "b_vcpus": need.vcpus, "b_memory": need.memory, "b_disk": need.disk},
+    )
+    claim = {"instance_id": instance_id, "purpose": Purpose.HOME.value, "host": host}
+    connection.execute(_INSERT, claim | msgspec.structs.asdict(need))
 
 
 def settle_move(connection: sa.Connection, instance_id: str) -> bool:

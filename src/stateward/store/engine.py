@@ -7,6 +7,9 @@ On SQLite the functions run on the event loop (they take microseconds; a thread 
 and the writes that wait while a commit is being synced to disk share the next one: group commit. Each has a
 savepoint of its own, so a refused one leaves no trace in its neighbours' transaction. On PostgreSQL each piece
 of work runs in a thread with a transaction of its own. ADR 0003 has the measurements behind this.
+
+What the work records for the audit trail is chained to it just before the commit on SQLite, once for all that share
+one, and just after it on PostgreSQL (ADR 0015).
 """
 
 from __future__ import annotations
@@ -15,14 +18,21 @@ import asyncio
 import contextlib
 import sqlite3
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import sqlalchemy as sa
+import structlog
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
+
+from stateward.domain.audit import Entry
+from stateward.store import audit
+from stateward.store.sealing import Sealer
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
@@ -31,6 +41,11 @@ Work = Callable[[sa.Connection], T]
 _BATCH: Final = 64
 #: Seconds to wait for another process that holds the database before giving up.
 _PATIENCE_SECONDS: Final = 5.0
+#: Times that a write which PostgreSQL ended in a deadlock is done again. Rows are locked in one order everywhere, as
+#: far as is known; where they are not, no client must be told 503 for it.
+_ENDED_AT_MOST: Final = 5
+#: PostgreSQL's word for a deadlock.
+_DEADLOCK: Final = "40P01"
 
 
 class StoreUnavailable(Exception):
@@ -53,8 +68,18 @@ class Database(Protocol):
     async def write(self, work: Work[T]) -> T:
         """Run a function in a transaction and return when it is durable; an exception undoes it.
 
+        It may be run more than once, each time after it was undone: what it does, it does to the connection only.
+
         Raises:
             StoreUnavailable: the database cannot be reached, or the disk is full.
+        """
+        ...
+
+    async def seal(self) -> None:
+        """Return when every audit record that was committed before is chained to the trail (ADR 0015).
+
+        Raises:
+            StoreUnavailable: the database cannot be reached, or the trail is broken.
         """
         ...
 
@@ -107,6 +132,9 @@ class SqliteDatabase:
             self._pump = asyncio.create_task(self._drain(), name="database writes")
         return await future
 
+    async def seal(self) -> None:
+        """Do nothing: here records are chained in the transaction that writes them."""
+
     async def close(self) -> None:
         """Wait for the writes under way, then close."""
         if self._pump is not None:
@@ -128,19 +156,22 @@ class SqliteDatabase:
 
     async def _commit_batch(self, batch: list[tuple[Work[Any], asyncio.Future[Any]]]) -> None:
         answers: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        recorded: list[Entry] = []
         try:
             transaction = await self._begin()
             try:
                 for work, future in batch:
-                    answers.append((future, *self._run(work)))
+                    answers.append((future, *self._run(work, recorded)))
+                self._chain(recorded)
                 await self._commit(transaction)
             except BaseException:
                 if transaction.is_active:
                     with contextlib.suppress(DBAPIError):
                         transaction.rollback()
                 raise
-        except DBAPIError as error:
-            # SQLite itself gave up (disk full, I/O error): nothing of the batch was kept, everybody is told so.
+        except (DBAPIError, audit.TrailBroken) as error:
+            # SQLite itself gave up (disk full, I/O error), or the trail did: nothing of the batch was kept,
+            # everybody is told so.
             unavailable = StoreUnavailable(_sentence(error))
             unavailable.__cause__ = error
             answers = [(future, None, unavailable) for _work, future in batch]
@@ -167,35 +198,49 @@ class SqliteDatabase:
                     raise
                 await asyncio.sleep(0.005)
 
-    def _run(self, work: Work[T]) -> tuple[T | None, BaseException | None]:
+    def _run(self, work: Work[T], recorded: list[Entry]) -> tuple[T | None, BaseException | None]:
         """Run one piece of work under a savepoint; its own exceptions are its answer.
+
+        What is to be added to the audit trail is added to ``recorded``.
 
         Raises:
             DBAPIError: from the savepoint itself, when SQLite has rolled the whole transaction back.
         """
         self._savepoint("SAVEPOINT work")
-        try:
-            result = work(self._writer)
-        except Exception as failure:  # noqa: BLE001 (handed to whoever asked for the work)
+        with audit.collecting(self._writer) as collected:
             try:
-                self._savepoint("ROLLBACK TO work")
-            except OperationalError:
-                # The savepoint went with the whole transaction; what people must read is why (a full disk).
-                if isinstance(failure, DBAPIError):
-                    raise failure from None
-                raise
-            self._savepoint("RELEASE work")
-            return None, failure
+                result = work(self._writer)
+            except Exception as failure:  # noqa: BLE001 (handed to whoever asked for the work)
+                try:
+                    self._savepoint("ROLLBACK TO work")
+                except OperationalError:
+                    # The savepoint went with the whole transaction; what people must read is why (a full disk).
+                    if isinstance(failure, DBAPIError):
+                        raise failure from None
+                    raise
+                self._savepoint("RELEASE work")
+                recorded += collected.lasting
+                return None, failure
         self._savepoint("RELEASE work")
+        recorded += collected.entries
         return result, None
 
     def _savepoint(self, statement: str) -> None:
         """Speak to the driver itself: through SQLAlchemy this costs as much as the work it surrounds."""
-        connection: Any = self._writer.connection.dbapi_connection
         try:
-            connection.execute(statement)
+            self._driver().execute(statement)
         except sqlite3.Error as error:
             raise OperationalError(statement, None, error) from error
+
+    def _chain(self, recorded: list[Entry]) -> None:
+        try:
+            audit.chain_sqlite(self._driver(), recorded)
+        except sqlite3.Error as error:
+            statement = "the audit trail"
+            raise OperationalError(statement, None, error) from error
+
+    def _driver(self) -> sqlite3.Connection:
+        return cast("sqlite3.Connection", self._writer.connection.dbapi_connection)
 
     async def _commit(self, transaction: sa.RootTransaction) -> None:
         if self._commits is None:
@@ -213,36 +258,74 @@ class PostgresDatabase:
     def __init__(self, url: sa.URL, *, connections: int = 12) -> None:
         """Make the pool; nothing is connected yet."""
         self._engine = sa.create_engine(
-            url, pool_size=connections, max_overflow=0, pool_pre_ping=True, isolation_level="READ COMMITTED"
+            url,
+            # One more than there are threads: the sealer's.
+            pool_size=connections + 1,
+            max_overflow=0,
+            pool_pre_ping=True,
+            isolation_level="READ COMMITTED",
         )
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="postgresql")
+        self._sealer = Sealer(self._engine)
 
     async def read(self, work: Work[T]) -> T:
         """Run in a thread, in a transaction that is rolled back."""
-        return await self._in_thread(self._read, work)
+        return await self._in_thread(lambda: self._read(work))
 
     async def write(self, work: Work[T]) -> T:
         """Run in a thread; PostgreSQL's own group commit does the rest."""
-        return await self._in_thread(self._write, work)
+        return await self._in_thread(lambda: self._write_again(work))
+
+    async def seal(self) -> None:
+        """Do now what is done within a moment after each commit."""
+        await self._in_thread(self._sealer.seal)
 
     async def close(self) -> None:
-        """Close the pool."""
+        """Seal what is there and close the pool."""
         self._threads.shutdown()
+        self._sealer.close()
         self._engine.dispose()
 
-    async def _in_thread(self, run: Callable[[Work[T]], T], work: Work[T]) -> T:
+    async def _in_thread(self, run: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, run, work)
-        except (OperationalError, InterfaceError) as error:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, run)
+        except (OperationalError, InterfaceError, audit.TrailBroken) as error:
             raise StoreUnavailable(_sentence(error)) from error
 
     def _read(self, work: Work[T]) -> T:
         with self._engine.connect() as connection:
             return work(connection)
 
+    def _write_again(self, work: Work[T]) -> T:
+        """Write; where PostgreSQL ended it in favour of another, once more: that one is through by then."""
+        for _ in range(_ENDED_AT_MOST):
+            try:
+                return self._write(work)
+            except OperationalError as error:
+                if not _gave_way(error):
+                    raise
+                log.info("a transaction gave way to another one and is done again", error=_sentence(error))
+        return self._write(work)
+
     def _write(self, work: Work[T]) -> T:
-        with self._engine.begin() as connection:
-            return work(connection)
+        with self._engine.connect() as connection:
+            with audit.collecting(connection) as collected:
+                try:
+                    result = work(connection)
+                except DBAPIError:
+                    raise
+                except Exception:
+                    connection.rollback()
+                    self._commit(connection, collected.lasting)
+                    raise
+            self._commit(connection, collected.entries)
+            return result
+
+    def _commit(self, connection: sa.Connection, entries: Sequence[Entry]) -> None:
+        if entries:
+            self._sealer.check()
+        audit.commit_unsealed(connection, entries)
+        self._sealer.wake(recorded=bool(entries))
 
 
 def _sqlite_engine(url: sa.URL) -> sa.Engine:
@@ -271,5 +354,12 @@ def _is_busy(error: OperationalError) -> bool:
     return isinstance(error.orig, sqlite3.OperationalError) and error.orig.sqlite_errorname == "SQLITE_BUSY"
 
 
-def _sentence(error: DBAPIError) -> str:
+def _gave_way(error: OperationalError) -> bool:
+    """Say whether PostgreSQL undid a transaction only because it and another one waited for each other."""
+    return getattr(error.orig, "sqlstate", None) == _DEADLOCK
+
+
+def _sentence(error: DBAPIError | audit.TrailBroken) -> str:
+    if isinstance(error, audit.TrailBroken):
+        return str(error)
     return f"The database cannot be used now: {str(error.orig).strip()}"

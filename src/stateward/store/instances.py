@@ -13,7 +13,8 @@ from stateward.domain.admit import Condition, Test
 from stateward.domain.locks import ALL_CLASSES, OperationClass
 from stateward.domain.records import Instance
 from stateward.domain.states import ENDED, Cause, Observed, TaskState, VmState
-from stateward.store.tables import INSTANCES
+from stateward.store.boots import AWAITS
+from stateward.store.tables import HOSTS, INSTANCES
 
 _COLUMNS = INSTANCES.c
 _VM_STATES = {state.value: state for state in VmState}
@@ -64,6 +65,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         owner_blocks,
         admin_blocks,
         hold_blocks,
+        kept_off,
         locked_by,
         locked_reason,
         observed,
@@ -74,6 +76,8 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         addresses_seq,
         group_id,
         hints,
+        state_since,
+        adopted_as,
     ) = cast("tuple[Any, ...]", row)
     return Instance(
         id=instance_id,
@@ -110,6 +114,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         owner_blocks=_CLASSES[owner_blocks],
         admin_blocks=_CLASSES[admin_blocks],
         hold_blocks=_CLASSES[hold_blocks],
+        kept_off=bool(kept_off),
         locked_by=locked_by,
         locked_reason=locked_reason,
         observed=_OBSERVED[observed],
@@ -120,6 +125,8 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         addresses_seq=addresses_seq,
         group_id=group_id,
         hints=hints,
+        state_since=state_since,
+        adopted_as=adopted_as,
     )
 
 
@@ -127,6 +134,34 @@ def get(connection: sa.Connection, instance_id: str) -> Instance | None:
     """Return one instance, deleted or not; None when there never was one of this id."""
     row = connection.execute(_BY_ID, {"b_id": instance_id}).one_or_none()
     return None if row is None else instance_of(row)
+
+
+def on_host(connection: sa.Connection, host: str) -> list[Instance]:
+    """Hold the rows of a host's living instances until the transaction ends, and return them, the oldest first."""
+    rows = connection.execute(
+        sa.select(INSTANCES)
+        .where(_COLUMNS.host == host, _COLUMNS.vm_state != VmState.DELETED.value)
+        .order_by(_COLUMNS.id)
+        .with_for_update()
+    )
+    return sorted((instance_of(row) for row in rows), key=lambda instance: instance.number)
+
+
+def hold(connection: sa.Connection, instance_id: str) -> Instance | None:
+    """Hold an instance's row until the transaction ends, and return it; None when there is no such instance."""
+    statement = (
+        sa.update(INSTANCES)
+        .where(_COLUMNS.id == instance_id)
+        .values(updated_at=_COLUMNS.updated_at)
+        .returning(INSTANCES)
+    )
+    row = connection.execute(statement).one_or_none()
+    return None if row is None else instance_of(row)
+
+
+def project_of(connection: sa.Connection, instance_id: str) -> str | None:
+    """Return the project of an instance, which never changes; None when there is no such instance."""
+    return connection.execute(sa.select(_COLUMNS.project_id).where(_COLUMNS.id == instance_id)).scalar()
 
 
 def insert(connection: sa.Connection, values: Mapping[str, Any]) -> Instance:
@@ -148,8 +183,14 @@ def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence
                 clauses.append(sa.or_(column.is_(None), _one_of(column, allowed)))
             case Test.NO_BITS, int() as mask:
                 clauses.append(column.bitwise_and(sa.literal_column(str(mask))) == sa.literal_column("0"))
+            case Test.NOT_NULL, _:
+                clauses.append(column.is_not(None))
             case Test.EQUALS, int() | str():
                 clauses.append(column == sa.bindparam(f"c_{number}"))
+            case Test.JUDGED, _:
+                frozen = sa.select(HOSTS.c.name).where(HOSTS.c.name == column, HOSTS.c.frozen.is_not(None))
+                clauses.append(sa.not_(frozen.exists()))
+                clauses.append(sa.not_(AWAITS))
             case _:
                 msg = f"condition {condition} compares {condition.test} with the wrong kind of value"
                 raise TypeError(msg)
@@ -221,6 +262,62 @@ def change_held(connection: sa.Connection, held: Instance, changes: Mapping[str,
         for name, value in changes.items()
     }
     return msgspec.structs.replace(held, **typed)
+
+
+def living_on(connection: sa.Connection, image_id: str) -> list[str]:
+    """Return the instances that are kept as this image, by id."""
+    statement = sa.select(_COLUMNS.id).where(
+        _packed_id(_COLUMNS.shelved_image, image_id), _COLUMNS.vm_state != VmState.DELETED.value
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def touch_project(
+    connection: sa.Connection, project_id: str, tag: str | None, now: float
+) -> dict[str, tuple[str, ...]]:
+    """Hold the rows of a project's living instances, or of those with a tag, and return their tags by id."""
+    clauses = [_COLUMNS.project_id == project_id, _COLUMNS.vm_state != VmState.DELETED.value]
+    if tag is not None:
+        clauses.append(_has_tag(tag))
+    # First in the order in which everybody holds several rows; an UPDATE takes them as it finds them.
+    connection.execute(sa.select(_COLUMNS.id).where(*clauses).order_by(_COLUMNS.id).with_for_update())
+    statement = (
+        sa.update(INSTANCES).where(*clauses).values(updated_at=now).returning(_COLUMNS.id, _COLUMNS.tags)
+    )
+    return {row.id: row.tags for row in connection.execute(statement)}
+
+
+#: Instances that a refusal names at most.
+_NAMED = 10
+
+
+def blocked(connection: sa.Connection, project_id: str, classes: OperationClass) -> list[str]:
+    """Return some living instances of a project that a lock of any kind blocks against classes, by id, oldest first."""
+    mask: sa.ColumnElement[int] = sa.literal_column(str(int(classes)))
+    columns = (_COLUMNS.owner_blocks, _COLUMNS.admin_blocks, _COLUMNS.hold_blocks)
+    statement = (
+        sa.select(_COLUMNS.id)
+        .where(
+            _COLUMNS.project_id == project_id,
+            _COLUMNS.vm_state != VmState.DELETED.value,
+            sa.or_(*(column.bitwise_and(mask) != sa.literal_column("0") for column in columns)),
+        )
+        .order_by(_COLUMNS.number)
+        .limit(_NAMED)
+    )
+    return list(connection.execute(statement).scalars())
+
+
+def write_locks(connection: sa.Connection, columns: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the locks' union into rows that this transaction holds, by their ids."""
+    if not columns:
+        return
+    names = tuple(sorted(next(iter(columns.values()))))
+    parameters = [
+        {"b_id": instance_id, **{f"v_{name}": values[name] for name in names}}
+        for instance_id, values in columns.items()
+    ]
+    connection.execute(_plain(names), parameters)
 
 
 def ended_before(connection: sa.Connection, state: VmState, before: float) -> list[tuple[str, int]]:

@@ -11,7 +11,8 @@ import sqlalchemy as sa
 from stateward.domain.networks import PortAddress
 from stateward.domain.records import Observation
 from stateward.domain.states import Cause, Observed, VmState
-from stateward.store.tables import INSTANCES
+from stateward.domain.verdicts import Verdict, judge
+from stateward.store.tables import HOSTS, INSTANCES
 
 _COLUMNS = INSTANCES.c
 #: Parameters of one statement: SQLite allows 32,766.
@@ -80,9 +81,22 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     vm_state: VmState
     task_state: str | None
     locked_by: str | None
+    hold_blocks: int
+    kept_off: bool
     observed: Observed
     cause: Cause
     observed_seq: int
+
+    def verdict(self, observed: Observed, cause: Cause) -> Verdict:
+        """Say what the arbiter's table makes of it, were this seen."""
+        return judge(
+            self.vm_state,
+            observed,
+            cause,
+            locked=self.locked_by is not None,
+            held=bool(self.hold_blocks),
+            kept_off=self.kept_off,
+        )
 
 
 _SEEN: Final[sa.Select[Any]] = sa.select(*(_COLUMNS[name] for name in Seen.__struct_fields__))
@@ -96,6 +110,8 @@ def _seen_of(rows: Iterable[sa.Row[Any]]) -> list[Seen]:
             vm_state=VmState(row.vm_state),
             task_state=row.task_state,
             locked_by=row.locked_by,
+            hold_blocks=row.hold_blocks,
+            kept_off=bool(row.kept_off),
             observed=Observed(row.observed),
             cause=Cause(row.cause),
             observed_seq=row.observed_seq,
@@ -118,3 +134,17 @@ def seen_by_id(connection: sa.Connection, ids: Sequence[str]) -> list[Seen]:
         some = ids[begin : begin + _IDS_AT_ONCE]
         found += _seen_of(connection.execute(_SEEN.where(_COLUMNS.id.in_(some))))
     return found
+
+
+def living(connection: sa.Connection, host: str) -> int:
+    """Count the living instances of a host."""
+    return connection.execute(
+        sa.select(sa.func.count()).where(_COLUMNS.host == host, _COLUMNS.vm_state != VmState.DELETED.value)
+    ).scalar_one()
+
+
+def highest(connection: sa.Connection, host: str) -> int:
+    """Return the largest number that is known of a host's observations and heartbeats; 0 when there is none."""
+    seen = sa.select(sa.func.coalesce(sa.func.max(_COLUMNS.observed_seq), 0)).where(_COLUMNS.host == host)
+    heard = sa.select(HOSTS.c.heard_seq).where(HOSTS.c.name == host)
+    return max(int(connection.execute(seen).scalar_one()), int(connection.execute(heard).scalar() or 0))

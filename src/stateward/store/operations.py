@@ -7,13 +7,15 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from stateward.domain.audit import Entry, pack
+from stateward.domain.events import FROM, TO
 from stateward.domain.locks import ActorKind
-from stateward.domain.records import Actor, Operation, OperationState, Order, ProgressReport
-from stateward.store.tables import AUDIT, INSTANCES, OPERATIONS, OUTBOX
+from stateward.domain.records import Actor, Instance, Operation, OperationState, Order, ProgressReport
+from stateward.store import audit
+from stateward.store.tables import INSTANCES, OPERATIONS, OUTBOX
 
 _COLUMNS = OPERATIONS.c
 _INSERT = sa.insert(OPERATIONS)
-_INSERT_AUDIT = sa.insert(AUDIT)
 _INSERT_OUTBOX = sa.insert(OUTBOX)
 _SUPERSEDE = (
     sa.update(OPERATIONS)
@@ -262,23 +264,48 @@ def record(
     operation_id: str | None = None,
     action: str | None = None,
     detail: Mapping[str, Any] | None = None,
+    lasting: bool = False,
 ) -> None:
-    """Append to the audit trail (B7)."""
-    connection.execute(
-        _INSERT_AUDIT,
-        {
-            "at": at,
-            "event": event,
-            "instance_id": instance_id,
-            "operation_id": operation_id,
-            "action": action,
-            "actor_kind": actor.kind.value,
-            "user_id": actor.user_id,
-            "project_id": actor.project_id,
-            "request_id": actor.request_id,
-            "detail": dict(detail or {}),
-        },
+    """Append to the audit trail, at the end of the transaction (B7).
+
+    Args:
+        connection: of a transaction of ``Database.write``.
+        at: seconds since the epoch.
+        event: what kind of thing happened.
+        actor: who did it.
+        instance_id: to which instance, if to one.
+        operation_id: by which operation, if by one.
+        action: by which row of the action table, or which verdict.
+        detail: whatever else is worth keeping, as JSON.
+        lasting: keep it also when the rest of the transaction is undone: what was refused, say.
+    """
+    entry = Entry(
+        at=float(at),
+        event=event,
+        instance_id=instance_id,
+        operation_id=operation_id,
+        action=action,
+        actor_kind=actor.kind.value,
+        user_id=actor.user_id,
+        project_id=actor.project_id,
+        request_id=actor.request_id,
+        detail=pack(detail or {}),
     )
+    audit.append(connection, entry, lasting=lasting)
+
+
+def moved(before: Instance | None, after: Instance | None) -> dict[str, Any]:
+    """Return what a record says of an instance that went from one vm state to another; nothing of one that stayed.
+
+    Events of state changes are made of it (``domain/events``), so each path that writes a vm state records it.
+
+    Args:
+        before: the row as it was; None: it is new.
+        after: the row as it is; None: it was not written.
+    """
+    if after is None or (before is not None and before.vm_state is after.vm_state):
+        return {}
+    return {FROM: None if before is None else before.vm_state.value, TO: after.vm_state.value}
 
 
 def post(connection: sa.Connection, subject: str, message_id: str, payload: bytes) -> None:

@@ -7,17 +7,33 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from stateward.store import compute_tables, idempotency, identity_tables, image_tables, placement_tables
+from stateward.store import (
+    compute_tables,
+    host_tables,
+    idempotency,
+    identity_tables,
+    image_tables,
+    placement_tables,
+    webhook_tables,
+)
 from stateward.store.engine import Database
 from stateward.store.tables import METADATA
 
 __all__ = ["HEAD", "METADATA", "migrate"]
 
 #: The newest revision. Known without Alembic, so that a start with nothing to migrate need not load it.
-HEAD: Final = "0001"
+HEAD: Final = "0004"
 
 #: The modules whose tables make up ``METADATA``: importing them is what puts them there.
-_MODULES: Final = (compute_tables, idempotency, identity_tables, image_tables, placement_tables)
+_MODULES: Final = (
+    compute_tables,
+    host_tables,
+    idempotency,
+    identity_tables,
+    image_tables,
+    placement_tables,
+    webhook_tables,
+)
 
 
 class NewerSchema(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, MutableMapping
+from collections.abc import AsyncGenerator, Callable, Mapping, MutableMapping
 from typing import Any, cast
 
 import msgspec
@@ -16,11 +16,13 @@ from stateward.api.identity.service import Identity
 from stateward.api.native import native_app
 from stateward.bus.memory import MemoryBus
 from stateward.domain.actions import BY_KEY
+from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import Operation, OperationState, Progress, ProgressReport, WaitsFor
 from stateward.domain.shutdown import Rung
 from stateward.domain.steps import Step
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
+from stateward.operations.webhooks import Webhooks
 from stateward.store import operations
 from stateward.store.engine import Database
 from tests.api.resources.conftest import Tokens
@@ -81,11 +83,18 @@ class Stream:
 class Api:
     """Asks as somebody; what is asked about is made at the desk."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, *, second_admin: bool = False, policies: Policies = NO_POLICIES
+    ) -> None:
         self.desk = Desk(database)
         self.tokens = Tokens()
         self.changes = Changes()
-        services = Services(
+
+        async def takes(url: str, body: bytes, headers: Mapping[str, str]) -> None:
+            """Take whatever is posted."""
+
+        self.webhooks = Webhooks(database, self.desk.clock, takes, "/stateward")
+        self.services = services = Services(
             database=database,
             identity=cast("Identity", self.tokens),
             admission=self.desk.admission,
@@ -95,6 +104,9 @@ class Api:
             bus=MemoryBus(),
             clock=self.desk.clock,
             max_limit=5,
+            webhooks=self.webhooks,
+            second_admin=second_admin,
+            policies=policies,
         )
         self._app = Router([Mount("/v1", app=native_app(services))])
 

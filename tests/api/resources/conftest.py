@@ -36,26 +36,29 @@ from tests.rows import SetClock
 _ROLES = {
     "reader": frozenset({"reader"}),
     "member": frozenset({"reader", "member"}),
+    "colleague": frozenset({"reader", "member"}),
     "stranger": frozenset({"reader", "member"}),
     "admin": frozenset({"reader", "member", "admin"}),
+    "second": frozenset({"reader", "member", "admin"}),
 }
 _MODULES = (flavors, keypairs, limits, zones, host_services, hypervisors, extensions, quotas, server_groups)
 
 
 class Tokens:
-    """A token is good when it is the name of somebody here; a stranger is of another project."""
+    """A token is good when it is the name of somebody here; a stranger is of another project, a second an admin."""
 
     async def verify(self, token: str) -> Token:
         if token not in _ROLES:
             raise Unauthorized
-        project = {"stranger": "q", "admin": "operations"}.get(token, "p")
+        is_admin = "admin" in _ROLES[token]
+        project = "operations" if is_admin else "q" if token == "stranger" else "p"
         return Token(
             user_id=f"id-of-{token}",
             user_name=token,
             project_id=project,
             project_name=project,
             roles=_ROLES[token],
-            is_admin=token == "admin",
+            is_admin=is_admin,
             issued_at=0.0,
             expires_at=1e12,
             audit_id="audit",

@@ -130,7 +130,7 @@ class Connection:
     """
 
     def __init__(self, uri: str, on_change: OnChange) -> None:
-        self._uri = uri
+        self.uri = uri
         self._on_change = on_change
         self._in_memory = uri.startswith("test:")
         self._links: _Links | None = None
@@ -196,6 +196,26 @@ class Connection:
             line = min(links.lanes[lane], key=lambda line: line.calls)
             return await self._on(line, links, lane, call)
 
+    async def once(self, call: Callable[[libvirt.virConnect], T]) -> T:
+        """Run a blocking call on a connection made for it alone, which shares nothing with those there are.
+
+        Raises:
+            HypervisorUnavailable: no such connection can be made, or it does not answer.
+        """
+
+        def work() -> T:
+            connection = self._open()
+            try:
+                return call(connection)
+            finally:
+                _close(connection)
+
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                return await apart("libvirt-once", work)
+        except (TimeoutError, libvirt.libvirtError) as error:
+            raise HypervisorUnavailable(self._unavailable(_sentence(error))) from error
+
     async def _on(self, line: _Line, links: _Links, lane: Lane, call: Callable[[libvirt.virConnect], T]) -> T:
         loop = asyncio.get_running_loop()
         given_up = False
@@ -255,7 +275,7 @@ class Connection:
             raise DriverError(f"libvirt: {error.get_error_message()}") from error
 
     def _unavailable(self, why: str | None = None) -> str:
-        return f"libvirt at {self._uri} cannot be asked: {why or self._why}. It is tried again by itself."
+        return f"libvirt at {self.uri} cannot be asked: {why or self._why}. It is tried again by itself."
 
     async def _keep(self, tried: asyncio.Event) -> None:
         """Connect, wait until the connection is lost, begin again."""
@@ -300,7 +320,7 @@ class Connection:
             self._lost.set()
 
     def _open(self) -> libvirt.virConnect:
-        connection = libvirt.open(self._uri)
+        connection = libvirt.open(self.uri)
         if not self._in_memory:
             connection.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
         return connection

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -67,6 +68,9 @@ done
 shift
 exec "$@"
 """
+
+#: Runs a libvirtd, and buries its guests.
+_KEEPER: Final = (sys.executable, "-I", "-S", str(Path(__file__).with_name("keeper.py")))
 
 #: Told what is being done, a line at a time.
 Progress = Callable[[str], None]
@@ -132,7 +136,7 @@ async def own(folder: Path) -> LibvirtPlace:
         held = await log.start(within=_unshared("private", *pairs, *_hidden(log.folder)))
     uri = f"qemu+unix:///system?socket={listens_at}"
     if server.pid() is None:
-        inside = ("nsenter", f"--mount=/proc/{held}/ns/mnt")
+        inside = (*_KEEPER, "nsenter", f"--mount=/proc/{held}/ns/mnt")
         await server.start("--config", str(configuration), within=inside)
         await _wait(uri, server)
     pids = tuple(pid for pid in (log.pid(), server.pid()) if pid is not None)
@@ -199,7 +203,7 @@ async def _start(daemons: tuple[Daemon, Daemon]) -> None:
     hidden = _hidden(server.folder)
     # A slave still sees what the system mounts later, as a folder of images.
     pairs = (*hidden, *_without_namespaces(server.folder)) if hidden else ()
-    await server.start(within=_unshared("slave", *pairs) if pairs else ())
+    await server.start(within=(*_KEEPER, *(_unshared("slave", *pairs) if pairs else ())))
     await _wait(_SYSTEM, server)
 
 

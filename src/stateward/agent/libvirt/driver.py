@@ -6,11 +6,12 @@ import asyncio
 import builtins
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set as AbstractSet
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import libvirt
+import msgspec
 
 from stateward.agent.driver import (
     AgentSilent,
@@ -21,17 +22,22 @@ from stateward.agent.driver import (
     HostFacts,
     ImageFiles,
 )
-from stateward.agent.libvirt import figures, guests, inside, networks, xml
+from stateward.agent.libvirt import adoption, figures, guests, inside, networks, traces, xml
 from stateward.agent.libvirt.connection import Change, Connection, Lane
 from stateward.agent.libvirt.console import LibvirtConsole, LibvirtConsoles
 from stateward.agent.libvirt.disk_calls import DiskCalls
 from stateward.agent.libvirt.host import Accelerator, describe
+from stateward.agent.libvirt.kernel_log import KernelLog
 from stateward.agent.libvirt.states import observed
 from stateward.agent.libvirt.threads import on_thread
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.networks import PortAddress, mac_of
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
+from stateward.domain.states import Cause
+from stateward.domain.strangers import Stranger
+from stateward.domain.sweeps import Trace
+from stateward.settings import BOOT_ID_FILE
 
 T = TypeVar("T")
 
@@ -53,6 +59,7 @@ class LibvirtDriver(DiskCalls):
         images: where images come from.
         run_as: ``+UID:+GID`` that QEMU runs as where libvirt's own user cannot reach ``folder``.
         accelerator: how guests are run; KVM where it is usable unless told otherwise.
+        boot_id_file: where the machine's kernel names its boot.
     """
 
     name = "libvirt"
@@ -65,6 +72,7 @@ class LibvirtDriver(DiskCalls):
         images: ImageFiles,
         run_as: str | None = None,
         accelerator: Accelerator = Accelerator.AUTO,
+        boot_id_file: Path = BOOT_ID_FILE,
     ) -> None:
         real = not uri.startswith("test:")
         capabilities = Capabilities(
@@ -79,6 +87,7 @@ class LibvirtDriver(DiskCalls):
             live_snapshot=real,
             events=True,
         )
+        self._boot_id_file = boot_id_file
         self._folder = folder.absolute()
         self._run_as = run_as
         self._accelerator = accelerator
@@ -88,15 +97,21 @@ class LibvirtDriver(DiskCalls):
         #: What is known of each domain's metadata, by uuid; None for domains that are not ours. Asking libvirt
         #: anew at each list would be one call per domain.
         self._known: dict[bytes, xml.Identity | None] = {}
+        #: A domain was off when all were listed last.
+        self._some_off = True
+        #: The guests that ran in the last list, by their ids: of a thousand that still do nothing is said anew.
+        self._steady: dict[bytes, _Steady] = {}
         #: Counts the events that made some of that untrue.
         self._definitions = 0
         #: Requests to agents inside guests that were not answered yet.
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._consoles = LibvirtConsoles(self._connection)
+        self._kernel = KernelLog()
 
     async def open(self, changed: Changed) -> None:
         """Connect; see the contract."""
         self._changed = changed
+        self._kernel.open()
         await self._connection.open()
         self._freezer.start()
 
@@ -106,12 +121,20 @@ class LibvirtDriver(DiskCalls):
         await self._consoles.close()
         await self._freezer.stop()
         await self._connection.close()
+        self._kernel.close()
 
     async def facts(self) -> HostFacts:
         """Describe the host; the disk is the file system that the data folder is on."""
         self._folder.mkdir(parents=True, exist_ok=True)
         disk = await on_thread(shutil.disk_usage, self._folder)
         return await self._look(lambda connection: _facts(connection, disk.total, disk.used))
+
+    def boot_id(self) -> str:
+        """Read what the kernel says; a machine without such a file tells of no boots."""
+        try:
+            return self._boot_id_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
 
     async def list(self) -> builtins.list[Guest]:
         """Return all our guests by one bulk call, and a second one for saved memories when a guest is off."""
@@ -122,7 +145,36 @@ class LibvirtDriver(DiskCalls):
 
     async def get(self, instance_id: str) -> Guest:
         """Return one guest."""
-        return await self._look(lambda connection: guests.get(connection, instance_id))
+        return await self._look(lambda connection: self._get(connection, instance_id))
+
+    async def strangers(self, known: AbstractSet[str]) -> builtins.list[Stranger]:
+        """Describe the domains that are none of the known ones, each by calls of its own."""
+        return await self._look(lambda connection: adoption.strangers(connection, known))
+
+    async def adopt(self, spec: GuestSpec) -> None:
+        """Mark the domain; the definition that it has stays."""
+        self._kept(spec.instance_id, await self._act(lambda connection: adoption.adopt(connection, spec)))
+
+    async def release(self, instance_id: str) -> None:
+        """Put back what the domain was, and take the mark off it."""
+        await self._act(lambda connection: adoption.release(connection, instance_id))
+        self._kept(instance_id, None)
+
+    async def second_look(self, instance_ids: Sequence[str]) -> dict[str, Trace]:
+        """Look for QEMU's processes, for definitions on the disk, and by a connection made for this alone.
+
+        libvirt's test driver has nothing of this: there it can tell nothing.
+        """
+        uri = self._connection.uri
+        if uri.startswith("test:"):
+            return {}
+        found = await on_thread(traces.find, frozenset(instance_ids), uri)
+        try:
+            seen = await self._connection.once(lambda connection: traces.ask(connection, instance_ids))
+        except DriverError:
+            # The connection there was has answered; that no other is to be had says nothing of any guest.
+            seen = {}
+        return {each: msgspec.structs.replace(found[each], seen=seen.get(each)) for each in instance_ids}
 
     async def mark_fence(self, instance_id: str, fence: int) -> None:
         """Store a fence in the domain's metadata; a lower one than is stored changes nothing.
@@ -194,6 +246,10 @@ class LibvirtDriver(DiskCalls):
         await self._act(lambda connection: guests.forget(connection, instance_id))
         await self._disks.remove(instance_id)
 
+    async def forget(self, instance_id: str) -> None:
+        """Undefine the domain alone."""
+        await self._act(lambda connection: guests.forget(connection, instance_id))
+
     async def console(self, instance_id: str) -> bytes:
         """Return the console log's end."""
         return await on_thread(self._disks.console, instance_id)
@@ -238,20 +294,38 @@ class LibvirtDriver(DiskCalls):
     async def _save(self, call: Callable[[libvirt.virConnect], T]) -> T:
         return await self._connection.run(Lane.SAVE, call)
 
+    def _get(self, connection: libvirt.virConnect, instance_id: str) -> Guest:
+        found = guests.get(connection, instance_id)
+        domain = guests.lookup(connection, instance_id) if self._kernel.matters(found.cause) else None
+        if domain is None:
+            return found
+        cause = self._kernel.cause(domain.name(), found.observed, found.cause)
+        return msgspec.structs.replace(found, cause=cause)
+
     def _list(
         self, connection: libvirt.virConnect
     ) -> tuple[builtins.list[Guest], dict[bytes, xml.Identity | None]]:
         """List, and return what was learned of domains not known before.
 
         The saved memories are asked for first: a guest restored after that is seen to be on. One saved after
-        that is the only one seen off by a save that has no image, and is looked at again.
+        that is the only one seen off by a save that has no image, and is looked at again. While none was off in the
+        list before they are not asked for, unless one is now: then all is asked again in that order.
         """
-        with_memory = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
-        saved = {domain.UUID() for domain in with_memory}
+        saved = set[bytes]()
+        stats: builtins.list[tuple[libvirt.virDomain, dict[str, Any]]] = []
+        if not self._some_off:
+            stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
+            self._some_off = any(stat["state.state"] == libvirt.VIR_DOMAIN_SHUTOFF for _, stat in stats)
+        if self._some_off:
+            with_memory = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)
+            saved = {domain.UUID() for domain in with_memory}
+            stats = connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE)
+            self._some_off = any(stat["state.state"] == libvirt.VIR_DOMAIN_SHUTOFF for _, stat in stats)
         learned: dict[bytes, xml.Identity | None] = {}
         found: builtins.list[Guest] = []
-        known = self._known
-        for domain, stat in connection.getAllDomainStats(libvirt.VIR_DOMAIN_STATS_STATE):
+        known, steady = self._known, dict[bytes, _Steady]()
+        before = {} if self._kernel.matters(Cause.OTHER) else self._steady
+        for domain, stat in stats:
             uuid = domain.UUID()
             ours = known.get(uuid, _UNKNOWN)
             if ours is _UNKNOWN:
@@ -259,11 +333,23 @@ class LibvirtDriver(DiskCalls):
             if ours is None:
                 continue
             state, reason = stat["state.state"], stat["state.reason"]
+            same = before.get(uuid)
+            if same is not None and same[0] == state and same[1] == reason and same[2] is ours:
+                steady[uuid] = same
+                found.append(same[3])
+                continue
             if (state, reason) == guests.OFF_BY_A_SAVE and uuid not in saved:
                 now, cause = guests.look(domain)
             else:
                 now, cause = observed(state, reason, saved=uuid in saved)
-            found.append(Guest(instance_id=ours.instance_id, observed=now, cause=cause, fence=ours.fence))
+            if self._kernel.matters(cause):
+                cause = self._kernel.cause(domain.name(), now, cause)
+            guest = Guest(instance_id=ours.instance_id, observed=now, cause=cause, fence=ours.fence)
+            if state == libvirt.VIR_DOMAIN_RUNNING:
+                # Of these nothing else has a say: neither a saved memory, nor the kernel.
+                steady[uuid] = (state, reason, ours, guest)
+            found.append(guest)
+        self._steady = steady
         return found, learned
 
     def _addresses(
@@ -282,6 +368,11 @@ class LibvirtDriver(DiskCalls):
         names = {name for ours in connected for name in ours.networks if name}
         leases = {name: networks.leases(connection, name) for name in sorted(names)}
         return {ours.instance_id: _given(ours, leases) for ours in connected}, learned
+
+    def _kept(self, instance_id: str, identity: xml.Identity | None) -> None:
+        """Know what is kept with a domain from now on; what a list that is under way learns of it may be older."""
+        self._definitions += 1
+        self._known[_key(instance_id)] = identity
 
     def _learn(self, learned: dict[bytes, xml.Identity | None], epoch: int) -> None:
         """Keep what was learned, unless a domain was redefined since: it may not be true of that one."""
@@ -321,6 +412,9 @@ class LibvirtDriver(DiskCalls):
 
 #: Stands for a domain that nothing is known of yet; None stands for one that is not ours.
 _UNKNOWN: Final = xml.Identity(instance_id="", project_id="", fence=0)
+
+#: A guest's state, its reason, what is kept with it, and what is said of it.
+_Steady = tuple[int, int, xml.Identity, Guest]
 
 
 def _given(ours: xml.Identity, leases: Mapping[str, Mapping[str, Sequence[str]]]) -> tuple[PortAddress, ...]:

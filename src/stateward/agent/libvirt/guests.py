@@ -46,7 +46,7 @@ def identity(domain: libvirt.virDomain) -> xml.Identity | None:
     return found if found is not None and found.instance_id == domain.UUIDString() else None
 
 
-def _lookup(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDomain | None:
+def lookup(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDomain | None:
     """Return the domain with an instance's uuid, ours or not."""
     try:
         return connection.lookupByUUIDString(instance_id)
@@ -58,7 +58,7 @@ def _lookup(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDoma
 
 def _find(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDomain | None:
     """Return an instance's domain; None when there is none, or one that does not carry our metadata."""
-    domain = _lookup(connection, instance_id)
+    domain = lookup(connection, instance_id)
     return domain if domain is not None and identity(domain) is not None else None
 
 
@@ -66,8 +66,13 @@ def require(connection: libvirt.virConnect, instance_id: str) -> libvirt.virDoma
     """Return an instance's domain, or raise ``GuestMissing``."""
     domain = _find(connection, instance_id)
     if domain is None:
-        raise GuestMissing(f"libvirt has no guest {instance_id} of Stateward's.")
+        raise missing(instance_id)
     return domain
+
+
+def missing(instance_id: str) -> GuestMissing:
+    """Say that an instance has no domain."""
+    return GuestMissing(f"libvirt has no guest {instance_id} of Stateward's.")
 
 
 def look(domain: libvirt.virDomain) -> tuple[Observed, Cause]:
@@ -79,13 +84,13 @@ def look(domain: libvirt.virDomain) -> tuple[Observed, Cause]:
 
 def on(connection: libvirt.virConnect, instance_id: str) -> bool:
     """Say whether a domain with an instance's uuid, ours or not, has its disk in use."""
-    domain = _lookup(connection, instance_id)
+    domain = lookup(connection, instance_id)
     return domain is not None and bool(domain.isActive())
 
 
 def get(connection: libvirt.virConnect, instance_id: str) -> Guest:
     """Look at one guest."""
-    domain = _lookup(connection, instance_id)
+    domain = lookup(connection, instance_id)
     found = identity(domain) if domain is not None else None
     if domain is None or found is None:
         return Guest(instance_id=instance_id, observed=Observed.MISSING, cause=Cause.OTHER)
@@ -95,33 +100,45 @@ def get(connection: libvirt.virConnect, instance_id: str) -> Guest:
 
 def mark_fence(connection: libvirt.virConnect, instance_id: str, fence: int) -> xml.Identity | None:
     """Store a fence, unless the guest is missing or has that or a higher one; return what is stored then."""
-    domain = _lookup(connection, instance_id)
+    domain = lookup(connection, instance_id)
     found = identity(domain) if domain is not None else None
     if domain is None or found is None or found.fence >= fence:
         return found
     marked = msgspec.structs.replace(found, fence=fence)
-    text = xml.identity_element(marked)
-
-    def store(more: int) -> int:
-        flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG | more
-        return domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, xml.PREFIX, xml.NAMESPACE, flags)
-
-    if not domain.isActive():
-        store(0)
-        return marked
-    try:
-        store(libvirt.VIR_DOMAIN_AFFECT_LIVE)
-    except libvirt.libvirtError:
-        # It went off since the look, and the call changed nothing.
-        if domain.isActive():
-            raise
-        store(0)
+    store_identity(domain, marked)
     return marked
+
+
+def store_identity(domain: libvirt.virDomain, identity: xml.Identity | None) -> None:
+    """Keep with a domain, as it runs and as it is defined, what makes it ours; None: it is not ours any more."""
+    text = None if identity is None else xml.identity_element(identity)
+    prefix = None if identity is None else xml.PREFIX
+
+    def store() -> None:
+        flags = flags_of(domain)
+        domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, text, prefix, xml.NAMESPACE, flags)
+
+    on = domain.isActive()
+    try:
+        store()
+    except libvirt.libvirtError as error:
+        if identity is None and error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return
+        # It went off since the look, and the call changed nothing.
+        if not on or domain.isActive():
+            raise
+        store()
+
+
+def flags_of(domain: libvirt.virDomain) -> int:
+    """Return where a domain is to be changed: as it is defined, and as it runs when it does."""
+    config = libvirt.VIR_DOMAIN_AFFECT_CONFIG if domain.isPersistent() else 0
+    return int(config | (libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0))
 
 
 def stored_fence(connection: libvirt.virConnect, instance_id: str) -> int:
     """Return the fence stored with a guest, 0 when there is none."""
-    domain = _lookup(connection, instance_id)
+    domain = lookup(connection, instance_id)
     found = identity(domain) if domain is not None else None
     return found.fence if found is not None else 0
 
@@ -131,7 +148,7 @@ def name_for(connection: libvirt.virConnect, instance_id: str, wanted: str) -> s
 
     libvirt's names are unique on a host, and another installation on the same host counts its instances too.
     """
-    domain = _lookup(connection, instance_id)
+    domain = lookup(connection, instance_id)
     if domain is not None:
         return domain.name()
     try:
@@ -161,7 +178,9 @@ def power_on(connection: libvirt.virConnect, instance_id: str) -> None:
     if now is Observed.RUNNING:
         return
     if now is Observed.SUSPENDED:
-        raise DriverError("The guest has a saved memory: restore it, or discard it before the guest boots.")
+        raise DriverError(
+            "The guest has a saved memory, which a boot would throw away. Reboot it hard if that is what you want."
+        )
     if now is not Observed.SHUTOFF:
         raise DriverError(f"The guest is {now.value}: take its power, or let it run on, before it boots.")
     _start(connection, domain)
@@ -259,23 +278,37 @@ def unpause(connection: libvirt.virConnect, instance_id: str) -> None:
 def save_memory(connection: libvirt.virConnect, instance_id: str) -> None:
     """Write memory to disk and switch off. Restored, it runs, also when it was paused before it was saved.
 
-    When it cannot be written, libvirt deletes what it has of it and lets the guest run on.
+    When it cannot be written, libvirt deletes what it has of it and lets the guest run on. A save that is under way,
+    as one that a killed agent began, counts as this one: it is waited for.
     """
     domain = require(connection, instance_id)
+    while not _saved(domain):
+        pass
+
+
+def _saved(domain: libvirt.virDomain) -> bool:
+    """Save a guest's memory; False when somebody else's save of it still goes on, and it is to be asked again."""
     now, _ = look(domain)
     if now is Observed.SUSPENDED:
-        return
+        return True
     if now not in (Observed.RUNNING, Observed.PAUSED):
         raise DriverError(f"The guest is {now.value}: it has no memory to save.")
     try:
         domain.managedSave(libvirt.VIR_DOMAIN_SAVE_RUNNING)
     except libvirt.libvirtError as error:
+        after, cause = look(domain)
+        if after is Observed.SUSPENDED:
+            return True
+        if cause is Cause.SAVED and error.get_error_code() == libvirt.VIR_ERR_OPERATION_TIMEOUT:
+            # It waited 30 s for its turn, and a large memory takes longer.
+            return False
         # Asked for one that runs when it is restored, libvirt lets also one run on that was halted.
-        if now is Observed.PAUSED and look(domain)[0] is Observed.RUNNING:
+        if now is Observed.PAUSED and after is Observed.RUNNING:
             domain.suspend()
         if FULL in error.get_error_message():
             raise failure("The guest's memory cannot be saved", FULL) from error
         raise
+    return True
 
 
 def inject_nmi(connection: libvirt.virConnect, instance_id: str) -> None:
@@ -300,10 +333,13 @@ def forget(connection: libvirt.virConnect, instance_id: str) -> None:
     Whether it carries our metadata does not count here: the files are deleted next, and a domain with this
     uuid uses them.
     """
-    domain = _lookup(connection, instance_id)
+    domain = lookup(connection, instance_id)
     if domain is None:
         return
     if domain.isActive():
         raise DriverError("The guest is on: take its power before it is removed.")
+    ours = identity(domain)
+    if ours is not None and ours.before is not None:
+        raise DriverError("The guest was adopted: it can be given back, not removed.")
     more = 0 if connection.getType() == "TEST" else _MORE_FILES
     domain.undefineFlags(_SAVED_FILES | more)

@@ -30,6 +30,14 @@ _NETWORKS_APART: Final = "/"
 _SEED_DEVICE: Final = "vdz"
 
 
+class Before(msgspec.Struct, frozen=True, kw_only=True):
+    """What an adopted domain was before; ``on_...`` in libvirt's words."""
+
+    autostart: bool
+    on_poweroff: str
+    on_crash: str
+
+
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """What we keep with a domain: whose it is, and the highest fence it was changed under."""
 
@@ -38,6 +46,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
     #: For each of its ports, in order, the network of libvirt's that it was last defined on; '' for any other.
     networks: tuple[str, ...] = ()
+    #: None: it was made here.
+    before: Before | None = None
 
 
 class Host(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,18 +83,23 @@ def _parse(text: str) -> ET.Element:
 
 def identity_element(identity: Identity) -> str:
     """Return our metadata element; libvirt adds the namespace when it stores it."""
-    return ET.tostring(ET.Element("instance", _attributes(identity)), encoding="unicode")
+    return ET.tostring(ET.Element("instance", attributes(identity)), encoding="unicode")
 
 
-def _attributes(identity: Identity) -> dict[str, str]:
-    attributes = {
+def attributes(identity: Identity) -> dict[str, str]:
+    """Return the attributes of our metadata element."""
+    found = {
         "id": identity.instance_id,
         "project": identity.project_id,
         "fence": str(identity.fence),
     }
     if identity.networks:
-        attributes["networks"] = _NETWORKS_APART.join(identity.networks)
-    return attributes
+        found["networks"] = _NETWORKS_APART.join(identity.networks)
+    if identity.before is not None:
+        found["autostart"] = "yes" if identity.before.autostart else "no"
+        found["on_poweroff"] = identity.before.on_poweroff
+        found["on_crash"] = identity.before.on_crash
+    return found
 
 
 def parse_identity(text: str) -> Identity | None:
@@ -96,6 +111,7 @@ def parse_identity(text: str) -> Identity | None:
             project_id=element.attrib["project"],
             fence=int(element.attrib["fence"]),
             networks=_networks(element.get("networks")),
+            before=_before(element),
         )
     except (ET.ParseError, KeyError, ValueError):
         return None
@@ -103,6 +119,17 @@ def parse_identity(text: str) -> Identity | None:
 
 def _networks(text: str | None) -> tuple[str, ...]:
     return () if text is None else tuple(text.split(_NETWORKS_APART))
+
+
+def _before(element: ET.Element) -> Before | None:
+    autostart = element.get("autostart")
+    if autostart is None:
+        return None
+    return Before(
+        autostart=autostart == "yes",
+        on_poweroff=element.get("on_poweroff", "destroy"),
+        on_crash=element.get("on_crash", "destroy"),
+    )
 
 
 def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
@@ -194,7 +221,7 @@ def domain_xml(
     identity = Identity(
         instance_id=spec.instance_id, project_id=spec.project_id, fence=fence, networks=tuple(networks)
     )
-    ours.attrib.update(_attributes(identity))
+    ours.attrib.update(attributes(identity))
     _add(domain, "memory", str(spec.memory), unit="MiB")
     _add(domain, "vcpu", str(spec.vcpus))
     _add_boot(domain, spec, files)

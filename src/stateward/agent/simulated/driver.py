@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set as AbstractSet
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -20,7 +20,7 @@ from stateward.agent.driver import (
     ImageFiles,
     NoAgent,
 )
-from stateward.agent.simulated import disks, guests
+from stateward.agent.simulated import disks, guests, origins
 from stateward.agent.simulated.behaviour import AGENT_SECONDS
 from stateward.agent.simulated.console import SimulatedConsole
 from stateward.agent.simulated.guests import SimulatedGuest
@@ -31,6 +31,8 @@ from stateward.domain.networks import PortAddress
 from stateward.domain.records import GuestSpec
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Observed
+from stateward.domain.strangers import Stranger
+from stateward.domain.sweeps import Trace
 
 T = TypeVar("T")
 
@@ -56,6 +58,11 @@ _CPU_INFO: Final = (
 
 def _address(mac: str) -> str:
     return ".".join(("10", *(str(int(part, 16)) for part in mac.split(":")[-3:])))
+
+
+def _own(guest: SimulatedGuest) -> SimulatedGuest:
+    """Return a guest; a blank one when it is somebody else's."""
+    return SimulatedGuest(id=guest.id) if origins.foreign(guest) else guest
 
 
 class SimulatedDriver:
@@ -97,17 +104,61 @@ class SimulatedDriver:
         """Describe the host as it was set up; disk in use is the sum of the guests' disks, the kept ones among them."""
         return await self._call("facts", None, self._facts)
 
+    def boot_id(self) -> str:
+        """Name the simulated machine's boot."""
+        return self.hypervisor.boot_id
+
     async def list(self) -> builtins.list[Guest]:
         """Return all guests."""
         return await self._call(
             "list",
             None,
-            lambda: [guests.view(guest) for guest in self.hypervisor.guests() if guest.spec is not None],
+            lambda: [
+                guests.view(guest)
+                for guest in self.hypervisor.guests()
+                if guest.spec is not None
+                and guest.id not in self.hypervisor.hidden
+                and not origins.foreign(guest)
+            ],
         )
 
     async def get(self, instance_id: str) -> Guest:
         """Return one guest."""
-        return await self._call("get", instance_id, lambda: guests.view(self.hypervisor.guest(instance_id)))
+        return await self._call(
+            "get", instance_id, lambda: guests.view(_own(self.hypervisor.mentioned(instance_id)))
+        )
+
+    async def strangers(self, known: AbstractSet[str]) -> builtins.list[Stranger]:
+        """Describe the guests that are none of the known ones."""
+
+        def look() -> builtins.list[Stranger]:
+            found = (origins.stranger(each) for each in self.hypervisor.guests() if each.id not in known)
+            return sorted((each for each in found if each is not None), key=lambda each: each.name)
+
+        return await self._call("strangers", None, look)
+
+    async def adopt(self, spec: GuestSpec) -> None:
+        """Note that it is one of ours."""
+        instance_id = spec.instance_id
+        await self._call(
+            "adopt",
+            instance_id,
+            lambda: self.hypervisor.change(instance_id, lambda guest, _: origins.adopt(guest)),
+        )
+
+    async def release(self, instance_id: str) -> None:
+        """Note that it is none of ours."""
+        await self._call(
+            "release",
+            instance_id,
+            lambda: self.hypervisor.change(instance_id, lambda guest, _: origins.release(guest)),
+        )
+
+    async def second_look(self, instance_ids: Sequence[str]) -> dict[str, Trace]:
+        """Look at the guests themselves, whether drivers are told of them or not."""
+        return await self._call(
+            "second_look", None, lambda: {each: self.hypervisor.second_look(each) for each in instance_ids}
+        )
 
     async def mark_fence(self, instance_id: str, fence: int) -> None:
         """Store a fence; a lower one than is stored changes nothing."""
@@ -203,8 +254,8 @@ class SimulatedDriver:
         """Press the power button; a simulated guest has no agent to ask."""
 
         def press() -> Rung | None:
-            running = self.hypervisor.guest(instance_id).observed is Observed.RUNNING
-            self.hypervisor.change(instance_id, guests.request_shutdown)
+            running = self._own(instance_id).observed is Observed.RUNNING
+            self._change_own(instance_id, guests.request_shutdown)
             return Rung.POWER_BUTTON if running else None
 
         return await self._call("request_shutdown", instance_id, press)
@@ -237,6 +288,10 @@ class SimulatedDriver:
         """Forget the guest and its disk."""
         await self._change("remove", instance_id, lambda guest, _: guests.remove(guest))
 
+    async def forget(self, instance_id: str) -> None:
+        """Forget the guest alone."""
+        await self._change("forget", instance_id, lambda guest, _: guests.forget(guest))
+
     async def addresses(self) -> dict[str, tuple[PortAddress, ...]]:
         """Return addresses that follow from the ports, as if a network had given them out."""
         return await self._call("addresses", None, self._addresses)
@@ -251,9 +306,7 @@ class SimulatedDriver:
 
     async def set_password(self, instance_id: str, user: str, password: str) -> None:
         """Have the agent inside set a password; a mute one is waited for as long as with libvirt."""
-        agent = await self._call(
-            "set_password", instance_id, lambda: guests.agent(self.hypervisor.guest(instance_id))
-        )
+        agent = await self._call("set_password", instance_id, lambda: guests.agent(self._own(instance_id)))
         if agent is None:
             raise NoAgent
         if agent == "mute":
@@ -268,7 +321,7 @@ class SimulatedDriver:
     async def diagnostics(self, instance_id: str) -> Diagnostics:
         """Measure."""
         return await self._call(
-            "diagnostics", instance_id, lambda: guests.diagnostics(self.hypervisor.guest(instance_id))
+            "diagnostics", instance_id, lambda: guests.diagnostics(self._own(instance_id))
         )
 
     def _copied(self, guest: SimulatedGuest, image_id: str, *, quiesce: bool) -> SimulatedGuest:
@@ -313,7 +366,20 @@ class SimulatedDriver:
         )
 
     async def _change(self, name: str, instance_id: str, change: Change) -> None:
-        await self._call(name, instance_id, lambda: self.hypervisor.change(instance_id, change))
+        await self._call(name, instance_id, lambda: self._change_own(instance_id, change))
+
+    def _change_own(self, instance_id: str, change: Change) -> None:
+        def on_own(guest: SimulatedGuest, now: float) -> SimulatedGuest:
+            if not origins.foreign(guest):
+                return change(guest, now)
+            # Somebody else's is not there for us: what is said of one that is missing is said, and nothing changed.
+            change(SimulatedGuest(id=guest.id), now)
+            return guest
+
+        self.hypervisor.change(instance_id, on_own)
+
+    def _own(self, instance_id: str) -> SimulatedGuest:
+        return _own(self.hypervisor.guest(instance_id))
 
     async def _call(self, name: str, instance_id: str | None, act: Callable[[], T]) -> T:
         return await self.hypervisor.call(name, instance_id, lambda: self._answer(act))

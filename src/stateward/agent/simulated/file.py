@@ -30,11 +30,16 @@ CREATE TABLE IF NOT EXISTS guests (id TEXT PRIMARY KEY, seq INTEGER NOT NULL, bo
 CREATE UNIQUE INDEX IF NOT EXISTS guests_by_seq ON guests (seq);
 CREATE TABLE IF NOT EXISTS host (one INTEGER PRIMARY KEY CHECK (one = 1), away INTEGER NOT NULL);
 INSERT OR IGNORE INTO host VALUES (1, 0);
+CREATE TABLE IF NOT EXISTS boot (one INTEGER PRIMARY KEY CHECK (one = 1), id TEXT NOT NULL);
+INSERT OR IGNORE INTO boot VALUES (1, lower(hex(randomblob(16))));
 """
 
 
 class GuestFile:
-    """The guests of one folder; ``away`` says whether the hypervisor is switched away."""
+    """The guests of one folder.
+
+    ``away`` says whether the hypervisor is switched away, and ``boot_id`` names the boot of the machine.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open the folder's database, making both where they are not there."""
@@ -47,6 +52,7 @@ class GuestFile:
         self._version: int | None = None
         self._seen = 0
         self.away = False
+        self.boot_id = ""
 
     def close(self) -> None:
         """Let the file go."""
@@ -68,13 +74,14 @@ class GuestFile:
     def news(self) -> list[SimulatedGuest]:
         """Return the guests that other processes wrote since this was last asked, all of them at first.
 
-        One that is gone comes as a blank guest. ``away`` is up to date after.
+        One that is gone comes as a blank guest. ``away`` and ``boot_id`` are up to date after.
         """
         version = self._db.execute("PRAGMA data_version").fetchone()[0]
         if version == self._version:
             return []
         self._version = version
         self.away = bool(self._db.execute("SELECT away FROM host").fetchone()[0])
+        self.boot_id = self._db.execute("SELECT id FROM boot").fetchone()[0]
         rows = self._db.execute(
             "SELECT id, seq, body FROM guests WHERE seq > ? ORDER BY seq", (self._seen,)
         ).fetchall()
@@ -97,3 +104,8 @@ class GuestFile:
         """Keep whether the hypervisor is switched away."""
         self._db.execute("UPDATE host SET away = ?", (away,))
         self.away = away
+
+    def write_boot(self, boot_id: str) -> None:
+        """Keep the boot that the machine is in."""
+        self._db.execute("UPDATE boot SET id = ?", (boot_id,))
+        self.boot_id = boot_id

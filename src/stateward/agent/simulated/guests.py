@@ -20,6 +20,7 @@ from stateward.agent.simulated.behaviour import behaviour
 from stateward.domain.diagnostics import Diagnostics, DiskFigures
 from stateward.domain.records import GuestSpec
 from stateward.domain.states import Cause, Observed
+from stateward.domain.strangers import NovaFacts
 
 #: Lines of console output kept; the record of a guest is written whole, so it must stay small.
 CONSOLE_LINES: Final = 200
@@ -47,6 +48,17 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     fence: int
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody else's guest was before it was adopted, and whether it is."""
+
+    adopted: bool = False
+    #: It starts with its host, unless it is adopted.
+    autostart: bool = False
+    #: It is forgotten when it goes off.
+    transient: bool = False
+    nova: NovaFacts | None = None
+
+
 class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
     """All that a simulated hypervisor knows of one guest."""
 
@@ -72,6 +84,8 @@ class SimulatedGuest(msgspec.Struct, frozen=True, kw_only=True):
     console: tuple[str, ...] = ()
     #: What the agent inside was told, as a real guest keeps it: a digest of each user's password.
     passwords: dict[str, str] = {}
+    #: None: the driver made it.
+    origin: Origin | None = None
 
     @property
     def blank(self) -> bool:
@@ -150,7 +164,11 @@ def power_on(guest: SimulatedGuest, now: float) -> SimulatedGuest:
     if powered(guest):
         msg = f"The guest is {guest.observed}: take its power, or let it run on, before it boots."
         raise DriverError(msg)
-    _check(guest, {Observed.SHUTOFF}, "restore its memory, or discard it before the guest boots")
+    _check(
+        guest,
+        {Observed.SHUTOFF},
+        "a boot would throw its saved memory away; reboot it hard if that is what you want",
+    )
     return settle(_boot(guest, spec, now), now)
 
 
@@ -231,12 +249,27 @@ def remove(guest: SimulatedGuest) -> SimulatedGuest:
     """Leave nothing of it, neither guest nor disk; copies that are to become images are not its own.
 
     Raises:
-        DriverError: it has power.
+        DriverError: it has power, or was adopted.
     """
     if powered(guest):
         msg = f"The guest is {guest.observed}: take its power before it is removed."
         raise DriverError(msg)
+    if guest.origin is not None:
+        msg = "The guest was adopted: it can be given back, not removed."
+        raise DriverError(msg)
     return SimulatedGuest(id=guest.id, snapshots=guest.snapshots)
+
+
+def forget(guest: SimulatedGuest) -> SimulatedGuest:
+    """Make the hypervisor forget it, if it knows it; its disks stay.
+
+    Raises:
+        DriverError: it has power.
+    """
+    if powered(guest):
+        msg = f"The guest is {guest.observed}: take its power before it is forgotten."
+        raise DriverError(msg)
+    return guest if guest.spec is None else undefine(guest)
 
 
 def agent(guest: SimulatedGuest) -> str | None:
@@ -321,14 +354,14 @@ def guest_shutdown(guest: SimulatedGuest) -> SimulatedGuest:
     return _off(says(guest, "powered off"), Cause.GUEST)
 
 
-def crash(guest: SimulatedGuest, *, kept: bool = False) -> SimulatedGuest:
+def crash(guest: SimulatedGuest, *, kept: bool = False, cause: Cause = Cause.CRASHED) -> SimulatedGuest:
     """Have it crash, which switches it off; ``kept`` leaves the wreck in memory, as some hypervisors can.
 
     Raises:
         GuestMissing, DriverError: it does not run.
     """
     _check(guest, {Observed.RUNNING}, "only a running one can crash")
-    guest = _off(guest, Cause.CRASHED)
+    guest = _off(guest, cause)
     return replace(guest, observed=Observed.CRASHED) if kept else guest
 
 
@@ -409,6 +442,8 @@ def _boot(guest: SimulatedGuest, spec: GuestSpec, now: float) -> SimulatedGuest:
 
 
 def _off(guest: SimulatedGuest, cause: Cause) -> SimulatedGuest:
+    if guest.origin is not None and guest.origin.transient:
+        return undefine(guest)
     return replace(guest, observed=Observed.SHUTOFF, cause=cause, run=None, halted_at=None)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
@@ -17,13 +18,16 @@ from typing import Final
 import msgspec
 
 from stateward.agent.driver import Changed
-from stateward.agent.simulated import guests
+from stateward.agent.simulated import guests, origins
 from stateward.agent.simulated.console import SimulatedConsole
 from stateward.agent.simulated.faults import Faults
 from stateward.agent.simulated.file import GuestFile
 from stateward.agent.simulated.guests import SimulatedGuest
 from stateward.clock import Clock, SystemClock
-from stateward.domain.states import Cause
+from stateward.domain.records import GuestSpec
+from stateward.domain.states import Cause, Observed
+from stateward.domain.strangers import NovaFacts
+from stateward.domain.sweeps import Trace
 
 #: Seconds between two looks at what other processes did to the guests of a folder.
 LOOK_SECONDS: Final = 0.05
@@ -38,6 +42,9 @@ class HostSize(msgspec.Struct, frozen=True, kw_only=True):
 
 
 LARGE: Final = HostSize()
+
+#: A second look that can tell nothing.
+NO_TRACE: Final = Trace()
 
 #: Makes of a settled guest and the time what the guest is then.
 Change = Callable[[SimulatedGuest, float], SimulatedGuest]
@@ -73,6 +80,15 @@ class SimulatedHypervisor(Faults):
         self._guests: dict[str, SimulatedGuest] = {}
         self._consoles: dict[str, SimulatedConsole] = {}
         self._away = False
+        #: Guests that it does not mention to drivers, although they are there.
+        self.hidden: frozenset[str] = frozenset()
+        #: What a second look finds in the place of what is there; ``NO_TRACE`` for one that can tell nothing.
+        self.traces: dict[str, Trace] = {}
+        #: Whoever listens is told of no change, as when a connection loses its events.
+        self.silent = False
+        #: Called with every change of a guest as it was and as it is, also while nobody listens.
+        self.witness: Callable[[SimulatedGuest, SimulatedGuest], None] = _nobody
+        self._boot_id = str(uuid.uuid4())
         self._listeners: dict[object, Changed] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -89,13 +105,32 @@ class SimulatedHypervisor(Faults):
 
     # ---- behind the driver's back
 
+    def make(
+        self,
+        spec: GuestSpec,
+        *,
+        autostart: bool = False,
+        transient: bool = False,
+        nova: NovaFacts | None = None,
+    ) -> None:
+        """Make a guest that is none of the driver's, and start it, as an operator by hand."""
+        self.change(
+            spec.instance_id,
+            lambda guest, now: origins.made_by_hand(
+                guest, spec, now, autostart=autostart, transient=transient, nova=nova
+            ),
+        )
+
     def destroy(self, instance_id: str) -> None:
         """Take a guest's power, as an operator by hand."""
         self.change(instance_id, lambda guest, _: guests.destroy(guest))
 
-    def crash(self, instance_id: str, *, kept: bool = False) -> None:
-        """Have a guest crash, which switches it off; ``kept`` leaves it crashed and in memory instead."""
-        self.change(instance_id, lambda guest, _: guests.crash(guest, kept=kept))
+    def crash(self, instance_id: str, *, kept: bool = False, cause: Cause = Cause.CRASHED) -> None:
+        """Have a guest crash, which switches it off; ``kept`` leaves it crashed and in memory instead.
+
+        ``cause`` can be another that ends a guest with its host up: want of memory, or a migration away.
+        """
+        self.change(instance_id, lambda guest, _: guests.crash(guest, kept=kept, cause=cause))
 
     def pause(self, instance_id: str, cause: Cause = Cause.OPERATOR) -> None:
         """Halt a guest; ``cause`` can be that of a full disk, for example."""
@@ -122,7 +157,15 @@ class SimulatedHypervisor(Faults):
         self.change(instance_id, lambda guest, _: guests.guest_shutdown(guest))
 
     def reboot_host(self) -> None:
-        """Take the power of the whole host: every guest is off after, and nobody noted why."""
+        """Take the power of the whole host and boot it: every guest is off after, and nobody noted why.
+
+        What was saved to disk stays. Whoever listens is told to look at everything.
+        """
+        with self._alone():
+            self._boot_id = str(uuid.uuid4())
+            if self._file is not None:
+                self._file.write_boot(self._boot_id)
+        self._tell(None)
         for guest in self.guests():
             self.change(guest.id, lambda guest, _: guests.lose_power(guest))
 
@@ -142,10 +185,32 @@ class SimulatedHypervisor(Faults):
         self._read()
         return self._away
 
+    @property
+    def boot_id(self) -> str:
+        """The boot that the machine is in."""
+        self._read()
+        return self._boot_id
+
     def guest(self, instance_id: str) -> SimulatedGuest:
         """Return a guest as it is now; a blank one when nothing is there."""
         self._read()
         return self._settled(instance_id, self._now())
+
+    def mentioned(self, instance_id: str) -> SimulatedGuest:
+        """Return a guest as drivers see it."""
+        return SimulatedGuest(id=instance_id) if instance_id in self.hidden else self.guest(instance_id)
+
+    def second_look(self, instance_id: str) -> Trace:
+        """Say what can be found of a guest past the lists that drivers get."""
+        found = self.traces.get(instance_id)
+        if found is not None:
+            return found
+        guest = self.guest(instance_id)
+        return Trace(
+            process=guests.powered(guest),
+            defined=guest.spec is not None,
+            seen=Observed.MISSING if guest.spec is None else guest.observed,
+        )
 
     def guests(self) -> list[SimulatedGuest]:
         """Return whatever is there as it is now, disks without a guest among it."""
@@ -223,7 +288,12 @@ class SimulatedHypervisor(Faults):
         """Take over what other processes did."""
         if self._file is None:
             return
-        for guest in self._file.news():
+        news = self._file.news()
+        # Before the guests: what is told of them is told of this boot.
+        booted, self._boot_id = self._boot_id != self._file.boot_id, self._file.boot_id
+        if booted:
+            self._tell(None)
+        for guest in news:
             self._keep(guest, told=True)
         self._keep_away(away=self._file.away)
 
@@ -247,6 +317,7 @@ class SimulatedHypervisor(Faults):
         console = self._consoles.get(guest.id)
         if console is not None:
             console.saw(guest)
+        self.witness(before, guest)
         if told or _looks(before) != _looks(guest):
             self._tell(guest.id)
 
@@ -257,7 +328,7 @@ class SimulatedHypervisor(Faults):
             self._tell(None)
 
     def _tell(self, instance_id: str | None) -> None:
-        if self._away or self._loop is None:
+        if self._away or self.silent or self._loop is None:
             return
         for key in self._listeners:
             self._loop.call_soon(self._tell_one, key, instance_id)
@@ -295,5 +366,9 @@ class SimulatedHypervisor(Faults):
             self._look = None
 
 
+def _nobody(_before: SimulatedGuest, _after: SimulatedGuest) -> None:
+    pass
+
+
 def _looks(guest: SimulatedGuest) -> tuple[object, ...]:
-    return guest.spec is None, guest.observed, guest.cause
+    return guest.spec is None or origins.foreign(guest), guest.observed, guest.cause

@@ -19,14 +19,13 @@ from starlette.types import Receive, Scope, Send
 
 from stateward.api.compute.services import Services
 from stateward.api.faults import ApiFault, Unauthorized, fault, status_of
-from stateward.api.http import read_body
+from stateward.api.http import has_nul, read_body
 from stateward.api.identity.tokens import Token
 from stateward.api.once import Once, ticket_of
 from stateward.api.policy import allow
 from stateward.api.wording import invalid
 from stateward.domain.actions import Policy
 from stateward.domain.errors import Invalid
-from stateward.domain.locks import ActorKind
 from stateward.domain.records import Actor
 from stateward.operations.admission import Admission
 from stateward.operations.immediate import Done, Immediate
@@ -116,12 +115,7 @@ class Call:
     @property
     def actor(self) -> Actor:
         """The caller, as the audit trail keeps it."""
-        return Actor(
-            kind=ActorKind.ADMIN if self.token.is_admin else ActorKind.MEMBER,
-            user_id=self.token.user_id,
-            project_id=self.project_id,
-            request_id=self.request_id,
-        )
+        return self.token.actor(self.request_id)
 
     @property
     def bookmark(self) -> str:
@@ -190,7 +184,7 @@ class Call:
             decoded = msgspec.json.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Invalid(f"cannot understand JSON: {error}") from None
-        if b"\\u0000" in raw and _NUL.search(raw):
+        if has_nul(raw):
             raise Invalid("The request's body has a NUL character in it, which is not allowed.")
         if not isinstance(decoded, dict):
             raise Invalid("Malformed request body")
@@ -212,8 +206,6 @@ class Call:
 
 #: What a body may say that it is; a client that says nothing, or only that it is text, means JSON (Nova's rule).
 _JSON: Final = frozenset({"", "text/plain", "application/json", "application/vnd.openstack.compute+json"})
-#: An escaped NUL; an even number of backslashes before it escape each other.
-_NUL: Final = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 _COMPUTE_VERSION: Final = re.compile(r"(?:^|,)\s*compute\s+([^\s,]+)")
 _VERSION: Final = re.compile(r"(?P<major>[1-9]\d*)\.(?P<minor>0|[1-9]\d*)")
 _VERSION_HEADERS: Final = {

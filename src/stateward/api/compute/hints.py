@@ -12,6 +12,8 @@ from stateward.domain.errors import Invalid
 
 #: The member's name, and the one that Nova still takes as well.
 _NAMES: Final = ("os:scheduler_hints", "OS-SCH-HNT:scheduler_hints")
+#: The name by which a request for servers asks for a lock on them, as a member of ``server`` or as a hint.
+LOCK: Final = "stateward:lock"
 _UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-?[0-9a-fA-F]{4}){3}-?[0-9a-fA-F]{12}")
 #: Servers that one hint may name.
 _MOST: Final = 100
@@ -23,6 +25,9 @@ class Hints(msgspec.Struct, frozen=True, kw_only=True):
     group: str | None = None
     same_host: tuple[str, ...] = ()
     different_host: tuple[str, ...] = ()
+    #: What a lock blocks that each server has from its first moment (``stateward:lock``), for clients that cannot say
+    #: more of it.
+    lock: tuple[str, ...] = ()
     #: All of them, as they were given; None: there were none.
     given: dict[str, Any] | None = None
 
@@ -47,8 +52,16 @@ def hints_of(body: dict[str, Any]) -> Hints:
         group=_uuid("group", given["group"]) if "group" in given else None,
         same_host=_uuids("same_host", given.get("same_host", [])),
         different_host=_uuids("different_host", given.get("different_host", [])),
+        lock=_words(given[LOCK]) if LOCK in given else (),
         given=given or None,
     )
+
+
+def _words(value: object) -> tuple[str, ...]:
+    """Read what a lock blocks: words, with commas between them."""
+    if not isinstance(value, str):
+        raise Invalid(f"Invalid input for field/attribute {LOCK}. Value: {short(value)}. It must be text.")
+    return tuple(word.strip() for word in value.split(","))
 
 
 def _uuids(name: str, value: object) -> tuple[str, ...]:

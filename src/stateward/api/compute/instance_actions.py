@@ -13,7 +13,9 @@ from stateward.api.compute.server_queries import moment
 from stateward.api.compute.services import Services, host_id
 from stateward.api.compute.views import when_precisely
 from stateward.domain.actions import BY_KEY, Action, Policy, Role, key
+from stateward.domain.actions.row import COMPUTE
 from stateward.domain.errors import Invalid, NotFound, Refusal, Refused
+from stateward.domain.locks import ActorKind
 from stateward.domain.records import Instance, Operation, OperationState
 from stateward.domain.states import VmState
 from stateward.store import instances, operations
@@ -107,12 +109,16 @@ def _brief(call: Call, operation: Operation) -> dict[str, Any]:
         operation.state in {OperationState.FAILED, OperationState.CANCELLED}
         or operation.actor_kind == "system"
     )
+    row = BY_KEY[operation.action]
+    # Who of the provider placed a lock or a hold is not the customer's to know; of Nova's own actions Nova tells it.
+    novas = row.policy.rule.startswith(COMPUTE)
+    known = call.token.is_admin or operation.actor_kind is not ActorKind.ADMIN or novas
     shown: dict[str, Any] = {
-        "action": BY_KEY[operation.action].name,
+        "action": row.name,
         "instance_uuid": operation.instance_id,
         "request_id": operation.request_id,
-        "user_id": operation.user_id,
-        "project_id": operation.project_id,
+        "user_id": operation.user_id if known else None,
+        "project_id": operation.project_id if known else None,
         "start_time": when_precisely(operation.started_at),
         "message": operation.message if told else None,
     }

@@ -14,6 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from starlette.responses import Response
 
+from stateward.api.compute import moving
 from stateward.api.compute.call import OPERATION_HEADER, Call, empty, reply
 from stateward.api.compute.server_create import (
     check_hostname,
@@ -23,7 +24,9 @@ from stateward.api.compute.server_create import (
     find_image,
     find_key,
 )
+from stateward.api.compute.servers_seen import find
 from stateward.api.compute.views import detail, host_status
+from stateward.api.locking import wish_of
 from stateward.domain import bodies
 from stateward.domain.actions import BY_KEY, Action, Policy, Role
 from stateward.domain.errors import Invalid, Refusal, Refused
@@ -34,6 +37,8 @@ from stateward.store import hosts
 from stateward.store.images import Image
 
 _IMAGE_ID_IN_BODY, _USER_DATA_IN_BODY = 45, 57
+#: From here on the answer to ``evacuate`` has no password.
+_NO_PASSWORD = 14
 _MIGRATE_TO_HOST: Final = Policy("os_compute_api:os-migrate-server:migrate:host", Role.ADMIN)
 _TO_HOST: Final = Policy("os_compute_api:os-shelve:unshelve_to_host", Role.ADMIN)
 
@@ -175,9 +180,16 @@ async def admit(
             rows, instance_id, call.actor, body=options, wanted=wanted, project_id=call.visible_project
         )
 
+    if rows[0].evacuates is not None:
+        rows = moving.evacuating(call, rows)
     try:
         return await one_of(rows)
     except Refused as refused:
+        if refused.refusal is Refusal.DISK_IS_THERE:
+            anew = await moving.made_anew(call, rows, options)
+            if not anew:
+                raise
+            return await one_of(anew)
         if refused.refusal is Refusal.NO_VALID_HOST and rows[0].name == "migrate":
             # Nova's status for it.
             raise Invalid(str(refused)) from None
@@ -186,7 +198,18 @@ async def admit(
     return await one_of((BY_KEY["resize_away"], BY_KEY["resize_away_stopped"]))
 
 
+async def _with_lock(call: Call, options: bodies.ShutdownOptions | bodies.SuspendOptions | None) -> Wanted:
+    """Read the lock that is to be placed with a stop or a suspend (R7)."""
+    if options is None or options.lock is None:
+        return NOTHING
+    call.allow(BY_KEY["lock"].policy)
+    instance = await find(call, call.path["id"])
+    return Wanted(lock=wish_of(options.lock, call.actor, instance.project_id))
+
+
 _LOOKS: Final[dict[str, Callable[[Call, Any], Awaitable[Wanted]]]] = {
+    "stop": _with_lock,
+    "suspend": _with_lock,
     "rescue": _rescue,
     "resize": _resize,
     "rebuild": _rebuild,
@@ -194,6 +217,7 @@ _LOOKS: Final[dict[str, Callable[[Call, Any], Awaitable[Wanted]]]] = {
     "createBackup": _create_backup,
     "unshelve": _unshelve,
     "migrate": _migrate,
+    "evacuate": moving.evacuate,
 }
 
 
@@ -213,6 +237,10 @@ async def answer_of(call: Call, action: Action, options: Any) -> Callable[[Admit
                     server["user_data"] = admitted.instance.user_data
                 location = f"{call.root}/servers/{admitted.instance.id}"
                 return reply({"server": server}, 202, headers | {"location": location})
+            case "evacuate" if call.minor < _NO_PASSWORD:
+                return reply({"adminPass": password}, 200, headers)
+            case "evacuate":
+                return empty(200, headers)
             case "createImage" | "createBackup":
                 return _with_image(call, admitted.operation.params["target"]["snapshot"], headers)
             case _:

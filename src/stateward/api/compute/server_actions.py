@@ -185,7 +185,6 @@ _IMMEDIATE: Final[dict[str, Callable[[Call, str, Any], Awaitable[Response]]]] = 
     "getConsoleOutput": _console_output,
     "changePassword": _change_password,
     "os-migrateLive": moving.live_migrate,
-    "evacuate": moving.evacuate,
     "get_serial_console": remote_consoles.serial,
     "get_vnc_console": remote_consoles.unavailable,
     "get_spice_console": remote_consoles.unavailable,

@@ -14,11 +14,13 @@ import sqlalchemy as sa
 from starlette.responses import Response
 
 from stateward.api.compute.call import OPERATION_HEADER, Call, convert, reply
-from stateward.api.compute.hints import Hints, hints_of
+from stateward.api.compute.hints import LOCK, Hints, hints_of
 from stateward.api.compute.server_networks import check_security_groups, choose
 from stateward.api.compute.views import links
+from stateward.api.locking import wish_of
 from stateward.api.wording import short
-from stateward.domain.actions import Policy, Role
+from stateward.domain.actions import BY_KEY, Policy, Role
+from stateward.domain.bodies import LockWanted
 from stateward.domain.errors import Invalid
 from stateward.domain.records import FlavorFacts, ImageFacts
 from stateward.domain.seeds import SeedFacts
@@ -26,6 +28,7 @@ from stateward.operations.admission import Admitted
 from stateward.operations.creation import NewInstance, create_several
 from stateward.operations.placing import Place
 from stateward.operations.preparing import check_fits
+from stateward.operations.stacking import LockWish
 from stateward.store import flavors, hosts, images, keypairs, server_groups
 from stateward.store.images import Image
 
@@ -69,6 +72,8 @@ class ServerBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     description: Text | None = None
     tags: Annotated[list[Tag], msgspec.Meta(max_length=50)] = []
     hostname: str | None = None
+    #: Placed as the server is made, so that there is no moment without it.
+    lock: LockWanted | None = msgspec.field(name=LOCK, default=None)
     host: str | None = None
     hypervisor_hostname: str | None = None
     block_device_mapping: list[Any] = []
@@ -214,7 +219,7 @@ async def _new_instance(call: Call, wanted: ServerBody, hints: Hints) -> NewInst
         project_id=call.project_id,
         user_id=call.token.user_id,
         name=name,
-        hostname=wanted.hostname or _host_name(name),
+        hostname=wanted.hostname or host_name(name),
         description=wanted.description if call.minor >= _DESCRIPTION else name,
         flavor=flavor,
         image=image,
@@ -237,8 +242,18 @@ async def _new_instance(call: Call, wanted: ServerBody, hints: Hints) -> NewInst
             with_any=hints.same_host,
             with_none=hints.different_host,
         ),
+        lock=_lock(call, wanted, hints),
         hints=hints.given,
     )
+
+
+def _lock(call: Call, wanted: ServerBody, hints: Hints) -> LockWish | None:
+    """Return the lock that the servers have from their first moment."""
+    asked = wanted.lock or (LockWanted(blocks=hints.lock) if hints.lock else None)
+    if asked is None:
+        return None
+    call.allow(BY_KEY["lock"].policy)
+    return wish_of(asked, call.actor, call.project_id)
 
 
 def check_hostname(call: Call, text: str) -> None:
@@ -342,7 +357,7 @@ def find_key(connection: sa.Connection, call: Call, name: str) -> str | None:
     return pair.public_key.strip() if pair.type == "ssh" else None
 
 
-def _host_name(name: str) -> str:
+def host_name(name: str) -> str:
     """Make a host name of a display name, as Nova does; ``server`` when nothing of it is left."""
     text = re.sub(r"[ _]", "-", name.strip().lower())
     text = re.sub(r"[^a-z0-9.-]", "", text).strip(".-")[:63]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import lru_cache
 
 import msgspec
@@ -12,10 +13,15 @@ from stateward.api.identity import Identity
 from stateward.bus.port import Bus
 from stateward.clock import Clock
 from stateward.domain.networks import Network
+from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.operations.admission import Admission
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
+from stateward.operations.hosts import Hosts
 from stateward.operations.immediate import Immediate
+from stateward.operations.locking import Locking
+from stateward.operations.overriding import Overriding
+from stateward.operations.webhooks import Webhooks
 from stateward.store.engine import Database
 
 
@@ -40,8 +46,37 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     networks: tuple[Network, ...] = ()
     #: Deleted instances are kept for a while (``[reclaim]``).
     reclaims: bool = False
+    #: Called when a lock was placed that expires.
+    expiring: Callable[[], None] = lambda: None
+    #: A hold is passed only when a second admin agrees (``[locks]``).
+    second_admin: bool = False
+    #: What the arbiter follows besides its table (``[policies]``).
+    policies: Policies = NO_POLICIES
+    #: The ``source`` of what is told to the outside (``[events]``).
+    event_source: str = "/stateward"
+    #: ``/metrics`` answers this machine without a token (``[metrics]``).
+    metrics_local: bool = False
+    #: None: none can be made here.
+    webhooks: Webhooks | None = None
+    #: What acts on hosts, as the settings say; None: as they say by default.
+    host_actions: Hosts | None = None
     #: Servers of one page at most.
     max_limit: int = 1000
+
+    @property
+    def locking(self) -> Locking:
+        """What places and releases locks."""
+        return Locking(self.admission, self.immediate, self.expiring)
+
+    @property
+    def overriding(self) -> Overriding:
+        """What gives leave to pass locks."""
+        return Overriding(self.admission, second_admin=self.second_admin)
+
+    @property
+    def hosts(self) -> Hosts:
+        """What acts on hosts."""
+        return self.host_actions or Hosts(self.admission)
 
     def root(self, scheme: str, host: str, *, legacy: bool) -> str:
         """Return the address of the API as the client reaches it, without a slash at the end."""

@@ -150,7 +150,10 @@ def _flavor(call: Call, instance: Instance) -> dict[str, Any]:
     }
 
 
-def _image(call: Call, instance: Instance) -> dict[str, Any]:
+def _image(call: Call, instance: Instance) -> dict[str, Any] | str:
+    if not instance.image.id:
+        # As Nova 34 writes it of a server that was made of no image.
+        return ""
     image: dict[str, Any] = {
         "id": instance.image.id,
         "links": bookmark(call, "images", instance.image.id),

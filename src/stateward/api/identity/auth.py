@@ -36,6 +36,8 @@ class AuthResources:
         if "auth" not in body:
             raise Invalid("Invalid input: the body must be an object with an object 'auth' in it.")
         sealed, token = await log_in(self._identity, body["auth"])
+        if token.is_admin:
+            await self._identity.record_login(token, request.state.request_id)
         response = reply(await self._view(request, token), 201)
         response.headers["x-subject-token"] = sealed
         return response

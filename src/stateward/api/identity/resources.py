@@ -17,6 +17,7 @@ from stateward.api.identity.kinds import DOMAIN, PROJECT, ROLE, USER, Body, Kind
 from stateward.api.identity.service import Identity
 from stateward.api.identity.tokens import Token
 from stateward.domain.errors import Invalid
+from stateward.operations.keeping import require_project_free
 from stateward.store import identity as directory
 from stateward.store.rows import Values
 
@@ -119,11 +120,13 @@ class Resources:
 
     async def delete(self, request: Request) -> Response:
         """Delete one."""
-        await self._callers.admin(request)
-        kind, row_id = self._kind, request.path_params["row_id"]
+        actor = (await self._callers.admin(request)).actor(request.state.request_id)
+        kind, row_id, now = self._kind, request.path_params["row_id"], self._identity.clock.now()
 
         def work(connection: sa.Connection) -> None:
             _guard(kind, directory.lock(connection, kind.table, row_id), lifted=False)
+            if kind is PROJECT:
+                require_project_free(connection, row_id, actor, now)
             directory.delete(connection, kind.table, row_id)
 
         await self._identity.change(work)

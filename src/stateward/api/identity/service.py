@@ -18,7 +18,7 @@ from stateward.api.faults import Unauthorized
 from stateward.api.identity.passwords import Passwords
 from stateward.api.identity.tokens import Claims, Seal, Token
 from stateward.clock import Clock
-from stateward.store import identity_standing
+from stateward.store import identity_standing, operations
 from stateward.store.engine import Database, Work
 from stateward.store.identity import count_change, generation
 from stateward.store.identity_standing import Standing
@@ -117,6 +117,23 @@ class Identity:
         )
         sealed = self._seal.close(claims)
         return sealed, await self.verify(sealed)
+
+    async def record_login(self, token: Token, request_id: str) -> None:
+        """Put an administrator's login into the audit trail, before the token is handed out (B7).
+
+        Raises:
+            StoreUnavailable: it cannot be recorded; then there must be no login.
+        """
+        await self.database.write(
+            lambda connection: operations.record(
+                connection,
+                at=token.issued_at,
+                event="login",
+                actor=token.actor(request_id),
+                instance_id=None,
+                detail={"methods": token.methods, "token": token.audit_id},
+            )
+        )
 
     async def revoke(self, token: Token) -> None:
         """Make a token worthless, at once and in every process."""

@@ -14,6 +14,8 @@ from itsdangerous.encoding import base64_decode, base64_encode
 from itsdangerous.exc import BadData
 
 from stateward.api.faults import Unauthorized
+from stateward.domain.locks import ActorKind
+from stateward.domain.records import Actor
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +53,15 @@ class Token(msgspec.Struct, frozen=True, kw_only=True):
     def is_reader(self) -> bool:
         """May see what belongs to the project."""
         return "reader" in self.roles
+
+    def actor(self, request_id: str) -> Actor:
+        """Return its holder as the audit trail names them; which locks bind them follows from its kind."""
+        return Actor(
+            kind=ActorKind.ADMIN if self.is_admin else ActorKind.MEMBER,
+            user_id=self.user_id,
+            project_id=self.project_id or "",
+            request_id=request_id,
+        )
 
 
 class Claims(msgspec.Struct, frozen=True, array_like=True):

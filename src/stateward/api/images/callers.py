@@ -15,9 +15,10 @@ from stateward.store.images import Image
 class Caller:
     """The holder of a token for a project."""
 
-    def __init__(self, token: Token, project_id: str) -> None:
-        """Keep both."""
+    def __init__(self, token: Token, project_id: str, request_id: str) -> None:
+        """Keep them."""
         self.project_id = project_id
+        self.actor = token.actor(request_id)
         self.is_admin = token.is_admin
         self._is_member = token.is_member
 
@@ -96,4 +97,4 @@ async def caller_of(identity: Identity, request: Request) -> Caller:
     token = await identity.verify(value)
     if token.project_id is None:
         raise Unauthorized("The token is not for a project. Ask for one that is.")
-    return Caller(token, token.project_id)
+    return Caller(token, token.project_id, request.state.request_id)

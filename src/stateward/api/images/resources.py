@@ -17,8 +17,9 @@ from stateward.api.identity import Identity
 from stateward.api.images.attributes import Change, patched, read_new, view
 from stateward.api.images.callers import caller_of
 from stateward.api.images.query import next_page, read_query
-from stateward.api.images.service import Images
-from stateward.domain.errors import Invalid, NotFound
+from stateward.api.images.service import Images, lock_unkept
+from stateward.domain.errors import Conflict, Invalid, NotFound
+from stateward.operations.keeping import INSTANCE
 from stateward.store import images as store
 from stateward.store.images import Image
 
@@ -95,8 +96,19 @@ class ImageResources:
         image_id, now = request.path_params["image_id"], self._images.clock.now()
 
         def work(connection: sa.Connection) -> Image:
-            before = caller.hold(connection, image_id)
+            caller.require_member()
+            seen = caller.see(connection, image_id)
+            caller.require_owner(seen)
+            moves = patched(seen, changes).properties.get(INSTANCE) != seen.properties.get(INSTANCE)
+            # Kept, or it could be deleted as if it were nobody's copy.
+            before = (
+                lock_unkept(connection, image_id, caller.require_owner, by=caller.actor, now=now)
+                if moves
+                else caller.hold(connection, image_id)
+            )
             after = msgspec.structs.replace(patched(before, changes), updated_at=now)
+            if not moves and after.properties.get(INSTANCE) != before.properties.get(INSTANCE):
+                raise Conflict(f"Image {image_id} changed at the same moment; try again.")
             if (after.visibility, after.owner) != (before.visibility, before.owner):
                 caller.require_publisher(after)
             store.replace(connection, before, after)
@@ -109,7 +121,7 @@ class ImageResources:
         caller = await caller_of(self._identity, request)
         image_id = request.path_params["image_id"]
         await self._images.database.read(lambda connection: caller.see(connection, image_id))
-        await self._images.delete(image_id, caller.require_owner)
+        await self._images.delete(image_id, caller.require_owner, by=caller.actor)
         return empty()
 
     async def tag(self, request: Request) -> Response:

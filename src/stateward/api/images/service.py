@@ -24,6 +24,9 @@ from stateward.api.faults import ApiFault
 from stateward.api.images.files import Incoming, Written, sweep
 from stateward.clock import Clock
 from stateward.domain.errors import Conflict, NotFound
+from stateward.domain.records import Actor
+from stateward.operations.immediate import system_actor
+from stateward.operations.keeping import INSTANCE, require_image_free
 from stateward.store import images as store
 from stateward.store.engine import Database, StoreUnavailable
 from stateward.store.images import Image
@@ -146,23 +149,29 @@ class Images:
             raise NotFound(f"The data for image {image_id} are not there: {file} does not exist.")
         await self._fill(image_id, lambda upload: self._take(upload, file), lambda _connection: None)
 
-    async def delete(self, image_id: str, check: Callable[[Image], None] = _anyone) -> None:
+    async def delete(
+        self,
+        image_id: str,
+        check: Callable[[Image], None],
+        *,
+        by: Actor,
+    ) -> None:
         """Delete an image and its data.
 
         Args:
             image_id: the image.
             check: raises if this image may not be deleted by who asks; called in the transaction.
+            by: who asks.
 
         Raises:
             NotFound: there is none.
             ApiFault: it is protected (403).
+            Conflict: a lock keeps it (R1, R6).
         """
+        now = self.clock.now()
 
         def work(connection: sa.Connection) -> None:
-            image = store.lock(connection, image_id)
-            if image is None:
-                raise NotFound(f"No image found with ID {image_id}")
-            check(image)
+            image = lock_unkept(connection, image_id, check, by=by, now=now)
             if image.protected:
                 raise ApiFault(403, f"Image {image_id} is protected and cannot be deleted.")
             store.delete(connection, image_id)
@@ -225,7 +234,7 @@ class Images:
             )
         )
         for other in older:
-            await self.delete(other)
+            await self.delete(other, _anyone, by=system_actor(f"req-{uuid.uuid4()}"))
         if image.status == "queued":
             await self.upload(image_id, _pieces(file), announced=None)
         return image_id
@@ -322,6 +331,33 @@ class Images:
             return
         if given_up:
             await asyncio.to_thread(upload.incoming.discard_target)
+
+
+def lock_unkept(
+    connection: sa.Connection, image_id: str, check: Callable[[Image], None], *, by: Actor, now: float
+) -> Image:
+    """Return an image that no lock of an instance keeps, locked until the transaction ends.
+
+    The rows of the instances are held before the image's.
+
+    Raises:
+        Conflict: one keeps it, or it changed at this moment.
+        NotFound: there is none.
+        Exception: what ``check`` raises of the image.
+    """
+    seen = store.get(connection, image_id)
+    if seen is None:
+        raise NotFound(f"No image found with ID {image_id}")
+    check(seen)
+    require_image_free(connection, seen, by, now)
+    image = store.lock(connection, image_id)
+    if image is None:
+        raise NotFound(f"No image found with ID {image_id}")
+    check(image)
+    if image.properties.get(INSTANCE) != seen.properties.get(INSTANCE):
+        # It says of another instance now that it is its copy, and nobody holds that one's row.
+        raise Conflict(f"Image {image_id} changed at the same moment; try again.")
+    return image
 
 
 def _settle(connection: sa.Connection, wanted: Image) -> Image:

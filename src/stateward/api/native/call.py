@@ -18,14 +18,13 @@ from starlette.types import Receive, Scope, Send
 
 from stateward.api.compute.services import Services
 from stateward.api.faults import Unauthorized, status_of
-from stateward.api.http import base_url, read_body
+from stateward.api.http import base_url, has_nul, read_body
 from stateward.api.identity.tokens import Token
 from stateward.api.native.views import Problem
 from stateward.api.once import HEADER, Once, ticket_of
 from stateward.api.policy import allow
 from stateward.domain.actions import Policy
 from stateward.domain.errors import Invalid, NotFound
-from stateward.domain.locks import ActorKind
 from stateward.domain.records import Actor
 
 T = TypeVar("T")
@@ -59,12 +58,7 @@ class Call:
     @property
     def actor(self) -> Actor:
         """The caller, as the audit trail keeps it."""
-        return Actor(
-            kind=ActorKind.ADMIN if self.token.is_admin else ActorKind.MEMBER,
-            user_id=self.token.user_id,
-            project_id=self.token.project_id or "",
-            request_id=self.request_id,
-        )
+        return self.token.actor(self.request_id)
 
     async def body(self, kind: type[T]) -> T:
         """Read the body as an object of a type; no body counts as an empty object.
@@ -75,9 +69,12 @@ class Call:
         """
         raw = await self._body() or b"{}"
         try:
-            return msgspec.json.decode(raw, type=kind)
+            decoded = msgspec.json.decode(raw, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Invalid(f"The request's body cannot be used: {error}") from None
+        if has_nul(raw):
+            raise Invalid("The request's body has a NUL character in it, which is not allowed.")
+        return decoded
 
     def only(self, *names: str) -> None:
         """Refuse query parameters other than these.

@@ -11,17 +11,43 @@ from starlette.routing import Route, Router
 
 from stateward.api.compute.services import Services
 from stateward.api.http import base_url
-from stateward.api.native import events, operations
+from stateward.api.native import (
+    adoptions,
+    events,
+    explain,
+    host_plans,
+    hosts,
+    locks,
+    operations,
+    overrides,
+    policies,
+    telling,
+    usage,
+    webhooks,
+)
 from stateward.api.native.call import Endpoint, Resource, nothing_here, reply
 from stateward.api.native.openapi import document
 
 #: Those with a fixed name before those with an id in its place.
-_RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {**events.RESOURCES, **operations.RESOURCES}
+RESOURCES: Final[Mapping[str, Mapping[str, Resource]]] = {
+    **events.RESOURCES,
+    **operations.RESOURCES,
+    **locks.RESOURCES,
+    **overrides.RESOURCES,
+    **explain.RESOURCES,
+    **adoptions.RESOURCES,
+    **policies.RESOURCES,
+    **hosts.RESOURCES,
+    **host_plans.RESOURCES,
+    **telling.RESOURCES,
+    **usage.RESOURCES,
+    **webhooks.RESOURCES,
+}
 
 
 def native_app(services: Services) -> Router:
     """Return the whole API, to be mounted at ``/v1``."""
-    described = document(_RESOURCES)
+    described = document(RESOURCES)
 
     async def openapi(_request: Request) -> Response:
         return reply(described)
@@ -34,7 +60,7 @@ def native_app(services: Services) -> Router:
         [
             Route("/", root, methods=["GET"]),
             Route("/openapi.json", openapi, methods=["GET"]),
-            *(Route(path, Endpoint(services, methods)) for path, methods in _RESOURCES.items()),
+            *(Route(path, Endpoint(services, methods)) for path, methods in RESOURCES.items()),
         ],
         redirect_slashes=False,
         default=nothing_here,

@@ -19,8 +19,9 @@ class ActorView(msgspec.Struct, frozen=True, kw_only=True):
     """Who asked for an operation; ``system`` is Stateward itself."""
 
     kind: ActorKind
-    user_id: str
-    project_id: str
+    #: Null for a customer where that is the provider's staff.
+    user_id: str | None
+    project_id: str | None
 
 
 class ShutdownView(msgspec.Struct, frozen=True, kw_only=True):
@@ -149,9 +150,7 @@ def view(found: Found, *, base: str, now: float, admin: bool) -> OperationView:
         instance_id=operation.instance_id,
         instance_name=found.instance_name,
         project_id=found.project_id,
-        actor=ActorView(
-            kind=operation.actor_kind, user_id=operation.user_id, project_id=operation.project_id
-        ),
+        actor=actor_view(operation, admin=admin),
         request_id=operation.request_id,
         host=operation.host if admin else None,
         started_at=iso_time(operation.started_at),
@@ -168,6 +167,16 @@ def view(found: Found, *, base: str, now: float, admin: bool) -> OperationView:
             events=f"{here}/events",
             server=f"{base}/compute/v2.1/servers/{operation.instance_id}",
         ),
+    )
+
+
+def actor_view(operation: Operation, *, admin: bool) -> ActorView:
+    """Show who asked; ``admin``: to somebody who may know what is the provider's to know."""
+    known = admin or operation.actor_kind is not ActorKind.ADMIN
+    return ActorView(
+        kind=operation.actor_kind,
+        user_id=operation.user_id if known else None,
+        project_id=operation.project_id if known else None,
     )
 
 

@@ -12,18 +12,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from stateward.domain.actions.adoption import ADOPT, ADOPTION
+from stateward.domain.actions.holds import HOLDS, WAYS
 from stateward.domain.actions.life import CREATE, LIFE
 from stateward.domain.actions.moves import MOVES
 from stateward.domain.actions.notes import NOTES
 from stateward.domain.actions.power import POWER
 from stateward.domain.actions.row import Action, Exempt, OnFailure, Policy, Role
-from stateward.domain.actions.system import ITS_OWN, KEEPS_RECORD
+from stateward.domain.actions.system import BOOTS, ITS_OWN, KEEPS_RECORD
 from stateward.domain.states import TaskState
 
 __all__ = [
     "ACTIONS",
+    "ADOPT",
+    "AFTER_BOOT",
     "BY_KEY",
     "CREATE",
+    "WAYS",
     "Action",
     "Exempt",
     "OnFailure",
@@ -38,7 +43,7 @@ __all__ = [
     "restores",
 ]
 
-ACTIONS: Final[tuple[Action, ...]] = (*LIFE, *POWER, *MOVES, *NOTES, *ITS_OWN)
+ACTIONS: Final[tuple[Action, ...]] = (*LIFE, *POWER, *MOVES, *ADOPTION, *HOLDS, *NOTES, *ITS_OWN, *BOOTS)
 
 
 def restores() -> frozenset[str]:
@@ -59,6 +64,9 @@ def key(action: Action) -> str:
 
 
 BY_KEY: Final[dict[str, Action]] = {key(action): action for action in ACTIONS}
+
+#: By the key of the row that restores a guest, the key of the one that starts it again after its host has booted.
+AFTER_BOOT: Final[dict[str, str]] = {key(row).replace("boot_", "restore_"): key(row) for row in BOOTS}
 
 
 def of_wire(wire: str) -> tuple[Action, ...]:

@@ -5,8 +5,23 @@ from __future__ import annotations
 from typing import Any, Final
 
 from stateward.domain import bodies
-from stateward.domain.actions.row import ANY_TASK, CHANGE, LIVING, SETTLED, Action, Exempt, admin, member
+from stateward.domain.actions.row import (
+    ANY_TASK,
+    CHANGE,
+    LIVING,
+    SETTLED,
+    Action,
+    Exempt,
+    Policy,
+    Role,
+    admin,
+    member,
+)
 from stateward.domain.states import TaskState, VmState
+from stateward.domain.steps import Step
+
+_STACKED: Final = Exempt("a lock can be placed over a lock (R5)")
+_PLACE: Final = Policy("stateward:locks:place", Role.MEMBER)
 
 NOTES: Final[tuple[Action, ...]] = (
     Action(
@@ -27,6 +42,33 @@ NOTES: Final[tuple[Action, ...]] = (
         guard=Exempt("whose lock it takes is decided by who asks (R3, R5)"),
         policy=member("os-lock-server:unlock"),
         says="Take a lock away: the owner's, or for an admin the provider's first.",
+    ),
+    Action(
+        name="place_lock",
+        when=LIVING,
+        over=ANY_TASK,
+        guard=_STACKED,
+        policy=_PLACE,
+        says="Place a lock beside those that are there; what is in flight is finished.",
+    ),
+    Action(
+        name="place_lock",
+        label="overtaking",
+        when=LIVING,
+        over=ANY_TASK,
+        without_host=True,
+        guard=_STACKED,
+        policy=_PLACE,
+        steps=(Step.STAND_DOWN,),
+        says="Place a lock beside those that are there, and end what is in flight.",
+    ),
+    Action(
+        name="release_lock",
+        when=LIVING,
+        over=ANY_TASK,
+        guard=Exempt("whether it may go is decided by whose it is (R4-R6)"),
+        policy=Policy("stateward:locks:release", Role.MEMBER),
+        says="Take one lock away; the others hold on.",
     ),
     Action(
         name="reset_state",

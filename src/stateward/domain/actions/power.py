@@ -19,7 +19,8 @@ POWER: Final[tuple[Action, ...]] = (
         wants=Observed.RUNNING,
         guard=START,
         policy=member("servers:start"),
-        steps=(Step.POWER_ON,),
+        # Defined anew: what was overtaken may have left another definition, of a rescue system or another flavor.
+        steps=(Step.DEFINE, Step.POWER_ON),
         says="Start a stopped instance.",
     ),
     Action(
@@ -49,7 +50,8 @@ POWER: Final[tuple[Action, ...]] = (
         wants=Observed.SHUTOFF,
         guard=STOP,
         policy=member("servers:stop"),
-        steps=(Step.SHUT_DOWN, Step.POWER_OFF),
+        # A clean stop that it escalates may just have saved the memory: what is stopped has none.
+        steps=(Step.SHUT_DOWN, Step.POWER_OFF, Step.DISCARD_MEMORY),
         says="Take the power: at once, or after `timeout` seconds. Escalates a clean stop that waits.",
     ),
     Action(
@@ -117,6 +119,7 @@ POWER: Final[tuple[Action, ...]] = (
     Action(
         name="suspend",
         wire="suspend",
+        body=((1, bodies.SuspendOptions | None),),
         when=frozenset({VmState.ACTIVE}),
         pending=TaskState.SUSPENDING,
         becomes=VmState.SUSPENDED,

@@ -9,7 +9,7 @@ import msgspec
 
 from stateward.domain.locks import OperationClass
 from stateward.domain.states import Observed, TaskState, VmState
-from stateward.domain.steps import Step
+from stateward.domain.steps import NEEDS_OWN, Step
 
 START, STOP, DELETE, CHANGE = OperationClass
 
@@ -45,6 +45,15 @@ class OnFailure(enum.StrEnum):
     ERROR = "error"
 
 
+class Disk(enum.StrEnum):
+    """What becomes of the disk of an instance whose host has died."""
+
+    #: It is on storage that other hosts reach.
+    SHARED = "shared"
+    #: It is on the dead host; another one is made of the image.
+    ANEW = "anew"
+
+
 class Action(msgspec.Struct, frozen=True, kw_only=True):
     """One row. ``guard`` has no default on purpose: leaving it out is a type error (R2)."""
 
@@ -72,6 +81,8 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     pending: TaskState | None = None
     #: The vm state after it; None: it stays.
     becomes: VmState | None = None
+    #: The vm state after it is the one that its guest was found in (``strangers.STATE_OF``), not ``becomes``.
+    as_found: bool = False
     #: The vm state when the guest's memory was saved at its deadline instead of its power taken (R9). None where
     #: that cannot be chosen, because the action goes on with a guest that is off.
     if_saved: VmState | None = None
@@ -84,14 +95,25 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     leaves: bool = False
     #: The vm state that a confirm or revert ends in, where it is not the one that the row begins in.
     comes_from: VmState | None = None
+    #: The instance's host was fenced, and it is made on another one, where room for it is claimed as this is admitted.
+    evacuates: Disk | None = None
     #: The instance is on no host; one is found in the transaction that admits it.
     places: bool = False
+    #: It works on another host than the instance's, which whoever asks for it names; the record stays as it is.
+    elsewhere: bool = False
+    #: Admitted of an instance on no host too, where there is nothing to do for it.
+    without_host: bool = False
     #: What the guest must be seen as for the result to be true; the arbiter restores towards it.
     wants: Observed | None = None
     guard: OperationClass | Exempt
+    #: Every lock binds everybody: an administrator, who passes others' locks elsewhere, releases them first.
+    bound: bool = False
     policy: Policy
     steps: tuple[Step, ...] = ()
     on_failure: OnFailure = OnFailure.KEEP
+    #: It carries out a verdict of the arbiter, so it is not admitted while its host's instances are not judged
+    #: (``Frozen``); tested for every row that the arbiter's table names.
+    by_verdict: bool = False
     #: One sentence for the docs.
     says: str
 
@@ -99,6 +121,17 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     def is_operation(self) -> bool:
         """Whether an agent works on it; the rest is done when it is admitted."""
         return bool(self.steps)
+
+    @property
+    def needs_own(self) -> bool:
+        """Whether the guest's definition and disks must be ours: one that was adopted cannot have it done."""
+        moves = self.places or self.leaves or self.evacuates is not None
+        return moves or not NEEDS_OWN.isdisjoint(self.steps)
+
+    @property
+    def needs_adopted(self) -> bool:
+        """Whether only an adopted guest can have it done."""
+        return Step.RELEASE in self.steps
 
     @property
     def guarded(self) -> OperationClass:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from stateward.domain.actions.row import DELETE, LIVING, Action, Exempt, Policy, Role
+import msgspec
+
+from stateward.domain.actions.row import DELETE, LIVING, START, Action, Exempt, Policy, Role
 from stateward.domain.states import Observed, TaskState, VmState
 from stateward.domain.steps import Step
 
 SYSTEM: Final = Policy("stateward:arbiter", Role.SYSTEM)
 KEEPS_RECORD: Final = Exempt("it brings the guest back to the record, which is what a lock protects")
+_ANOTHER_COPY: Final = Exempt(
+    "it is done to a copy on another host; the instance and its own guest are not touched"
+)
 _SECOND_HALF: Final = Exempt("it ends what was admitted before: without it the instance would be on no host")
 
 ITS_OWN: Final[tuple[Action, ...]] = (
@@ -18,6 +23,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         when=LIVING,
         guard=Exempt("it writes down what the guest did itself; the guest is not touched"),
         policy=SYSTEM,
+        by_verdict=True,
         says="Let the record follow the guest, as the arbiter's table says.",
     ),
     Action(
@@ -28,6 +34,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         wants=Observed.RUNNING,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.DEFINE, Step.POWER_ON),
         says="Start the guest of an active instance that went off though nobody asked for it.",
     ),
@@ -39,6 +46,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         wants=Observed.RUNNING,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.RESTORE_MEMORY,),
         says="Resume an active instance that was saved behind our back.",
     ),
@@ -50,6 +58,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         wants=Observed.RUNNING,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.UNPAUSE,),
         says="Let an active instance run on that was paused behind our back.",
     ),
@@ -61,8 +70,21 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         wants=Observed.PAUSED,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.PAUSE,),
         says="Pause an instance again that was let run behind our back.",
+    ),
+    Action(
+        name="restore_paused",
+        when=frozenset({VmState.PAUSED}),
+        pending=TaskState.POWERING_ON,
+        becomes=VmState.PAUSED,
+        wants=Observed.PAUSED,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        by_verdict=True,
+        steps=(Step.DEFINE, Step.POWER_ON, Step.PAUSE),
+        says="Start the guest of a paused instance that went off, and pause it: only where a policy says so.",
     ),
     Action(
         name="restore_stop",
@@ -72,16 +94,21 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         wants=Observed.SHUTOFF,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.SHUT_DOWN, Step.POWER_OFF, Step.DISCARD_MEMORY),
         says="Shut a stopped instance down again that was started behind our back.",
     ),
     Action(
         name="restore_off",
-        when=frozenset({VmState.STOPPED, VmState.SHELVED, VmState.SOFT_DELETED}),
+        when=frozenset(
+            # The last two where a hold keeps the guest off.
+            {VmState.STOPPED, VmState.SHELVED, VmState.SOFT_DELETED, VmState.RESIZED, VmState.ERROR}
+        ),
         pending=TaskState.POWERING_OFF,
         wants=Observed.SHUTOFF,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.POWER_OFF, Step.DISCARD_MEMORY),
         says="Take the power of an instance that shall be off and was started behind our back.",
     ),
@@ -93,6 +120,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         wants=Observed.SUSPENDED,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.SAVE_MEMORY,),
         says="Save an instance's memory again that was resumed behind our back.",
     ),
@@ -100,11 +128,35 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         name="reap",
         when=frozenset({VmState.DELETED}),
         becomes=VmState.DELETED,
+        without_host=True,
         wants=Observed.MISSING,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE),
         says="Remove the guest of a deleted instance that was found on a host.",
+    ),
+    Action(
+        name="remove_stray",
+        when=frozenset(VmState),
+        elsewhere=True,
+        wants=Observed.MISSING,
+        guard=_ANOTHER_COPY,
+        policy=SYSTEM,
+        by_verdict=True,
+        steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE),
+        says="Remove an older copy of an instance from a host that is not its own.",
+    ),
+    Action(
+        name="halt_stray",
+        when=frozenset(VmState),
+        elsewhere=True,
+        wants=Observed.PAUSED,
+        guard=_ANOTHER_COPY,
+        policy=SYSTEM,
+        by_verdict=True,
+        steps=(Step.PAUSE,),
+        says="Halt a copy of an instance on a host that is not its own, of which nobody knows which is right.",
     ),
     Action(
         name="restore_rescue",
@@ -114,6 +166,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         wants=Observed.RUNNING,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.DEFINE_RESCUE, Step.POWER_ON),
         says="Boot the rescue system again of an instance being rescued that went off.",
     ),
@@ -125,6 +178,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         wants=Observed.MISSING,
         guard=KEEPS_RECORD,
         policy=SYSTEM,
+        by_verdict=True,
         steps=(Step.POWER_OFF, Step.DISCARD_MEMORY, Step.REMOVE),
         says="Remove what is left on a host of an instance that is kept as an image.",
     ),
@@ -133,6 +187,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         when=frozenset({VmState.SOFT_DELETED}),
         pending=TaskState.DELETING,
         becomes=VmState.DELETED,
+        without_host=True,
         wants=Observed.MISSING,
         guard=DELETE,
         policy=SYSTEM,
@@ -175,4 +230,37 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         steps=(Step.PREPARE_DISK, Step.DROP_KEPT_DISK, Step.KEEP_DISK, Step.GROW_DISK, Step.DEFINE),
         says="The same of an instance that was stopped.",
     ),
+)
+
+
+def _after_boot(restores: str, *, says: str, **other: Any) -> Action:
+    """Make the row by which a guest is started again after its host has booted, of the one that restores it.
+
+    It starts a guest that nobody misses in a running host: so what blocks a start blocks it, and it is no sign of a
+    guest that will not stay.
+    """
+    (row,) = (row for row in ITS_OWN if row.name == restores)
+    name = restores.replace("restore_", "boot_")
+    return msgspec.structs.replace(row, name=name, guard=START, says=says, **other)
+
+
+BOOTS: Final[tuple[Action, ...]] = (
+    _after_boot(
+        "restore_start", says="Start the guest of an active instance again after its host has booted."
+    ),
+    _after_boot(
+        "restore_start",
+        label="resized",
+        when=frozenset({VmState.RESIZED}),
+        was=VmState.ACTIVE,
+        becomes=None,
+        says="The same of one whose resize is not confirmed yet.",
+    ),
+    _after_boot(
+        "restore_resume", says="Resume an active instance whose memory its host has saved as it went down."
+    ),
+    _after_boot(
+        "restore_paused", says="Start a paused instance again after its host has booted, and pause it."
+    ),
+    _after_boot("restore_rescue", says="Boot the rescue system again after the host has booted."),
 )

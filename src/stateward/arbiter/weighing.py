@@ -1,0 +1,147 @@
+"""Weighing: what a report comes to, when it is compared with the rows."""
+
+from __future__ import annotations
+
+import msgspec
+import sqlalchemy as sa
+
+from stateward.domain.hosts import Frozen
+from stateward.domain.policies import Policies
+from stateward.domain.records import Observation, Report
+from stateward.domain.states import Cause, Observed
+from stateward.domain.sweeps import Signal
+from stateward.domain.verdicts import Kind
+from stateward.store import hosts, observations
+from stateward.store.sweeps import of_host as sweep_of
+
+#: Verdicts by which nothing follows from what was seen.
+_NOTHING = frozenset({Kind.AGREE, Kind.IGNORE})
+
+#: The same of what was seen before: an alert is told once, and not due again; of a sweep it counts while that lasts.
+_TOLD = _NOTHING | {Kind.ALERT}
+
+#: What has a guest off again; of one that is off, as it may be after all, it takes nothing.
+_OFF_AGAIN = frozenset({"restore_off", "restore_suspend"})
+
+
+class Known:
+    """What is known of a host in this life of the process."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        #: Everything was looked at as of this number; 0: not yet.
+        self.floor = 0
+        #: By which a tally says that everything is as judged last; None: that is not known.
+        self.digest: str | None = None
+        #: Counts what makes the digest unknown.
+        self.doubts = 0
+        #: The latest observations taken note of since ``floor``, by instance; rows keep only those that were news.
+        self.seen: dict[str, int] = {}
+        self.asking = False
+        #: Something came while it was asked that the answer may not have in it.
+        self.again = False
+        #: What a second look last said of its sweep, which is told once.
+        self.told: Signal | None = None
+
+    def doubt(self) -> None:
+        """Have the next tally compared anew."""
+        self.digest = None
+        self.doubts += 1
+
+    def rise(self, seq: int) -> None:
+        """Note that everything was looked at as of a number."""
+        self.floor = max(self.floor, seq)
+        if self.seen:
+            self.seen = {each: newest for each, newest in self.seen.items() if newest > self.floor}
+
+    def last(self, instance_id: str) -> int:
+        """Return the number as of which an instance was looked at last."""
+        return max(self.floor, self.seen.get(instance_id, 0))
+
+
+class Weighed(msgspec.Struct, frozen=True):
+    """What a report comes to."""
+
+    #: What changes a row, or is still to be acted on.
+    news: list[Observation]
+    #: Those of them that something follows from.
+    claims: list[Observation]
+    #: Those of the claims that change a row, by instance: the others were let through before.
+    changing: list[str]
+    #: Living instances of the host.
+    total: int
+    frozen: Frozen | None
+    #: The machine has booted, and what is said of its guests is of that boot, or late (R14).
+    booted: bool
+    #: What was seen of guests whose records name another host.
+    strays: list[Observation]
+    #: Those of the claims that wait for no others: what a lock keeps off is on (R6, R7).
+    urgent: frozenset[str]
+
+    @property
+    def harmless(self) -> list[Observation]:
+        """The news that nothing follows from."""
+        claimed = {each.instance_id for each in self.claims}
+        return [each for each in self.news if each.instance_id not in claimed]
+
+
+def weigh(
+    connection: sa.Connection, report: Report, known: Known, suspects: frozenset[str], policies: Policies
+) -> Weighed:
+    """Compare a report with the rows; a steady host's comes to nothing, and writes nothing."""
+    host = report.host
+    named = {observation.instance_id: observation for observation in report.observations}
+    rows = observations.seen_on(connection, host) if report.complete else []
+    living = {row.id for row in rows}
+    others = [instance_id for instance_id in named if instance_id not in living]
+    if others:
+        # Deleted ones whose guest is still there, or after a report of a few: those few.
+        rows += observations.seen_by_id(connection, others)
+    frozen, boots = hosts.frozen(connection, host), hosts.boots_of(connection, host)
+    booted = boots is not None and (
+        boots.waits or (boots.latest or report.boot_id) != (report.boot_id or boots.latest)
+    )
+    sweep = sweep_of(connection, host) if frozen is Frozen.SWEEP else None
+    if sweep is not None:
+        suspects |= {each.instance_id for each in sweep.observations}
+    news: list[Observation] = []
+    claims: list[Observation] = []
+    changing: list[str] = []
+    strays: list[Observation] = []
+    urgent: set[str] = set()
+    for row in rows:
+        seen = named.get(row.id) or Observation(
+            instance_id=row.id, observed=Observed.MISSING, cause=Cause.OTHER, seq=report.seq, at=report.at
+        )
+        if row.host != host and seen.observed not in {Observed.MISSING, Observed.UNKNOWN}:
+            strays.append(seen)
+        # Each host counts by itself.
+        if row.host != host or seen.seq <= max(row.observed_seq, known.last(row.id)):
+            continue
+        changed = (row.observed, row.cause) != (seen.observed, seen.cause)
+        # What an operation in flight brings about is no deviation.
+        done = _NOTHING if changed or row.id in suspects else _TOLD
+        follows = row.task_state is None and _follows(row, seen, policies, done=done)
+        if changed or follows:
+            news.append(seen)
+        if follows:
+            claims.append(seen)
+        if changed and follows:
+            changing.append(row.id)
+        if (
+            follows
+            and row.locked_by is not None
+            and row.verdict(seen.observed, seen.cause).action in _OFF_AGAIN
+        ):
+            urgent.add(row.id)
+    total = len(living) if report.complete or not claims else observations.living(connection, host)
+    return Weighed(news, claims, changing, total, frozen, booted, strays, frozenset(urgent))
+
+
+def _follows(row: observations.Seen, seen: Observation, policies: Policies, *, done: frozenset[Kind]) -> bool:
+    """Say whether anything follows from what was seen of an instance, other than what is done already.
+
+    Whose policy counts is not in these columns: what one of them could change is judged by the whole row.
+    """
+    kind = row.verdict(seen.observed, seen.cause).kind
+    return kind not in done or policies.may_act(row.vm_state, seen.observed, seen.cause)

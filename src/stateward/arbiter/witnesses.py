@@ -1,0 +1,165 @@
+"""Second signals of a host's death, and fences: protocols, and what there is of each (ADR 0020).
+
+A witness says of a silent host that it lives, that it is dead, or that it cannot tell. A fence takes a host's power.
+Both may be asked again after a kill at any moment, and so must be such that doing it twice is doing it once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import msgspec
+
+#: Seconds in which shared storage has to answer.
+_READ_SECONDS: Final = 10.0
+#: What a probe says by its status; any other says nothing.
+_ALIVE, _DEAD = 0, 1
+_LONGEST_WORD: Final = 200
+
+
+class Word(enum.StrEnum):
+    """What a witness says."""
+
+    ALIVE = "alive"
+    DEAD = "dead"
+    UNKNOWN = "unknown"
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """What a witness says, and for people why."""
+
+    word: Word
+    says: str
+
+
+class Witness(Protocol):
+    """Somebody else who may know whether a host lives."""
+
+    async def ask(self, host: str, since: float) -> Evidence:
+        """Say whether a host lives that has been silent since some time; another time is another silence."""
+        ...
+
+
+class FenceFailed(Exception):
+    """A host's power could not be taken; ``str()`` is for people."""
+
+
+class Fence(Protocol):
+    """What takes a host's power."""
+
+    async def fence(self, host: str) -> str:
+        """Take it, so that nothing runs there when this returns; return for people how.
+
+        Raises:
+            FenceFailed: it is not certain that nothing runs there.
+        """
+        ...
+
+
+class LeaseWitness:
+    """Looks at the lease that a host's agent renews on shared storage, whatever has become of the network."""
+
+    def __init__(self, folder: Path, seconds: float, time: Callable[[], float] | None = None) -> None:
+        """Watch the leases of a folder.
+
+        Args:
+            folder: on storage that the hosts and this machine reach.
+            seconds: a lease that is not renewed for so long is lost.
+            time: counts seconds; None: the event loop. No clock of another machine counts.
+        """
+        self._folder = folder
+        self._seconds = seconds
+        self._time = time
+        #: By host and silence: what was in the lease, and since when it is so.
+        self._seen: dict[tuple[str, float], tuple[bytes, float]] = {}
+
+    async def ask(self, host: str, since: float) -> Evidence:
+        """Compare the lease with what was in it."""
+        try:
+            async with asyncio.timeout(_READ_SECONDS):
+                found = await asyncio.to_thread((self._folder / f"{host}.lease").read_bytes)
+        except FileNotFoundError:
+            return Evidence(word=Word.UNKNOWN, says=f"It has no lease in {self._folder}.")
+        except (OSError, TimeoutError) as error:
+            return Evidence(word=Word.UNKNOWN, says=f"Its lease cannot be read: {error}")
+        now = self._time() if self._time is not None else asyncio.get_running_loop().time()
+        was, at = self._seen.setdefault((host, since), (found, now))
+        if was != found:
+            self._seen[host, since] = (found, now)
+            return Evidence(word=Word.ALIVE, says="It renews its lease on the shared storage.")
+        if now - at >= self._seconds:
+            return Evidence(word=Word.DEAD, says=f"It has not renewed its lease for {now - at:.0f} s.")
+        return Evidence(word=Word.UNKNOWN, says=f"It has not renewed its lease for {now - at:.0f} s yet.")
+
+
+class CommandWitness:
+    """Runs the operator's program: status 0 says that the host lives, 1 that it is dead."""
+
+    def __init__(self, command: Sequence[str], seconds: float) -> None:
+        """Run this, with ``{host}`` replaced, for so many seconds at most."""
+        self._command = tuple(command)
+        self._seconds = seconds
+
+    async def ask(self, host: str, since: float) -> Evidence:
+        """Run it."""
+        del since
+        status, output = await _run(self._command, host, self._seconds)
+        said = f" It says: {output}" if output else ""
+        if status == _ALIVE:
+            return Evidence(word=Word.ALIVE, says=f"The probe reaches it.{said}")
+        if status == _DEAD:
+            return Evidence(word=Word.DEAD, says=f"The probe says that it is dead.{said}")
+        return Evidence(word=Word.UNKNOWN, says=f"The probe cannot tell ({_status(status)}).{said}")
+
+
+class CommandFence:
+    """Runs the operator's program: status 0 says that the host has no power any more."""
+
+    def __init__(self, command: Sequence[str], seconds: float) -> None:
+        """Run this, with ``{host}`` replaced, for so many seconds at most."""
+        self._command = tuple(command)
+        self._seconds = seconds
+
+    async def fence(self, host: str) -> str:
+        """Run it."""
+        status, output = await _run(self._command, host, self._seconds)
+        said = f" It says: {output}" if output else ""
+        if status != 0:
+            raise FenceFailed(f"The fence program failed ({_status(status)}).{said}")
+        return f"The fence program took its power.{said}"
+
+
+def _status(status: int | None) -> str:
+    return "it cannot be run, or took too long" if status is None else f"status {status}"
+
+
+async def _run(command: tuple[str, ...], host: str, seconds: float) -> tuple[int | None, str]:
+    """Run a program and return its status and the end of what it wrote; None when it has none."""
+    words = [word.replace("{host}", host) for word in command]
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *words,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=os.environ | {"STATEWARD_HOST": host},
+            start_new_session=True,
+        )
+    except OSError as error:
+        return None, str(error)
+    try:
+        async with asyncio.timeout(seconds):
+            output, _ = await process.communicate()
+    except TimeoutError:
+        return None, f"It was ended after {seconds:g} s."
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    text = " ".join(output.decode(errors="replace").split())
+    return process.returncode, text[-_LONGEST_WORD:]

@@ -1,0 +1,237 @@
+"""Writing verdicts: what the table says becomes a guarded UPDATE, an operation and an audit record.
+
+Every write carries the fence that the verdict was read with, and touches nothing where the host's instances are not
+judged now (``Frozen``): that is in the condition which ``admit.conditions`` gives every row that carries out a verdict.
+"""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import sqlalchemy as sa
+import structlog
+
+from stateward.domain import admit
+from stateward.domain.actions import BY_KEY, restores
+from stateward.domain.admit import Condition, Test
+from stateward.domain.errors import Refusal, Refused
+from stateward.domain.policies import CrashLoop, Policies
+from stateward.domain.records import Fault, Instance, Operation, OperationState
+from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.verdicts import Verdict
+from stateward.operations.admission import Admission, operation_for
+from stateward.operations.immediate import system_actor
+from stateward.store import boots, hosts, instances, operations
+
+log = structlog.get_logger()
+
+
+class Writing:
+    """Writes what a verdict says."""
+
+    def __init__(
+        self, admission: Admission, policies: Policies, judge_later: Callable[[float, str], None]
+    ) -> None:
+        """Use an admission's database, clock and outbox; ``judge_later`` has an instance judged in so many seconds."""
+        self._admission = admission
+        self._policies = policies
+        self._judge_later = judge_later
+        #: What was alerted last, so that a deviation that stays is told once.
+        self._alerted: dict[str, tuple[VmState, Observed, Cause]] = {}
+
+    def no_alert(self, instance_id: str) -> None:
+        """Note that there is nothing to alert of an instance; the next alert of it is news."""
+        self._alerted.pop(instance_id, None)
+
+    async def adopt(self, instance: Instance, verdict: Verdict) -> None:
+        """Have the record follow the guest."""
+        changes: dict[str, Any] = {
+            "vm_state": verdict.becomes.value if verdict.becomes else None,
+            # As of when its agent saw it, not of when that was judged: people pay by it (R16).
+            "state_since": instance.observed_at,
+        }
+        await self._write(instance, verdict, changes)
+
+    async def quarantine(self, instance: Instance, verdict: Verdict) -> None:
+        """Leave the instance to a person, in ERROR, and its guest exactly as it is."""
+        fault = Fault(
+            code=500,
+            message=f"{verdict.says} Its guest is left as it is; find out why, then reset the instance's state.",
+            created=self._admission.clock.now(),
+        )
+        await self._write(instance, verdict, {"vm_state": VmState.ERROR.value, "fault": fault}, alerts=True)
+
+    async def restore(self, instance: Instance, verdict: Verdict) -> None:
+        """Bring the guest back to the record; one that will not stay is left alone, in ERROR."""
+        action = BY_KEY[verdict.action or ""]
+        actor = system_actor(f"req-{uuid.uuid4()}")
+        loop = self._policies.crash_loop_of(instance)
+
+        def work(connection: sa.Connection) -> float | None:
+            now = self._admission.clock.now()
+            if action.pending is None and operations.unfinished(connection, instance.id):
+                # No task state keeps a second reap from being admitted beside the first.
+                raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance.id)
+            tries = operations.since(connection, instance.id, restores(), now - loop.seconds)
+            # Who starts a held guest again and again does not get it that way.
+            if action.pending is not None and not instance.held and len(tries) >= loop.restores:
+                return None
+            pause = _pause(tries, loop, now, held=instance.held)
+            if pause > 0:
+                return pause
+            self._admission.admit_in(
+                connection, action, instance.id, actor, fence=instance.fence, why=verdict.says
+            )
+            operations.record(
+                connection,
+                at=now,
+                event="verdict",
+                actor=actor,
+                instance_id=instance.id,
+                action=verdict.action,
+                detail=_detail(instance, verdict),
+            )
+            return 0.0
+
+        try:
+            pause = await self._admission.database.write(work)
+        except Refused as refused:
+            # Something was admitted since the row was read: the verdict was about a state that has passed.
+            log.debug("a verdict came too late", instance=instance.id, error=str(refused))
+            return
+        if pause is not None:
+            if pause > 0:
+                self._judge_later(pause, instance.id)
+            else:
+                self._admission.wake()
+            return
+        last = f" The last attempt failed: {instance.fault.message}" if instance.fault is not None else ""
+        fault = Fault(
+            code=500,
+            message=f"The guest had to be brought back {loop.restores} times within "
+            f"{loop.seconds:.0f} seconds and is left alone. Find out why it goes off, then stop and "
+            f"start it or reboot it hard. Last seen: {verdict.says}{last}",
+            created=self._admission.clock.now(),
+        )
+        await self._write(instance, verdict, {"vm_state": VmState.ERROR.value, "fault": fault}, alerts=True)
+
+    async def alert(self, instance: Instance, verdict: Verdict) -> None:
+        """Tell the operator, once for as long as it stays so."""
+        what = (instance.vm_state, instance.observed, instance.cause)
+        if self._alerted.get(instance.id) == what:
+            return
+        # One that came too late was told to nobody.
+        if await self._write(instance, verdict, {}):
+            self._alerted[instance.id] = what
+
+    async def _write(
+        self, instance: Instance, verdict: Verdict, changes: dict[str, Any], *, alerts: bool = False
+    ) -> bool:
+        """Write a verdict that needs no agent; say whether it was written."""
+
+        def work(connection: sa.Connection) -> bool:
+            now = self._admission.clock.now()
+            return write_in(connection, now, instance, verdict, changes, alerts=alerts)
+
+        return await self._admission.database.write(work)
+
+
+def write_in(
+    connection: sa.Connection,
+    now: float,
+    instance: Instance,
+    verdict: Verdict,
+    changes: dict[str, Any],
+    *,
+    alerts: bool = False,
+    cause: str | None = None,
+) -> bool:
+    """Write a verdict that needs no agent: the record's change, its operation and the audit record.
+
+    Args:
+        connection: in a transaction.
+        now: seconds since the epoch.
+        instance: as it was judged.
+        verdict: what is written.
+        changes: of the record; nothing is written where it is not as it was judged any more.
+        alerts: a person has to look; that is a record of its own.
+        cause: to be told in the stead of the observation's.
+
+    Returns:
+        Whether it was written; not, when it came too late.
+    """
+    action = BY_KEY["adopt"]
+    actor = system_actor(f"req-{uuid.uuid4()}")
+    checks = (
+        *admit.conditions(action, actor.kind, fence=instance.fence),
+        Condition(
+            column="observed_seq", test=Test.EQUALS, value=instance.observed_seq, refusal=Refusal.OVERTAKEN
+        ),
+    )
+    updated = instance
+    if changes:
+        changed = instances.guarded_update(connection, instance.id, checks, changes | {"updated_at": now})
+        if changed is None:
+            return False
+        updated = changed
+        operation = operation_for(
+            action, updated, actor, now=now, operation_id=str(uuid.uuid4()), message=verdict.says
+        )
+        operations.insert(connection, operation)
+    elif not judged(connection, instance):
+        return False
+    detail = _detail(instance, verdict) | ({} if cause is None else {"cause": cause})
+    operations.record(
+        connection,
+        at=now,
+        event="verdict",
+        actor=actor,
+        instance_id=instance.id,
+        action=verdict.kind.value,
+        detail=detail | operations.moved(instance, updated),
+    )
+    if alerts:
+        told = "" if updated.fault is None else updated.fault.message
+        operations.record(
+            connection,
+            at=now,
+            event="alert",
+            actor=actor,
+            instance_id=instance.id,
+            action=verdict.kind.value,
+            detail=detail | {"says": told},
+        )
+    return True
+
+
+def judged(connection: sa.Connection, instance: Instance) -> bool:
+    """Say whether an instance is judged now: its host's are, and it is not its host's boot that decides of it."""
+    return hosts.frozen(connection, instance.host) is None and boots.awaited(connection, instance) is None
+
+
+def _pause(tries: list[Operation], loop: CrashLoop, now: float, *, held: bool) -> float:
+    """Return the seconds to wait before a guest is brought back again: longer after each time, however that ended.
+
+    Under a hold only what failed is waited for: who starts a held guest again and again has it run no longer (R6).
+    """
+    if held:
+        tries = list(itertools.takewhile(lambda each: each.state is OperationState.FAILED, tries))
+    # What lies ahead was written by a clock that was set back since: it must not make the pause an hour.
+    ended = [at for each in tries if (at := each.finished_at or each.started_at) <= now]
+    return max(max(ended) + loop.wait(len(tries)) - now, 0.0) if ended else 0.0
+
+
+def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:
+    return {
+        "expected": instance.vm_state.value,
+        "observed": instance.observed.value,
+        "cause": instance.cause.value,
+        "verdict": verdict.kind.value,
+        "says": verdict.says,
+        "decided_by": verdict.decided_by,
+        # When its agent saw it: by this the time to detect and to restore is counted.
+        "seen_at": instance.observed_at,
+    }

@@ -1,0 +1,146 @@
+"""``stateward event``: what happens, listed and followed from the command line."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, Final
+
+import click
+
+from stateward.cli.client import Client, Unreachable
+from stateward.cli.command import as_json, command
+from stateward.cli.words import printable, table, write
+
+#: Seconds between two attempts to reach a server that does not answer.
+_AGAIN: Final = 1.0
+#: Seconds after which a server that does not answer is given up.
+_PATIENCE: Final = 60.0
+_COLUMNS: Final = ("Time", "Event", "Server", "By", "Says")
+_PREFIX: Final = "org.stateward."
+
+
+@click.group()
+def event() -> None:
+    """Look at what happens: states, operations, locks, verdicts, alerts (docs/events.md)."""
+
+
+_type = click.option(
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    help="Only this type, as alert or 'lock.*'; several times for several.",
+)
+_server = click.option("--server", metavar="NAME", help="Only those of this server.")
+_project = click.option(
+    "--project", metavar="NAME", help="Only those of this project's servers; for administrators."
+)
+_host = click.option("--host", metavar="NAME", help="Only those of this host; for administrators.")
+
+
+@event.command("list")
+@_type
+@_server
+@_project
+@_host
+@click.option("--after", metavar="ID", help="Those after the event with this id.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True)
+@command
+def list_(
+    client: Client,
+    form: str,
+    /,
+    *,
+    types: tuple[str, ...],
+    server: str | None,
+    project: str | None,
+    host: str | None,
+    after: str | None,
+    limit: int,
+) -> bool:
+    """List the newest events, oldest first."""
+    found = client.events(**_filters(client, types, server, project, host), after=after, limit=str(limit))
+    if form == "json":
+        as_json(found)
+    else:
+        write(table(_COLUMNS, map(_row, found)))
+    return True
+
+
+@event.command()
+@_type
+@_server
+@_project
+@_host
+@click.option("--after", metavar="ID", help="Begin after the event with this id, not now.")
+@command
+def watch(
+    client: Client,
+    form: str,
+    /,
+    *,
+    types: tuple[str, ...],
+    server: str | None,
+    project: str | None,
+    host: str | None,
+    after: str | None,
+) -> bool:
+    """Follow events as they happen, one a line, over restarts of the server; end it with Ctrl-C."""
+    filters = _filters(client, types, server, project, host)
+    place, heard, told = after, time.monotonic(), False
+    while True:
+        try:
+            for reached, found in client.follow_events(place, **filters):
+                place, heard, told = reached, time.monotonic(), False
+                if found is not None:
+                    click.echo(json.dumps(found) if form == "json" else line(found))
+        except KeyboardInterrupt:
+            return True
+        except Unreachable:
+            if time.monotonic() - heard > _PATIENCE:
+                raise
+        if not told:
+            click.echo("stateward: the server does not answer; this goes on, and nothing is lost", err=True)
+            told = True
+        time.sleep(_AGAIN)
+
+
+def _filters(
+    client: Client, types: tuple[str, ...], server: str | None, project: str | None, host: str | None
+) -> dict[str, str | tuple[str, ...] | None]:
+    return {
+        "type": types,
+        "instance": None if server is None else client.server(server),
+        "project": None if project is None else client.project(project),
+        "host": host,
+    }
+
+
+def line(found: dict[str, Any]) -> str:
+    """Write an event in one line."""
+    return "  ".join(printable(cell) for cell in _row(found) if cell)
+
+
+def _row(found: dict[str, Any]) -> tuple[str, ...]:
+    data = found["data"]
+    return (
+        found["time"][:23] + "Z",
+        found["type"].removeprefix(_PREFIX),
+        str(data.get("instance", {}).get("name") or found.get("subject", "")),
+        str(data["actor"]["kind"]),
+        _says(found),
+    )
+
+
+def _says(found: dict[str, Any]) -> str:
+    """Say in few words what an event is about."""
+    data: dict[str, Any] = found["data"]
+    detail: dict[str, Any] = data["detail"]
+    if found["type"] == f"{_PREFIX}instance.state-changed":
+        return f"{detail['from'] or 'new'} -> {detail['to']}"
+    words = [str(data["action"] or "")]
+    words += [str(detail[name]) for name in ("outcome", "message", "says", "why") if detail.get(name)]
+    lock: dict[str, Any] = detail.get("lock") or {}
+    words += [str(lock[name]) for name in ("name", "reason") if lock.get(name)]
+    return ": ".join(filter(None, words))

@@ -1,0 +1,1 @@
+"""The plugin of python-openstackclient: ``openstack server lock …``, ``hold …`` and ``explain``."""

@@ -1,0 +1,193 @@
+"""The rows of a boot's plan, on both databases: made with the judging, and carried out by whoever comes (R14)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from stateward.arbiter.reconcile import Arbiter
+from stateward.domain.boots import Pace, Turn, TurnState
+from stateward.domain.records import Observation, Operation, OperationState, Report
+from stateward.domain.states import Cause, Observed, VmState
+from stateward.operations.admission import Admission, ShutdownDefaults
+from stateward.store import boots, hosts, instances, operations
+from stateward.store.engine import Database
+from stateward.store.tables import BOOT_TURNS
+from tests.arbiter.test_reports import Overtaking, add, row_of
+from tests.rows import NOW, SetClock
+
+
+def make_arbiter(database: Database, **pace: Any) -> Arbiter:
+    """Make an arbiter that does what the test says and nothing by itself."""
+    return Arbiter(
+        Admission(database, SetClock(), ShutdownDefaults(), lambda: None),
+        pace=Pace(**({"parallel": 2} | pace)),
+    )
+
+
+def report(seq: int, boot_id: str, *off: str, complete: bool = True) -> Report:
+    return Report(
+        host="h",
+        complete=complete,
+        observations=tuple(
+            Observation(instance_id=each, observed=Observed.SHUTOFF, cause=Cause.OTHER, seq=seq, at=NOW + seq)
+            for each in off
+        ),
+        seq=seq,
+        at=NOW + seq,
+        boot_id=boot_id,
+    )
+
+
+async def known(database: Database) -> None:
+    """Make the host known, in its first boot."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    await database.write(lambda connection: hosts.note_boot(connection, "h", "one", 1, NOW))
+
+
+async def turns(database: Database) -> list[Turn]:
+    found = await database.read(lambda connection: boots.turns(connection, "h"))
+    return sorted(found, key=lambda turn: turn.number)
+
+
+async def operations_of(database: Database, instance_id: str) -> list[Operation]:
+    return await database.read(lambda connection: operations.of_instance(connection, instance_id))
+
+
+async def end_operations(database: Database) -> int:
+    """End what is under way, as well as it can."""
+    unfinished = await database.read(operations.unfinished)
+    for each in unfinished:
+        await _end(database, each)
+    return len(unfinished)
+
+
+async def _end(database: Database, each: Operation) -> None:
+    await database.write(
+        lambda connection: operations.finish(connection, each.id, OperationState.SUCCEEDED, NOW, each.message)
+    )
+
+
+async def test_a_plan_is_made_by_the_first_complete_report(database: Database) -> None:
+    """Not by one of a few, and not by one of the boot before that comes late."""
+    await known(database)
+    ran = [await add(database) for _ in range(3)]
+    stopped = await add(database, vm_state="stopped")
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(10, "two", ran[0], complete=False))
+    await arbiter.intake.take(report(9, "one", *ran, stopped))
+    assert await turns(database) == []
+    await arbiter.boots.step("h")
+    assert await end_operations(database) == 0
+    await arbiter.intake.take(report(11, "two", *ran, stopped))
+    assert [(turn.instance_id, turn.state, turn.boot_id) for turn in await turns(database)] == [
+        (each, TurnState.WAITING, "two") for each in ran
+    ]
+    for each in ran:
+        assert await arbiter.reconcile(each) is None
+
+
+async def test_steps_start_so_many_and_no_more(database: Database) -> None:
+    """However often they are done, and by however many at once."""
+    await known(database)
+    ran = [await add(database) for _ in range(5)]
+    arbiters = [make_arbiter(database) for _ in range(3)]
+    await arbiters[0].intake.take(report(10, "two", *ran))
+    counts: list[int] = []
+    for _ in range(4):
+        for _ in range(2):
+            await asyncio.gather(*(arbiter.boots.step("h") for arbiter in arbiters))
+        counts.append(await end_operations(database))
+    assert counts == [2, 2, 1, 0]
+    assert await turns(database) == []
+    for each in ran:
+        found = await operations_of(database, each)
+        assert [operation.action for operation in found] == ["boot_start"]
+        assert found[0].message == "Its host has rebooted and it ran before; it is started again."
+
+
+@pytest.mark.parametrize("left", ["frozen", "moved"])
+async def test_what_is_not_this_plan_s_any_more(database: Database, left: str) -> None:
+    """A host whose instances are not judged, or an instance that something was admitted for, is left."""
+    await known(database)
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(10, "two", instance_id))
+    if left == "frozen":
+        await database.write(lambda connection: hosts.note_boot(connection, "h", "three", 11, NOW))
+    else:
+        turn = (await turns(database))[0]
+        await database.write(lambda connection: boots.change(connection, turn, fence=turn.fence - 1))
+    await arbiter.boots.step("h")
+    assert await end_operations(database) == 0
+    assert (await row_of(database, instance_id)).task_state is None
+    assert [turn.state for turn in await turns(database)] == (["waiting"] if left == "frozen" else [])
+
+
+async def test_the_record_follows_in_the_same_transaction(database: Database) -> None:
+    """Of those that are not started: a paused one, and one with a lock."""
+    await known(database)
+    paused, locked = (
+        await add(database, vm_state="paused", observed="paused"),
+        await add(database, owner_blocks=1, locked_by="owner"),
+    )
+    await make_arbiter(database).intake.take(report(10, "two", paused, locked))
+    assert [(await row_of(database, each)).vm_state for each in (paused, locked)] == [VmState.STOPPED] * 2
+
+
+def test_a_turn_is_its_row() -> None:
+    """No field without a column."""
+    assert set(Turn.__struct_fields__) == set(BOOT_TURNS.c.keys())
+    assert msgspec.structs.fields(Turn)[0].name == "instance_id"
+
+
+class Planning(Overtaking):
+    """A database in which a plan is made between a verdict's look and its write."""
+
+    def __init__(self, database: Database, turn: Turn) -> None:
+        super().__init__(database)
+        self._turn = turn
+
+    async def overtake(self) -> None:
+        """Make it."""
+        await self._database.write(lambda connection: boots.begin(connection, "h", [self._turn]))
+
+
+@pytest.mark.parametrize("cause", ["guest", "destroyed"], ids=["adopt", "restore"])
+async def test_a_plan_goes_before_a_verdict(database: Database, cause: str) -> None:
+    """That is in the condition of the verdict's write, by the fence."""
+    await known(database)
+    instance_id = await add(database, observed="shutoff", cause=cause)
+    turn = Turn(
+        instance_id=instance_id,
+        host="h",
+        boot_id="one",
+        fence=1,
+        priority=0,
+        number=1,
+        state=TurnState.WAITING,
+    )
+    await make_arbiter(Planning(database, turn)).reconcile(instance_id)
+    row = await row_of(database, instance_id)
+    assert (row.vm_state, row.task_state, row.fence) == (VmState.ACTIVE, None, 1)
+    assert await operations_of(database, instance_id) == []
+
+
+async def test_a_second_boot_forgets_the_first_one_s_plan(database: Database) -> None:
+    """What waited for its turn has a lock by then: it is recorded as stopped, whatever the old plan says."""
+    await known(database)
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(10, "two", instance_id))
+    assert [turn.state for turn in await turns(database)] == [TurnState.WAITING]
+    await database.write(
+        lambda connection: instances.guarded_update(
+            connection, instance_id, (), {"owner_blocks": 1, "locked_by": "owner"}
+        )
+    )
+    await arbiter.intake.take(report(20, "three", instance_id))
+    assert (await row_of(database, instance_id)).vm_state is VmState.STOPPED
+    assert await turns(database) == []

@@ -1,0 +1,247 @@
+"""Second signals and fences: who is believed, how often somebody is asked, and what the plugins make of programs."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from stateward.agent.lease import Lease, LeaseFile
+from stateward.arbiter.deaths import DeathRules, Deaths
+from stateward.arbiter.witnesses import (
+    CommandFence,
+    CommandWitness,
+    Evidence,
+    FenceFailed,
+    LeaseWitness,
+    Word,
+)
+from stateward.bus.memory import MemoryBus
+from stateward.domain.hosts import Condition
+from stateward.store import hosts
+from stateward.store.engine import Database
+from tests.operations.desk import Desk
+
+
+class Says:
+    """A witness that says what it is told to, or fails."""
+
+    def __init__(self, word: Word | None) -> None:
+        self.word = word
+        self.asked = 0
+
+    async def ask(self, host: str, since: float) -> Evidence:
+        """Say it."""
+        del host, since
+        self.asked += 1
+        if self.word is None:
+            msg = "no answer"
+            raise ZeroDivisionError(msg)
+        return Evidence(word=self.word, says=f"It says {self.word}.")
+
+
+class Switch:
+    """A fence that fails so many times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.pulled = 0
+
+    async def fence(self, host: str) -> str:
+        """Take the power."""
+        self.pulled += 1
+        if self.pulled <= self.failures:
+            raise FenceFailed(f"The switch of {host} is stuck.")
+        return "The switch was pulled."
+
+
+async def silent(desk: Desk, deaths: Deaths) -> None:
+    """Have host ``h`` of two fall silent."""
+    await desk.add_host("h")
+    await desk.add_host("g")
+    await deaths.look()
+    for number in range(5):
+        await asyncio.sleep(10.0)
+        await desk.add_host("g", at=desk.clock.at + number + 1)
+        await deaths.look()
+
+
+async def condition(desk: Desk) -> Condition:
+    host = await desk.database.read(lambda connection: hosts.named(connection, "h"))
+    assert host is not None
+    return host.condition
+
+
+@pytest.mark.asyncio
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("words", "becomes"),
+    [
+        ((), Condition.SUSPECT),
+        ((Word.UNKNOWN,), Condition.SUSPECT),
+        ((None,), Condition.SUSPECT),
+        ((Word.DEAD,), Condition.DEAD),
+        ((Word.UNKNOWN, Word.DEAD), Condition.DEAD),
+        ((Word.DEAD, Word.ALIVE), Condition.SUSPECT),
+        ((None, Word.DEAD), Condition.DEAD),
+    ],
+)
+async def test_who_is_believed(
+    inline_database: Database, words: tuple[Word | None, ...], becomes: Condition
+) -> None:
+    """One that says that the host lives is enough against all others; one that cannot tell says nothing."""
+    desk = Desk(inline_database)
+    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), witnesses=[Says(word) for word in words])
+    await silent(desk, deaths)
+    assert await condition(desk) is becomes
+    alerts = [detail["says"] for event, _action, detail in await desk.audit() if event == "alert"]
+    assert len(alerts) == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.looptime
+async def test_a_host_that_was_forced_down(inline_database: Database) -> None:
+    """That an operator said so to Nova confirms the silence; it fences nobody."""
+    desk = Desk(inline_database)
+    deaths = Deaths(desk.admission, MemoryBus(), DeathRules())
+    host_id = await desk.add_host("h")
+    await desk.database.write(lambda connection: hosts.change(connection, host_id, {"forced_down": True}))
+    await silent(desk, deaths)
+    assert await condition(desk) is Condition.DEAD
+
+
+@pytest.mark.asyncio
+@pytest.mark.looptime
+async def test_a_fence_that_fails_is_tried_again(inline_database: Database) -> None:
+    """Less and less often, and told once; a host is fenced only when the fence says so."""
+    desk = Desk(inline_database)
+    switch = Switch(failures=2)
+    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), witnesses=[Says(Word.DEAD)], fence=switch)
+    await silent(desk, deaths)
+    assert (await condition(desk), switch.pulled) == (Condition.DEAD, 1)
+    await asyncio.sleep(15.0)
+    await deaths.look()
+    await deaths.look()
+    assert (await condition(desk), switch.pulled) == (Condition.DEAD, 2)
+    await asyncio.sleep(30.0)
+    await deaths.look()
+    assert (await condition(desk), switch.pulled) == (Condition.FENCED, 3)
+    await deaths.look()
+    alerts = [detail["says"] for event, _action, detail in await desk.audit() if event == "alert"]
+    assert alerts == [
+        "Host h is dead and could not be fenced: The switch of h is stuck.",
+        alerts[1],
+    ]
+    assert alerts[1].startswith("Host h is fenced. 0 of its 0 instances can be evacuated")
+
+
+@pytest.mark.asyncio
+@pytest.mark.looptime
+async def test_a_maintained_host_may_be_silent(inline_database: Database) -> None:
+    """Nobody is asked about it, and nothing becomes of it."""
+    desk = Desk(inline_database)
+    witness = Says(Word.DEAD)
+    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), witnesses=[witness])
+    await desk.add_host("h")
+    now = desk.clock.at
+    await desk.database.write(lambda c: hosts.maintain(c, "h", "New disks.", now + 3600.0, now))
+    await silent(desk, deaths)
+    assert (await condition(desk), witness.asked) == (Condition.UP, 0)
+    assert await desk.database.write(lambda c: hosts.end_maintenance(c, "h")) is True
+    await deaths.look()
+    assert (await condition(desk), witness.asked) == (Condition.UP, 0)
+    await asyncio.sleep(31.0)
+    await desk.add_host("g", at=desk.clock.at + 100)
+    await deaths.look()
+    assert await condition(desk) is Condition.DEAD
+
+
+class Seconds:
+    """Counts seconds as it is told to."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+async def test_a_lease(tmp_path: Path) -> None:
+    """Renewed, its host lives; not renewed for its time, it is dead; nothing follows from one that is not there."""
+    time = Seconds()
+    witness = LeaseWitness(tmp_path, 60.0, time)
+    assert (await witness.ask("h", 1.0)).word is Word.UNKNOWN
+    lease = LeaseFile(tmp_path, "h", seconds=1.0, boot_id=lambda: "b", counter=lambda: 1)
+    lease.renew(Lease(host="h", boot_id="b", counter=1))
+    found: list[Word] = []
+    for at, counter in ((0.0, 1), (30.0, 1), (40.0, 2), (99.0, 2), (100.0, 2), (101.0, 3)):
+        time.at = at
+        lease.renew(Lease(host="h", boot_id="b", counter=counter))
+        found.append((await witness.ask("h", 1.0)).word)
+    assert found == [Word.UNKNOWN, Word.UNKNOWN, Word.ALIVE, Word.UNKNOWN, Word.DEAD, Word.ALIVE]
+    # Another silence: what was seen in the one before says nothing.
+    assert (await witness.ask("h", 2.0)).word is Word.UNKNOWN
+
+
+async def test_a_lease_is_renewed(tmp_path: Path) -> None:
+    """For as long as the agent lives, also after storage that could not be written to."""
+    counts = iter(range(1, 100))
+    folder = tmp_path / "leases"
+    lease = LeaseFile(folder, "h", seconds=0.01, boot_id=lambda: "b", counter=lambda: next(counts))
+    running = asyncio.create_task(lease.run())
+    await asyncio.sleep(0.05)
+    folder.mkdir()
+    seen: set[bytes] = set()
+    for _ in range(1000):
+        await asyncio.sleep(0.01)
+        if (folder / "h.lease").exists():
+            seen.add((folder / "h.lease").read_bytes())
+        if len(seen) > 1:
+            break
+    running.cancel()
+    assert len(seen) > 1
+
+
+def script(body: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", f"import os, sys, time; {body}", "{host}")
+
+
+@pytest.mark.parametrize(
+    ("body", "word", "says"),
+    [
+        ("print('pong', sys.argv[1])", Word.ALIVE, "The probe reaches it. It says: pong alpha"),
+        (
+            "print(os.environ['STATEWARD_HOST']); sys.exit(1)",
+            Word.DEAD,
+            "The probe says that it is dead. It says: alpha",
+        ),
+        ("sys.exit(2)", Word.UNKNOWN, "The probe cannot tell (status 2)."),
+        (
+            "time.sleep(60)",
+            Word.UNKNOWN,
+            "The probe cannot tell (it cannot be run, or took too long). It says: It was ended after 2 s.",
+        ),
+    ],
+)
+async def test_a_probe(body: str, word: Word, says: str) -> None:
+    """By its status; one that hangs is ended."""
+    evidence = await CommandWitness(script(body), 2.0).ask("alpha", 0.0)
+    assert (evidence.word, evidence.says) == (word, says)
+
+
+async def test_a_program_that_is_not_there() -> None:
+    """It says nothing, and fences nobody."""
+    assert (await CommandWitness(("/nowhere/probe",), 1.0).ask("h", 0.0)).word is Word.UNKNOWN
+    with pytest.raises(FenceFailed, match="it cannot be run"):
+        await CommandFence(("/nowhere/fence",), 1.0).fence("h")
+
+
+async def test_a_fence_program() -> None:
+    """Only status 0 says that the power is gone."""
+    assert await CommandFence(script("print('off')"), 10.0).fence("h") == (
+        "The fence program took its power. It says: off"
+    )
+    with pytest.raises(FenceFailed, match=r"The fence program failed \(status 3\)"):
+        await CommandFence(script("sys.exit(3)"), 10.0).fence("h")

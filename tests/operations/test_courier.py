@@ -1,0 +1,452 @@
+"""Webhooks: in order, at least once, signed; tried again, given up, redelivered; and nobody waits for another."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from stateward.domain.errors import Conflict, Invalid, NotFound
+from stateward.domain.events import Place
+from stateward.domain.locks import ActorKind
+from stateward.domain.notifications import BY_TASK
+from stateward.domain.records import Observation, Outcome, Result
+from stateward.domain.states import Cause, Observed, TaskState
+from stateward.domain.webhooks import Format, Patience, Webhook, sign
+from stateward.operations.changes import Changes
+from stateward.operations.completion import Completion
+from stateward.operations.courier import Courier, bodies
+from stateward.operations.posting import HttpPost, NotDelivered, check_url, is_public
+from stateward.operations.webhooks import Wanted, Webhooks
+from stateward.store import webhooks
+from tests.operations.desk import Desk
+from tests.rows import NOW, actor
+
+ADMIN = actor(ActorKind.ADMIN, project="operations")
+URL = "https://example.org/hook"
+
+
+class Receiver:
+    """Takes what is posted, or refuses it."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        self.arrived: asyncio.Queue[str] = asyncio.Queue()
+        self.refuses: dict[str, NotDelivered] = {}
+        self.waits: dict[str, asyncio.Event] = {}
+
+    async def __call__(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
+        if url in self.waits:
+            await self.waits[url].wait()
+        if url in self.refuses:
+            raise self.refuses[url]
+        self.arrived.put_nowait(url)
+        self.got.append((url, msgspec.json.decode(body), dict(headers)))
+
+    def ids(self, url: str = URL) -> list[str]:
+        return [body["id"] for address, body, _headers in self.got if address == url]
+
+
+class Office:
+    """Webhooks on a desk's database, delivered when a test says so."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.post = Receiver()
+        self.webhooks = Webhooks(desk.database, desk.clock, self.post, "/here")
+        self.courier = self.new_courier()
+
+    def new_courier(self) -> Courier:
+        """Return what a new life of the server would deliver with."""
+        return Courier(
+            self.desk.database,
+            self.desk.clock,
+            Changes(),
+            self.post,
+            bodies("/here"),
+            patience=Patience(attempts=3, disable_after=1000),
+            jitter=lambda: 0.5,
+        )
+
+    async def add(self, name: str = "one", url: str = URL, **more: Any) -> Webhook:
+        return await self.webhooks.add(Wanted(name=name, url=url, **more), ADMIN)
+
+    async def happens(self, count: int = 1) -> None:
+        """Have so many records made, of one event each."""
+        for _number in range(count):
+            await self.desk.admit("stop", await self.desk.add())
+
+    async def deliver(self, after: float = 0) -> None:
+        self.desk.clock.at += after
+        await self.courier.look()
+        await self.courier.settle()
+
+    async def row(self, name: str = "one") -> Webhook:
+        return (await self.webhooks.get(name))[0]
+
+
+@pytest.fixture
+def office(desk: Desk) -> Office:
+    return Office(desk)
+
+
+def test_the_standard_s_own_example() -> None:
+    """Of the specification's reference libraries."""
+    headers = sign(
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",),
+        "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        1614265330,
+        b'{"test": 2432232314}',
+    )
+    assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+async def test_in_order_and_signed(office: Office) -> None:
+    """From when it was made on; each once; a receiver can check them with the secret alone."""
+    await office.happens()
+    made = await office.add()
+    await office.happens(3)
+    await office.deliver()
+    # Its own making is the first.
+    assert office.post.ids() == ["2.0", "3.0", "4.0", "5.0"]
+    await office.deliver()
+    assert len(office.post.got) == 4
+    _url, body, headers = office.post.got[1]
+    key = base64.b64decode(made.secret.removeprefix("whsec_"))
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + msgspec.json.encode(body)
+    expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    assert (headers["webhook-id"], headers["webhook-timestamp"]) == ("evt_3_0", str(int(NOW)))
+    assert headers["webhook-signature"] == f"v1,{expected}"
+    row = await office.row()
+    assert (row.delivered, row.reached, row.attempts) == (4, Place(5, 9), 0)
+
+
+async def test_a_life_that_ends_loses_nothing(office: Office) -> None:
+    """Killed while it sends, the next one sends again what was not noted, under the same id."""
+    await office.add()
+    await office.happens(2)
+    office.post.waits[URL] = asyncio.Event()
+    await office.courier.look()
+    await asyncio.sleep(0)
+    await office.courier.stop()
+    assert office.post.got == []
+    del office.post.waits[URL]
+    office.courier = office.new_courier()
+    await office.deliver()
+    assert office.post.ids() == ["1.0", "2.0", "3.0"]
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_what_was_sent_and_not_noted(office: Office, *, killed: bool) -> None:
+    """After a kill it is sent again; a server that stops notes it first."""
+    await office.add()
+    await office.deliver()
+    await office.happens()
+    await office.deliver()
+    assert office.post.ids() == ["1.0", "2.0"]
+    assert (await office.row()).reached == Place(1, 9)
+    if not killed:
+        await office.courier.stop()
+    office.courier = office.new_courier()
+    await office.happens()
+    await office.deliver()
+    assert office.post.ids() == ["1.0", "2.0", *(["2.0"] if killed else []), "3.0"]
+    assert (await office.row()).delivered == 3
+
+
+async def test_who_fails_is_tried_again(office: Office) -> None:
+    """Each time after twice as long; then it is a dead letter, and the next one is tried."""
+    await office.add(types=("operation.*",))
+    await office.happens(2)
+    office.post.refuses[URL] = NotDelivered("It answered 500.")
+    await office.deliver()
+    row = await office.row()
+    assert (row.attempts, row.next_try_at, row.last_error) == (1, NOW + 1, "It answered 500.")
+    assert row.failing_since == NOW
+    await office.deliver(0.9)
+    assert (await office.row()).attempts == 1
+    await office.deliver(0.1)
+    row = await office.row()
+    assert (row.attempts, row.next_try_at) == (2, NOW + 3)
+    await office.deliver(2)
+    (letter,) = await office.webhooks.letters("one")
+    assert (letter.place, letter.attempts, letter.error) == (Place(2, 0), 3, "It answered 500.")
+    del office.post.refuses[URL]
+    await office.deliver()
+    assert office.post.ids() == ["3.0"]
+    row = await office.row()
+    assert (row.failing_since, row.last_error, row.delivered) == (None, None, 1)
+    assert await office.webhooks.redeliver("one", None, ADMIN) == 1
+    await office.deliver()
+    assert office.post.ids() == ["3.0", "2.0"]
+    assert await office.webhooks.letters("one") == []
+
+
+async def test_a_dead_letter_that_fails_again_stays(office: Office) -> None:
+    """Until somebody asks once more."""
+    await office.add(types=("operation.*",))
+    await office.happens()
+    office.post.refuses[URL] = NotDelivered("no")
+    for _attempt in range(3):
+        await office.deliver(10)
+    await office.webhooks.redeliver("one", None, ADMIN)
+    await office.deliver()
+    (letter,) = await office.webhooks.letters("one")
+    assert (letter.attempts, letter.due) == (4, False)
+
+
+async def test_nobody_waits_for_another(office: Office) -> None:
+    """One that does not answer keeps its own events back, and nobody else's."""
+    await office.add()
+    await office.add("slow", "https://slow.example.org/")
+    office.post.waits["https://slow.example.org/"] = asyncio.Event()
+    await office.happens()
+    await office.courier.look()
+    async with asyncio.timeout(5):
+        for _event in range(3):
+            await office.post.arrived.get()
+    assert office.post.ids() == ["1.0", "2.0", "3.0"]
+    assert office.post.ids("https://slow.example.org/") == []
+    office.post.waits["https://slow.example.org/"].set()
+    await office.courier.settle()
+    assert office.post.ids("https://slow.example.org/") == ["2.0", "3.0"]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_one_that_stays_away_is_disabled(office: Office, *, gone: bool) -> None:
+    """After so long, or at once when it says that it is gone; the operator is alerted, and can enable it again."""
+    await office.add(types=("operation.*",))
+    await office.happens()
+    office.post.refuses[URL] = NotDelivered("no", gone=gone)
+    await office.deliver()
+    if not gone:
+        assert (await office.row()).enabled
+        await office.deliver(1000)
+    row = await office.row()
+    assert (row.enabled, row.disabled_reason) == (False, "Nothing could be delivered any more: no")
+    event, action, detail = (await office.desk.audit())[-1]
+    assert (event, action, detail["webhook"]) == ("alert", "webhook_disabled", "one")
+    with pytest.raises(Conflict, match="is disabled"):
+        await office.webhooks.redeliver("one", None, ADMIN)
+    del office.post.refuses[URL]
+    await office.webhooks.change("one", {"enabled": True}, ADMIN)
+    await office.deliver()
+    assert office.post.ids() == ["2.0"]
+
+
+async def test_two_secrets_sign_while_one_is_rotated(office: Office) -> None:
+    """And after that the new one alone."""
+    old = (await office.add()).secret
+    new = (await office.webhooks.rotate("one", ADMIN, overlap=60, secret=None)).secret
+    await office.deliver()
+    identifier, at = "evt_1_0", int(NOW)
+    _url, body, headers = office.post.got[0]
+    both = sign((new, old), identifier, at, msgspec.json.encode(body))
+    assert headers["webhook-signature"] == both["webhook-signature"]
+    await office.happens()
+    await office.deliver(60)
+    _url, body, headers = office.post.got[-1]
+    assert len(headers["webhook-signature"].split()) == 1
+
+
+async def test_only_what_is_wanted(office: Office) -> None:
+    """By type and by project; as a customer without what is the operator's."""
+    await office.add(types=("operation.accepted",), project_id="q", customer=True)
+    await office.happens()
+    instance_id = await office.desk.add(project_id="q")
+    await office.desk.immediate.lock(instance_id, ADMIN, reason="r", project_id=None)
+    await office.deliver()
+    (got,) = [body for _url, body, _headers in office.post.got]
+    assert got["subject"] == instance_id
+    assert got["data"]["actor"] == {"kind": "admin", "user_id": None, "project_id": None}
+
+
+async def test_a_test_is_sent_at_once(office: Office) -> None:
+    """Whether it is taken is the answer."""
+    await office.add()
+    await office.webhooks.test("one")
+    ((_url, body, headers),) = office.post.got
+    assert (body["type"], headers["webhook-id"][:5]) == ("org.stateward.webhook.test", "test_")
+    office.post.refuses[URL] = NotDelivered("no")
+    with pytest.raises(NotDelivered):
+        await office.webhooks.test("one")
+
+
+async def test_what_cannot_be_a_webhook(office: Office) -> None:
+    """Addresses of other kinds, secrets that are none, names that are taken."""
+    await office.add()
+    with pytest.raises(Conflict, match="There is a webhook 'one' already"):
+        await office.add()
+    for url in (
+        "ftp://example.org/",
+        "example.org",
+        "https://",
+        "http://[x",
+        "https://a:b@example.org/",
+        "http://a b/",
+    ):
+        with pytest.raises(Invalid):
+            check_url(url)
+    for secret in ("x", "whsec_", "whsec_" + base64.b64encode(b"short").decode(), "whsec_!!"):
+        with pytest.raises(Invalid):
+            await office.add("two", secret=secret)
+    with pytest.raises(Invalid):
+        await office.add("two", types=("nothing",))
+    with pytest.raises(Invalid):
+        await office.add("two", customer=True)
+    with pytest.raises(NotFound):
+        await office.webhooks.get("two")
+    await office.webhooks.delete("one", ADMIN)
+    assert await office.desk.database.read(webhooks.every) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.216.34", True),
+        ("127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("169.254.169.254", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("::ffff:10.0.0.1", False),
+        ("2606:2800:220:1::1", True),
+    ],
+)
+def test_which_addresses_are_of_the_internet(address: str, *, public: bool) -> None:
+    """By default nothing else is posted to."""
+    assert is_public(address) is public
+
+
+class Listener:
+    """A receiver on this machine that answers with a status."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+        self.requests: list[bytes] = []
+
+    async def __aenter__(self) -> str:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        return f"http://localhost:{self._server.sockets[0].getsockname()[1]}/hook?a=b"
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        self.requests.append(head + await reader.readexactly(2))
+        writer.write(f"HTTP/1.1 {self.status}\r\ncontent-length: 4\r\nconnection: close\r\n\r\nsaid".encode())
+        await writer.drain()
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "says"),
+    [
+        ("204 No Content", None),
+        ("500 No", "It answered 500: said"),
+        ("302 Found", "It answered 302: said"),
+        ("410 Gone", "It answered 410: said"),
+    ],
+)
+async def test_over_http(status: str, says: str | None) -> None:
+    """To the name that was given, whatever address was looked at; redirects are no delivery."""
+    post = HttpPost(seconds=5, private=True)
+    listener = Listener(status.replace("204 No Content", "200 OK"))
+    async with listener as url:
+        if says is None:
+            await post(url, b"{}", {"webhook-id": "x"})
+        else:
+            with pytest.raises(NotDelivered) as error:
+                await post(url, b"{}", {"webhook-id": "x"})
+            assert (str(error.value), error.value.gone) == (says, "410" in status)
+    head = listener.requests[0].decode()
+    assert head.startswith("POST /hook?a=b HTTP/1.1\r\n")
+    assert f"host: {url.split('/')[2]}\r\n" in head.lower()
+    await post.close()
+
+
+async def test_what_nobody_may_post_to() -> None:
+    """Not this machine, whatever name it goes by; and a port where nobody listens."""
+    post = HttpPost(seconds=5, private=False)
+    with pytest.raises(NotDelivered, match="in a private network"):
+        await post("http://localhost:1/", b"{}", {})
+    open_post = HttpPost(seconds=5, private=True)
+    with pytest.raises(NotDelivered, match="ConnectError"):
+        await open_post("http://127.0.0.1:1/", b"{}", {})
+    await open_post.close()
+
+
+async def test_nova_s_notifications(office: Office) -> None:
+    """The start and the end of what Nova has a word for, with the states of their own moments."""
+    await office.add(format=Format.NOVA)
+    instance_id = await office.desk.add()
+    admitted = await office.desk.admit("stop", instance_id)
+    office.desk.clock.at += 5
+    result = Result(
+        operation_id=admitted.operation.id,
+        instance_id=instance_id,
+        fence=admitted.operation.fence,
+        outcome=Outcome.SUCCEEDED,
+        message=None,
+        observation=Observation(
+            instance_id=instance_id, observed=Observed.SHUTOFF, cause=Cause.OPERATOR, seq=9, at=NOW + 5
+        ),
+    )
+    await Completion(office.desk.admission, lambda _id: None).handle(msgspec.json.encode(result))
+    await office.desk.immediate.lock(instance_id, actor(), reason="Mine.", project_id=None)
+    await office.deliver()
+    start, end, lock = (body for _url, body, _headers in office.post.got)
+    said = [
+        (
+            body["event_type"],
+            body["publisher_id"],
+            body["payload"]["nova_object.name"],
+            body["payload"]["nova_object.version"],
+            *(body["payload"]["nova_object.data"][name] for name in ("state", "task_state", "power_state")),
+        )
+        for body in (start, end, lock)
+    ]
+    plain = ("InstanceActionPayload", "1.9")
+    assert said == [
+        ("instance.power_off.start", "nova-compute:h", *plain, "active", "powering-off", "running"),
+        ("instance.power_off.end", "nova-compute:h", *plain, "stopped", None, "shutdown"),
+        ("instance.lock", "nova-api:h", *plain, "stopped", None, "shutdown"),
+    ]
+    data = start["payload"]["nova_object.data"]
+    assert (data["uuid"], data["request_id"], data["fault"]) == (instance_id, "req-1", None)
+    assert data["flavor"]["nova_object.data"]["memory_mb"] == 128
+    assert start["timestamp"] == "2023-11-14 22:13:20.000000"
+
+
+async def test_a_failure_in_nova_s_words(office: Office) -> None:
+    """An error with its fault."""
+    await office.add(format=Format.NOVA)
+    instance_id = await office.desk.add()
+    admitted = await office.desk.admit("pause", instance_id)
+    result = Result(
+        operation_id=admitted.operation.id,
+        instance_id=instance_id,
+        fence=admitted.operation.fence,
+        outcome=Outcome.FAILED,
+        message="No.",
+        observation=None,
+    )
+    await Completion(office.desk.admission, lambda _id: None).handle(msgspec.json.encode(result))
+    await office.deliver()
+    body = office.post.got[-1][1]
+    assert (body["event_type"], body["priority"]) == ("instance.pause.error", "ERROR")
+    fault = body["payload"]["nova_object.data"]["fault"]["nova_object.data"]
+    assert fault["exception_message"] == "No."
+
+
+def test_every_task_state_has_its_notification() -> None:
+    """So that a new one cannot be forgotten."""
+    assert set(BY_TASK) == set(TaskState)

@@ -1,0 +1,120 @@
+"""Plans that are carried out: at their rate, once, and from wherever a killed process had come."""
+
+from __future__ import annotations
+
+import pytest
+import sqlalchemy as sa
+
+from stateward.domain.evacuation import PlanKind, PlanState
+from stateward.domain.hosts import Event
+from stateward.domain.locks import ActorKind
+from stateward.domain.placement import NOTHING, Rules
+from stateward.domain.records import Outcome, Result
+from stateward.operations.completion import Completion
+from stateward.operations.host_moves import HostMoves, Pace
+from stateward.operations.hosts import Hosts
+from stateward.store import host_plans, hosts
+from stateward.store.engine import Database, StoreUnavailable
+from stateward.store.host_plans import KeptPlan
+from stateward.store.tables import HOSTS
+from tests.operations.desk import Desk
+from tests.rows import NOW, actor
+from tests.stack import FailingDatabase, encoded
+
+ADMIN = actor(ActorKind.ADMIN)
+SWIFT = Pace(parallel=2, per_minute=1e12)
+
+
+async def evacuating(desk: Desk, count: int) -> tuple[list[str], str]:
+    """Have a host be fenced with so many instances, and its plan approved; return their ids, and the plan's."""
+    desk.open(offload=True, placement=Rules(reserved=NOTHING))
+    for name in ("dead", "x"):
+        await desk.add_host(name)
+    ids = [await desk.add(host="dead", name=f"web{number}") for number in range(count)]
+
+    def fenced(connection: sa.Connection) -> None:
+        connection.execute(sa.update(HOSTS).values(shared=True))
+        for event in (Event.SILENT, Event.CONFIRMED, Event.FENCED):
+            hosts.become(connection, "dead", event, "", NOW)
+
+    await desk.database.write(fenced)
+
+    def plan_id(_connection: sa.Connection, plan: KeptPlan) -> str:
+        return plan.id
+
+    acts = Hosts(desk.admission)
+    made = await acts.plan("dead", ADMIN, PlanKind.EVACUATE, then=plan_id)
+    await acts.approve("dead", made, ADMIN, then=plan_id)
+    return ids, made
+
+
+async def states(desk: Desk, plan_id: str) -> list[str]:
+    return [each.state.value for each in await desk.database.read(lambda c: host_plans.moves(c, plan_id))]
+
+
+async def end(desk: Desk, instance_id: str, outcome: Outcome = Outcome.SUCCEEDED) -> None:
+    """Have an instance's operation end, if it has one."""
+    row = await desk.row(instance_id)
+    if row.task_state is None or row.operation_id is None:
+        return
+    result = Result(
+        operation_id=row.operation_id,
+        instance_id=instance_id,
+        fence=row.fence,
+        outcome=outcome,
+        message="No.",
+        observation=None,
+    )
+    await Completion(desk.admission, lambda _id: None).handle(encoded(result))
+
+
+async def test_so_many_at_a_time(desk: Desk) -> None:
+    """The next when one has ended, however; the plan is over with its last line."""
+    ids, plan_id = await evacuating(desk, 3)
+    moves = HostMoves(desk.admission, SWIFT)
+    assert await moves.look() is True
+    assert await states(desk, plan_id) == ["admitted", "admitted", "waiting"]
+    await moves.look()
+    assert await states(desk, plan_id) == ["admitted", "admitted", "waiting"]
+    await end(desk, ids[0], Outcome.FAILED)
+    await moves.look()
+    assert await states(desk, plan_id) == ["failed", "admitted", "admitted"]
+    await end(desk, ids[1])
+    await end(desk, ids[2])
+    await moves.look()
+    assert await states(desk, plan_id) == ["failed", "done", "done"]
+    plan = await desk.database.read(lambda c: host_plans.get(c, plan_id))
+    assert plan is not None
+    assert plan.state is PlanState.DONE
+    assert await moves.look() is False
+
+
+async def test_a_plan_that_was_given_up(desk: Desk) -> None:
+    """What was begun goes on, and nothing else begins."""
+    _ids, plan_id = await evacuating(desk, 3)
+    moves = HostMoves(desk.admission, SWIFT)
+    await moves.look()
+    await Hosts(desk.admission).cancel("dead", ADMIN, PlanKind.EVACUATE, then=lambda _c: None)
+    assert await moves.look() is False
+    assert await states(desk, plan_id) == ["admitted", "admitted", "waiting"]
+
+
+@pytest.mark.parametrize("after", range(9))
+async def test_killed_at_any_write(inline_database: Database, after: int) -> None:
+    """The next life goes on: every instance is evacuated once, and the plan comes to its end."""
+    failing = FailingDatabase(inline_database)
+    desk = Desk(failing)
+    ids, plan_id = await evacuating(desk, 3)
+    failing.fails(1, after=after)
+    for _ in range(8):
+        try:
+            # Each life knows only what is written.
+            await HostMoves(desk.admission, SWIFT).look()
+            for instance_id in ids:
+                await end(desk, instance_id)
+        except StoreUnavailable:
+            continue
+    assert failing.failures == 0
+    assert await states(desk, plan_id) == ["done"] * 3
+    for instance_id in ids:
+        assert [each.action for each in await desk.operations(instance_id)] == ["evacuate"]
