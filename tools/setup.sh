@@ -28,8 +28,8 @@ packages_run=(
     libvirt-dev pkg-config gcc libc6-dev python3-dev python3-venv
     busybox-static openssh-client
 )
-# The store's tests run on both databases.
-packages_dev=(postgresql)
+# The store's tests run on both databases; a host's power is taken from a simulated IPMI controller.
+packages_dev=(postgresql openipmi)
 # libvirt-daemon-system asks for systemd unless this plays its part. Where another init is installed it is added, and
 # nothing is ever removed: installing a control plane must not replace a machine's init.
 other_inits=(sysvinit-core runit-init)

@@ -7,7 +7,7 @@ it shows is what a server does. A part is added here, and both have it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,9 +15,18 @@ import msgspec
 
 from stateward.agent.agent import Agent
 from stateward.agent.driver import Driver
+from stateward.arbiter.bmc import Bmc
 from stateward.arbiter.deaths import DeathRules, Deaths
 from stateward.arbiter.reconcile import Arbiter
-from stateward.arbiter.witnesses import CommandFence, CommandWitness, Fence, LeaseWitness, Witness
+from stateward.arbiter.witnesses import (
+    CommandFence,
+    CommandWitness,
+    Fence,
+    FirstThatWorks,
+    LeaseWitness,
+    Means,
+    Witness,
+)
 from stateward.bus.console import Consoles
 from stateward.bus.port import Bus
 from stateward.clock import Clock
@@ -74,7 +83,7 @@ class Plane:
             settings: with its hosts named.
             changes: told of everything that clients may follow.
             forget_images: see ``Admission``.
-            power: in the stead of the programs that settings name as probe and fence, where they name them.
+            power: in the stead of the controllers and programs that settings name, where they name them.
         """
         self._database = database
         self._bus = bus
@@ -106,19 +115,25 @@ class Plane:
             projects=said.projects,
             hosts={host.name: host.evacuate for host in settings.host if host.evacuate is not None},
         )
+        bmcs = management_controllers(settings)
         self._deaths = Deaths(
             self.admission,
             bus,
             DeathRules(
                 silence=said.silence, many=said.many, share=said.share, approved=said.evacuate == "auto"
             ),
-            witnesses=witnesses(settings) if power is None else (power,) if said.probe else (),
-            fence=(power or CommandFence(said.fence, said.fence_timeout)) if said.fence else None,
+            means=means(settings, bmcs, power),
             wishes=wishes,
             approved=self._moves.wake,
         )
         self._maintenance = Maintenance(database, clock)
-        self.hosts = Hosts(self.admission, wishes=wishes, said=self._host_said, judge=self.arbiter.wake)
+        self.hosts = Hosts(
+            self.admission,
+            wishes=wishes,
+            said=self._host_said,
+            judge=self.arbiter.wake,
+            powers={name: bmc.power for name, bmc in bmcs.items()},
+        )
 
     async def start(self) -> None:
         """Go on with what a former life left, and work from now on."""
@@ -193,15 +208,42 @@ def new_agent(
     )
 
 
-def witnesses(settings: Settings) -> tuple[Witness, ...]:
-    """Return the second signals of a host's death that the operator has set up."""
+def management_controllers(settings: Settings) -> dict[str, Bmc]:
+    """Return the management controllers of the hosts that have one, by host."""
     said = settings.death
-    found: list[Witness] = []
-    if said.lease is not None:
-        found.append(LeaseWitness(Path(said.lease), said.lease_seconds))
+    return {
+        host.name: Bmc(host.bmc, look_seconds=said.probe_timeout, off_seconds=said.fence_timeout)
+        for host in settings.host
+        if host.bmc is not None
+    }
+
+
+def means(settings: Settings, bmcs: Mapping[str, Bmc], power: Power | None = None) -> Callable[[str], Means]:
+    """Return what the operator has set up to make sure of a host's death.
+
+    Args:
+        settings: the operator's.
+        bmcs: those of hosts that have one.
+        power: is asked in the stead of management controllers and programs.
+    """
+    said = settings.death
+    witnesses: list[Witness] = []
+    fences: list[Fence] = []
+    if said.lease is not None and power is None:
+        witnesses.append(LeaseWitness(Path(said.lease), said.lease_seconds))
     if said.probe:
-        found.append(CommandWitness(said.probe, said.probe_timeout))
-    return tuple(found)
+        witnesses.append(power or CommandWitness(said.probe, said.probe_timeout))
+    if said.fence:
+        fences.append(power or CommandFence(said.fence, said.fence_timeout))
+
+    def of(host: str) -> Means:
+        bmc = bmcs.get(host)
+        own = [] if bmc is None else [power or bmc]
+        # The one that is the host's own first.
+        ways = [*own, *fences]
+        return Means(witnesses=(*witnesses, *own), fence=FirstThatWorks(*ways) if ways else None)
+
+    return of
 
 
 def shutdown_defaults(settings: Settings) -> ShutdownDefaults:

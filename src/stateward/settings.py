@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
 import msgspec
 
@@ -25,6 +27,8 @@ Amount = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 #: Where Linux names the boot that the machine is in.
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 
+
+_BMC_ADDRESS: Final = re.compile(r"(https?|ipmi)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/?")
 
 _LOOP: Final = CrashLoop()
 _SWEEP: Final = SweepLimits()
@@ -207,6 +211,22 @@ class ConsoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allowed_origins: tuple[str, ...] = ()
 
 
+class BmcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``[host.bmc]``: a host's baseboard management controller, which knows of its power and takes it."""
+
+    #: ``https://…`` or ``http://…`` for Redfish, ``ipmi://…`` for IPMI over LAN, with the port where it is another.
+    address: str
+    user: str
+    #: The file in which its password is.
+    password_file: str
+    #: The file of the certificate of the controller, or of who signed it; None: of those whom the system trusts.
+    certificate: str | None = None
+    #: False: whoever answers at the address is believed.
+    verify: bool = True
+    #: The machine's, as its controller says it: with this a wrong address does not take another machine's power.
+    uuid: UUID | None = None
+
+
 class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``[[host]]``: one agent of this server. Names are unique; the default is one named after the machine."""
 
@@ -217,6 +237,8 @@ class HostSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zone: str = "nova"
     #: The folder of its instances is on storage that all hosts so marked share.
     shared: bool = False
+    #: None: the programs of ``[death]``, or the operator, take its power.
+    bmc: BmcSettings | None = None
     #: What becomes of its instances when it dies; None: as ``[death]`` says.
     evacuate: Wish | None = None
     #: How guests are run: ``auto`` takes KVM where QEMU may use it.
@@ -377,6 +399,11 @@ def _check_together(settings: Settings) -> None:
 
 def _check_hosts(hosts: tuple[HostSettings, ...]) -> None:
     for host in hosts:
+        if host.bmc is not None and not _BMC_ADDRESS.fullmatch(host.bmc.address):
+            raise BadSettings(
+                f"The settings cannot be used: the bmc of host {host.name} has the address {host.bmc.address!r}; "
+                "it must be like https://ADDRESS or http://ADDRESS for Redfish, or ipmi://ADDRESS."
+            )
         if host.driver != "simulated" and (host.vcpus, host.memory, host.disk) != (None, None, None):
             raise BadSettings(
                 f"The settings cannot be used: host {host.name} has vcpus, memory or disk, which only simulated "

@@ -16,6 +16,7 @@ from stateward.arbiter.witnesses import (
     Evidence,
     FenceFailed,
     LeaseWitness,
+    Means,
     Word,
 )
 from stateward.bus.memory import MemoryBus
@@ -93,7 +94,8 @@ async def test_who_is_believed(
 ) -> None:
     """One that says that the host lives is enough against all others; one that cannot tell says nothing."""
     desk = Desk(inline_database)
-    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), witnesses=[Says(word) for word in words])
+    said = Means(witnesses=tuple(Says(word) for word in words))
+    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), means=lambda _host: said)
     await silent(desk, deaths)
     assert await condition(desk) is becomes
     alerts = [detail["says"] for event, _action, detail in await desk.audit() if event == "alert"]
@@ -118,7 +120,8 @@ async def test_a_fence_that_fails_is_tried_again(inline_database: Database) -> N
     """Less and less often, and told once; a host is fenced only when the fence says so."""
     desk = Desk(inline_database)
     switch = Switch(failures=2)
-    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), witnesses=[Says(Word.DEAD)], fence=switch)
+    means = Means(witnesses=(Says(Word.DEAD),), fence=switch)
+    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), means=lambda _host: means)
     await silent(desk, deaths)
     assert (await condition(desk), switch.pulled) == (Condition.DEAD, 1)
     await asyncio.sleep(15.0)
@@ -143,7 +146,8 @@ async def test_a_maintained_host_may_be_silent(inline_database: Database) -> Non
     """Nobody is asked about it, and nothing becomes of it."""
     desk = Desk(inline_database)
     witness = Says(Word.DEAD)
-    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), witnesses=[witness])
+    means = Means(witnesses=(witness,))
+    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), means=lambda _host: means)
     await desk.add_host("h")
     now = desk.clock.at
     await desk.database.write(lambda c: hosts.maintain(c, "h", "New disks.", now + 3600.0, now))

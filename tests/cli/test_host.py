@@ -25,6 +25,10 @@ driver = "simulated"
 [[host]]
 name = "beta"
 driver = "simulated"
+[host.bmc]
+address = "https://127.0.0.1:1"
+user = "stateward"
+password_file = "/nowhere/password"
 """
 
 
@@ -148,6 +152,22 @@ async def test_what_is_not_so(cloud: Cloud) -> None:
     assert refused.err.startswith("stateward: Host alpha is up, not fenced")
     assert cloud.run("evacuate", "alpha", "--cancel").status == 0
     assert cloud.run("evacuate", "alpha", "-f", "json").json["state"] == "cancelled"
+
+
+async def test_asking_for_the_power(cloud: Cloud) -> None:
+    """Of a host that has a management controller; that it cannot be asked is no error, and its status is."""
+    none = cloud.run("power", "alpha")
+    says = "stateward: No management controller of host alpha is known; name it in its [host.bmc].\n"
+    assert (none.status, none.out, none.err) == (1, "", says)
+    missing = cloud.run("power", "gamma")
+    assert (missing.status, missing.err) == (1, "stateward: Host gamma could not be found.\n")
+    unknown = cloud.run("power", "beta", "-f", "json")
+    assert (unknown.status, unknown.err) == (1, "")
+    assert msgspec.json.decode(unknown.out) == {
+        "power": "unknown",
+        "says": "The password of its management controller cannot be read from /nowhere/password: "
+        "No such file or directory.",
+    }
 
 
 async def test_draining(cloud: Cloud) -> None:

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 import structlog
 
 from stateward.arbiter.rid import Returning
-from stateward.arbiter.witnesses import Evidence, Fence, FenceFailed, Witness, Word
+from stateward.arbiter.witnesses import Evidence, Fence, FenceFailed, Means, Witness, Word
 from stateward.bus.port import STANDING, Bus
 from stateward.domain.errors import Conflict
 from stateward.domain.evacuation import PlanKind
@@ -47,6 +47,10 @@ _FENCE_PAUSE: Final = 15.0
 _LONGEST_FENCE_PAUSE: Final = 600.0
 
 
+#: Nobody but the operator knows, and can do anything.
+_NONE: Final = Means()
+
+
 class DeathRules(msgspec.Struct, frozen=True, kw_only=True):
     """What the operator says of silent hosts."""
 
@@ -68,8 +72,7 @@ class Deaths:
         bus: Bus,
         rules: DeathRules,
         *,
-        witnesses: Sequence[Witness] = (),
-        fence: Fence | None = None,
+        means: Callable[[str], Means] = lambda _host: _NONE,
         wishes: Wishes = planning.NO_WISHES,
         approved: Callable[[], None] = lambda: None,
     ) -> None:
@@ -79,8 +82,7 @@ class Deaths:
             admission: whose.
             bus: the way to agents that have come back.
             rules: the operator's.
-            witnesses: second signals; with none of them only the operator confirms.
-            fence: takes a host's power; None: the operator does.
+            means: of a host: its second signals, with none of which only the operator confirms, and its fence.
             wishes: what is evacuated.
             approved: called when a plan was approved.
         """
@@ -88,8 +90,7 @@ class Deaths:
         self._database = admission.database
         self._bus = bus
         self._rules = rules
-        self._witnesses = tuple(witnesses)
-        self._fence = fence
+        self._means = means
         self._wishes = wishes
         self._approved = approved
         self._returning = Returning(self._database, bus)
@@ -145,8 +146,10 @@ class Deaths:
         match pulse.condition:
             case Condition.SUSPECT if not pulse.maintained:
                 await self._second_signal(pulse)
-            case Condition.DEAD if self._fence is not None and not pulse.maintained:
-                await self._take_power(pulse, self._fence)
+            case Condition.DEAD if not pulse.maintained:
+                fence = self._means(pulse.name).fence
+                if fence is not None:
+                    await self._take_power(pulse, fence)
             case Condition.FENCED:
                 await self._plan(pulse)
             case Condition.RETURNED if await self._returning.rid(pulse.name):
@@ -199,7 +202,7 @@ class Deaths:
         if pulse.forced_down:
             await self._confirm(pulse, "An operator forced it down.")
             return
-        evidence = [await self._ask(witness, pulse) for witness in self._witnesses]
+        evidence = [await self._ask(witness, pulse) for witness in self._means(pulse.name).witnesses]
         if not any(each.word is Word.ALIVE for each in evidence):
             dead = [each.says for each in evidence if each.word is Word.DEAD]
             if dead:
@@ -221,7 +224,7 @@ class Deaths:
 
     async def _confirm(self, pulse: Pulse, says: str) -> None:
         await self._become(pulse, Event.CONFIRMED, says)
-        if self._fence is None:
+        if self._means(pulse.name).fence is None:
             await self._tell(
                 pulse,
                 "dead",

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 import msgspec
 
+from stateward.arbiter.programs import Ended, run
+
 #: Seconds in which shared storage has to answer.
 _READ_SECONDS: Final = 10.0
 #: What a probe says by its status; any other says nothing.
 _ALIVE, _DEAD = 0, 1
-_LONGEST_WORD: Final = 200
 
 
 class Word(enum.StrEnum):
@@ -108,13 +108,12 @@ class CommandWitness:
     async def ask(self, host: str, since: float) -> Evidence:
         """Run it."""
         del since
-        status, output = await _run(self._command, host, self._seconds)
-        said = f" It says: {output}" if output else ""
-        if status == _ALIVE:
-            return Evidence(word=Word.ALIVE, says=f"The probe reaches it.{said}")
-        if status == _DEAD:
-            return Evidence(word=Word.DEAD, says=f"The probe says that it is dead.{said}")
-        return Evidence(word=Word.UNKNOWN, says=f"The probe cannot tell ({_status(status)}).{said}")
+        ended = await _run(self._command, host, self._seconds)
+        if ended.status == _ALIVE:
+            return Evidence(word=Word.ALIVE, says=f"The probe reaches it.{_said(ended)}")
+        if ended.status == _DEAD:
+            return Evidence(word=Word.DEAD, says=f"The probe says that it is dead.{_said(ended)}")
+        return Evidence(word=Word.UNKNOWN, says=f"The probe cannot tell ({ended.how}).{_said(ended)}")
 
 
 class CommandFence:
@@ -127,39 +126,42 @@ class CommandFence:
 
     async def fence(self, host: str) -> str:
         """Run it."""
-        status, output = await _run(self._command, host, self._seconds)
-        said = f" It says: {output}" if output else ""
-        if status != 0:
-            raise FenceFailed(f"The fence program failed ({_status(status)}).{said}")
-        return f"The fence program took its power.{said}"
+        ended = await _run(self._command, host, self._seconds)
+        if ended.status != 0:
+            raise FenceFailed(f"The fence program failed ({ended.how}).{_said(ended)}")
+        return f"The fence program took its power.{_said(ended)}"
 
 
-def _status(status: int | None) -> str:
-    return "it cannot be run, or took too long" if status is None else f"status {status}"
+class FirstThatWorks:
+    """Fences that are tried in their order until one has done it."""
+
+    def __init__(self, *fences: Fence) -> None:
+        """Try these."""
+        self._fences = fences
+
+    async def fence(self, host: str) -> str:
+        """Try them."""
+        failures: list[str] = []
+        for fence in self._fences:
+            try:
+                return await fence.fence(host)
+            except FenceFailed as error:
+                failures.append(str(error))
+        raise FenceFailed(" ".join(failures))
 
 
-async def _run(command: tuple[str, ...], host: str, seconds: float) -> tuple[int | None, str]:
-    """Run a program and return its status and the end of what it wrote; None when it has none."""
+class Means(msgspec.Struct, frozen=True, kw_only=True):
+    """What there is to make sure of a host's death."""
+
+    witnesses: tuple[Witness, ...] = ()
+    #: None: the operator takes its power.
+    fence: Fence | None = None
+
+
+async def _run(command: tuple[str, ...], host: str, seconds: float) -> Ended:
     words = [word.replace("{host}", host) for word in command]
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=os.environ | {"STATEWARD_HOST": host},
-            start_new_session=True,
-        )
-    except OSError as error:
-        return None, str(error)
-    try:
-        async with asyncio.timeout(seconds):
-            output, _ = await process.communicate()
-    except TimeoutError:
-        return None, f"It was ended after {seconds:g} s."
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    text = " ".join(output.decode(errors="replace").split())
-    return process.returncode, text[-_LONGEST_WORD:]
+    return await run(words, seconds, environment={"STATEWARD_HOST": host})
+
+
+def _said(ended: Ended) -> str:
+    return f" It says: {ended.said}" if ended.said else ""

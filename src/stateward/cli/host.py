@@ -52,6 +52,19 @@ def show(client: Client, form: str, /, name: str) -> bool:
 @host.command()
 @_named
 @command
+def power(client: Client, form: str, /, name: str) -> bool:
+    """Ask a host's management controller whether it has power; the status is 1 when it cannot be asked."""
+    found = client.native("GET", path(name, "power"))
+    if form == "json":
+        as_json(found)
+    else:
+        write(table(("Power", "Says"), [(found["power"], found["says"])]))
+    return bool(found["power"] != "unknown")
+
+
+@host.command()
+@_named
+@command
 def enable(client: Client, form: str, /, name: str) -> bool:
     """Let new servers be placed on a host again."""
     shown(client.native("POST", path(name, "enable"), {}), form)

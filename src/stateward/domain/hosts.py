@@ -36,6 +36,21 @@ class Condition(enum.StrEnum):
     RETURNED = "returned"
 
 
+class Power(enum.StrEnum):
+    """Whether a host has power, as its management controller says."""
+
+    ON = "on"
+    OFF = "off"
+    UNKNOWN = "unknown"
+
+
+class PowerSaid(msgspec.Struct, frozen=True, kw_only=True):
+    """What a management controller says, and that in a sentence."""
+
+    power: Power
+    says: str
+
+
 class Event(enum.StrEnum):
     """What can become of a host."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self, TypeVar
 
 import sqlalchemy as sa
 
 from stateward.domain.errors import Conflict, Invalid, NotFound
 from stateward.domain.evacuation import PlanKind
-from stateward.domain.hosts import TRANSITIONS, Event
+from stateward.domain.hosts import TRANSITIONS, Event, PowerSaid
 from stateward.domain.records import Actor
 from stateward.operations import host_plans, sweeps
 from stateward.operations.admission import Admission
@@ -38,6 +38,7 @@ class Hosts:
         wishes: Wishes = NO_WISHES,
         said: Callable[[], None] = lambda: None,
         judge: Callable[[str], None] = lambda _instance_id: None,
+        powers: Mapping[str, Callable[[], Awaitable[PowerSaid]]] = {},
     ) -> None:
         """Use an admission's database and clock.
 
@@ -46,7 +47,9 @@ class Hosts:
             wishes: what is evacuated.
             said: called after something was said of a host.
             judge: called with each instance of a host whose sweep was confirmed.
+            powers: by host, what asks its management controller.
         """
+        self._powers = powers
         self._judge = judge
         self._admission = admission
         self._database = admission.database
@@ -58,6 +61,18 @@ class Hosts:
         other = copy.copy(self)
         other._database = database  # noqa: SLF001 (its own copy)
         return other
+
+    async def power(self, name: str) -> PowerSaid:
+        """Ask a host's management controller whether it has power; nothing is changed.
+
+        Raises:
+            Conflict: none is known of it.
+        """
+        if await self._database.read(lambda connection: hosts.named(connection, name)) is None:
+            raise NotFound(f"Host {name} could not be found.")
+        if name not in self._powers:
+            raise Conflict(f"No management controller of host {name} is known; name it in its [host.bmc].")
+        return await self._powers[name]()
 
     async def enable(self, name: str, actor: Actor, *, then: Then[T]) -> T:
         """Let new instances be placed there again."""

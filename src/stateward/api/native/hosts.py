@@ -15,7 +15,7 @@ from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.views import Nothing
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Invalid, NotFound
-from stateward.domain.hosts import CONDITION_SAYS, Condition, Frozen
+from stateward.domain.hosts import CONDITION_SAYS, Condition, Frozen, PowerSaid
 from stateward.domain.placement import Room, capacity_of
 from stateward.operations.hosts import Hosts
 from stateward.store import hosts
@@ -190,6 +190,10 @@ async def _show(call: Call) -> Response:
     return reply(await call.services.database.read(seen(call, call.request.path_params["name"])))
 
 
+async def _power(call: Call) -> Response:
+    return reply(await call.services.hosts.power(call.request.path_params["name"]))
+
+
 async def _enable(call: Call) -> Response:
     await call.body(Nothing)
     name = call.request.path_params["name"]
@@ -250,6 +254,14 @@ RESOURCES: Final[dict[str, dict[str, Resource]]] = {
     },
     "/hosts/{name}": {
         "GET": Resource(handler=_show, summary="Show a host.", policy=_READ, answer=HostView),
+    },
+    "/hosts/{name}/power": {
+        "GET": Resource(
+            handler=_power,
+            summary="Ask a host's management controller whether it has power.",
+            policy=_READ,
+            answer=PowerSaid,
+        ),
     },
     "/hosts/{name}/enable": {
         "POST": Resource(

@@ -1,0 +1,13 @@
+from typing import TypedDict
+
+class Raw(TypedDict):
+    data: bytearray
+
+class Power(TypedDict):
+    powerstate: str
+
+class Command:
+    def __init__(self, *, bmc: str | None, port: int, userid: str, password: str) -> None: ...
+    def get_power(self) -> Power: ...
+    def set_power(self, powerstate: str) -> object: ...
+    def xraw_command(self, *, netfn: int, command: int) -> Raw: ...
