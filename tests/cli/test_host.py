@@ -184,3 +184,18 @@ async def test_draining(cloud: Cloud) -> None:
     assert drained.status == 0, drained
     assert cloud.run("show", "beta", "-f", "json").json["instances"] == {"stopped": 1}
     assert cloud.run("drain", "beta", "--status", "-f", "json").json["state"] == "done"
+
+
+async def test_a_drain_that_leaves_something_on(cloud: Cloud) -> None:
+    """It is done, and the host is not empty: that is said, and the status is 1."""
+    assert cloud.run("enable", "beta").status == 0
+    (server,) = (await cloud.admin.ask("GET", "/compute/v2.1/servers")).body["servers"]
+    path = f"/compute/v2.1/servers/{server['id']}/action"
+    for body in ({"os-start": None}, {"rescue": {}}):
+        assert (await cloud.admin.ask("POST", path, body)).status in {200, 202}
+        await cloud.admin.settled(seconds=30.0)
+    drained = cloud.run("drain", "beta", "--wait")
+    assert drained.status == 1
+    says = "stateward: beta is not empty: still on, or not known to be off: web"
+    assert drained.err.splitlines()[-1] == says
+    assert "an instance that is rescued cannot be asked to shut down" in drained.out

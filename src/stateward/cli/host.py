@@ -151,7 +151,7 @@ def evacuate(
         return True
     if approve is not None:
         planned(client.native("POST", path(name, "evacuation", quote(approve, safe=""), "approve"), {}), form)
-        return follow_plan(client, path(name, "evacuation"), form) if wait else True
+        return _kept(follow_plan(client, path(name, "evacuation"), form)) if wait else True
     place = path(name, "evacuation")
     planned(client.native("GET", place) if what is None else client.native("POST", place, {}), form)
     return True
@@ -176,11 +176,20 @@ def drain(client: Client, form: str, /, name: str, *, migrate: bool, what: str |
     else:
         body = {"how": "migrate" if migrate else "stop", "plan": what == "plan"}
         planned(client.native("POST", place, body), form)
-    return follow_plan(client, place, form) if wait and what != "plan" else True
+    if not wait or what == "plan":
+        return True
+    plan = follow_plan(client, place, form)
+    on = [move["name"] for move in plan["moves"] if move["on"] and move["state"] != "done"]
+    if on:
+        click.echo(
+            printable(f"stateward: {name} is not empty: still on, or not known to be off: {', '.join(on)}"),
+            err=True,
+        )
+    return _kept(plan) and not on
 
 
-def follow_plan(client: Client, place: str, form: str) -> bool:
-    """Follow a plan to its end; whether all of its lines came to theirs."""
+def follow_plan(client: Client, place: str, form: str) -> dict[str, Any]:
+    """Follow a plan to its end, and return it."""
     told: dict[int, str] = {}
     while True:
         plan = client.native("GET", place)
@@ -192,6 +201,11 @@ def follow_plan(client: Client, place: str, form: str) -> bool:
             break
         time.sleep(_LOOK_SECONDS)
     planned(plan, form)
+    return plan
+
+
+def _kept(plan: dict[str, Any]) -> bool:
+    """Say whether all that a plan was to do was done."""
     return all(move["state"] in {"done", "left"} for move in plan["moves"])
 
 

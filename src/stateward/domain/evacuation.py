@@ -237,7 +237,7 @@ def _drained(evacuee: Evacuee, cluster: Cluster, *, migrate: bool, guards: Guard
             return _moved(evacuee, row, to, "it is carried there as an image")
         else:
             says = "it is shut down and stays: no other host has room for it"
-    if evacuee.vm_state in _OFF:
+    if evacuee.vm_state in OFF:
         return _left(evacuee, "it is off")
     if not on:
         return _left(evacuee, f"an instance that is {evacuee.vm_state} cannot be asked to shut down")
@@ -247,7 +247,7 @@ def _drained(evacuee: Evacuee, cluster: Cluster, *, migrate: bool, guards: Guard
 
 
 #: Where there is no guest that is on.
-_OFF: Final = frozenset(
+OFF: Final = frozenset(
     {
         VmState.STOPPED,
         VmState.SUSPENDED,

@@ -14,7 +14,7 @@ from stateward.api.native.hosts import HostView, acting, seen
 from stateward.api.native.views import Nothing
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import NotFound
-from stateward.domain.evacuation import MoveState, PlanKind, PlanState
+from stateward.domain.evacuation import OFF, MoveState, PlanKind, PlanState
 from stateward.domain.states import VmState
 from stateward.operations.hosts import known
 from stateward.store import host_plans
@@ -42,6 +42,8 @@ class MoveView(msgspec.Struct, frozen=True, kw_only=True):
     project_id: str
     #: As it was when the plan was made.
     vm_state: VmState
+    #: By that state it was not off.
+    on: bool
     #: The row of the table of actions; null: it is left.
     action: str | None
     #: Where it would go, or went.
@@ -83,6 +85,7 @@ def _move(move: KeptMove) -> MoveView:
         name=move.name,
         project_id=move.project_id,
         vm_state=move.vm_state,
+        on=move.vm_state not in OFF,
         action=move.action,
         to=move.to_host,
         says=move.says,
