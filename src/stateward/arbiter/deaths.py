@@ -10,28 +10,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
-import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import sqlalchemy as sa
 import structlog
 
+from stateward.arbiter.death_steps import DeathSteps, alert
 from stateward.arbiter.rid import Returning
-from stateward.arbiter.witnesses import Evidence, Fence, FenceFailed, Means, Witness, Word
+from stateward.arbiter.witnesses import Means
 from stateward.bus.port import STANDING, Bus
-from stateward.domain.errors import Conflict
-from stateward.domain.evacuation import PlanKind
 from stateward.domain.hosts import Condition, Event, Frozen
 from stateward.domain.questions import Standing
 from stateward.operations import host_plans as planning
 from stateward.operations.admission import Admission
 from stateward.operations.host_plans import Wishes
-from stateward.operations.immediate import system_actor
 from stateward.operations.lives import become, heard_again
-from stateward.store import host_plans, hosts, operations, strays
+from stateward.store import hosts, strays
 from stateward.store.engine import StoreUnavailable
 from stateward.store.hosts import Pulse
 
@@ -42,9 +38,6 @@ _LOOKS_PER_SILENCE: Final = 10
 #: Seconds between two looks, at least and at most.
 _SHORTEST: Final = 0.5
 _LONGEST: Final = 5.0
-#: Seconds until a fence that failed is tried again, at first; twice as long each time.
-_FENCE_PAUSE: Final = 15.0
-_LONGEST_FENCE_PAUSE: Final = 600.0
 
 
 #: Nobody but the operator knows, and can do anything.
@@ -61,6 +54,22 @@ class DeathRules(msgspec.Struct, frozen=True, kw_only=True):
     share: float = 0.5
     #: An evacuation needs nobody's approval.
     approved: bool = False
+
+
+class UnderWay(msgspec.Struct, frozen=True):
+    """What is being done about a host."""
+
+    #: As it was when that was begun.
+    pulse: Pulse
+    task: asyncio.Task[None]
+
+    def is_about(self, pulse: Pulse) -> bool:
+        """Say whether the host is still in the condition in which this was begun."""
+        return (pulse.condition, pulse.since, pulse.maintained) == (
+            self.pulse.condition,
+            self.pulse.since,
+            self.pulse.maintained,
+        )
 
 
 class Deaths:
@@ -90,17 +99,20 @@ class Deaths:
         self._database = admission.database
         self._bus = bus
         self._rules = rules
-        self._means = means
-        self._wishes = wishes
-        self._approved = approved
-        self._returning = Returning(self._database, bus)
+        self._steps = DeathSteps(
+            admission,
+            Returning(self._database, bus),
+            means=means,
+            wishes=wishes,
+            auto=rules.approved,
+            approved=approved,
+            wake=self.wake,
+        )
         #: The number of each host's last heartbeat, and when it was seen first, by the event loop's time.
         self._heard: dict[str, tuple[int, float]] = {}
-        #: What was told last of a host, so that it is told once.
-        self._told: dict[str, str] = {}
         self._many_told = False
-        #: When each host's fence may be tried again, and after how many failures.
-        self._again: dict[str, tuple[float, int]] = {}
+        #: What is being done about each host that is not up.
+        self._under_way: dict[str, UnderWay] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -111,21 +123,28 @@ class Deaths:
 
     async def stop(self) -> None:
         """Stop; what is due is seen again by the next start."""
+        tasks = [each.task for each in self._under_way.values()]
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            tasks.insert(0, self._task)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def wake(self) -> None:
         """Look now: an operator has said something of a host."""
         self._wake.set()
 
     async def look(self) -> None:
-        """Look at all hosts once, and do what is due.
+        """Look at all hosts once, do what is due, and return when it is done.
 
         Raises:
             StoreUnavailable: the database cannot be used.
         """
+        await self._look()
+        await asyncio.gather(*(each.task for each in self._under_way.values()), return_exceptions=True)
+
+    async def _look(self) -> None:
+        """Look at all hosts once, and begin what is due; nothing that a witness or a fence takes is waited for."""
         pulses = await self._database.read(hosts.pulses)
         silent = self._fallen_silent(pulses)
         # Those whose maintenance has ended while they were not up.
@@ -134,28 +153,32 @@ class Deaths:
             await self._database.write(lambda connection: self._suspect(connection, silent, bare))
             pulses = await self._database.read(hosts.pulses)
         suspects = [each for each in pulses if each.condition is Condition.SUSPECT and not each.maintained]
-        if await self._too_many(suspects, len(pulses)):
-            return
-        # Side by side: a host whose probe or fence takes its time holds up the others by no more than that.
-        await asyncio.gather(
-            *(self._further(pulse) for pulse in pulses if pulse.condition is not Condition.UP)
-        )
+        many = await self._too_many(suspects, len(pulses))
+        for pulse in pulses:
+            # The network of this machine says nothing about what an operator, or a second signal, has said before.
+            waits = many and pulse.condition is Condition.SUSPECT and not pulse.forced_down
+            self._begin(pulse, due=pulse.condition is not Condition.UP and not waits)
+
+    def _begin(self, pulse: Pulse, *, due: bool) -> None:
+        """Do what is due about a host, beside all others; what was begun before it became another is given up."""
+        running = self._under_way.get(pulse.name)
+        if running is not None and not running.task.done():
+            if due and running.is_about(pulse):
+                return
+            running.task.cancel()
+        self._under_way.pop(pulse.name, None)
+        if due:
+            task = asyncio.create_task(self._further(pulse), name=f"host {pulse.name} is {pulse.condition}")
+            self._under_way[pulse.name] = UnderWay(pulse=pulse, task=task)
 
     async def _further(self, pulse: Pulse) -> None:
-        """Bring one host further, as far as it can come now."""
-        match pulse.condition:
-            case Condition.SUSPECT if not pulse.maintained:
-                await self._second_signal(pulse)
-            case Condition.DEAD if not pulse.maintained:
-                fence = self._means(pulse.name).fence
-                if fence is not None:
-                    await self._take_power(pulse, fence)
-            case Condition.FENCED:
-                await self._plan(pulse)
-            case Condition.RETURNED if await self._returning.rid(pulse.name):
-                await self._database.write(functools.partial(self._clean, pulse=pulse))
-            case _:
-                pass
+        try:
+            await self._steps.further(pulse)
+        except StoreUnavailable as error:
+            log.warning("a host cannot be brought further now", host=pulse.name, error=str(error))
+        except Exception:
+            # One host's fault must not end the watch over all others.
+            log.exception("a host could not be brought further; it is tried again", host=pulse.name)
 
     def _fallen_silent(self, pulses: Sequence[Pulse]) -> list[Pulse]:
         """Return the hosts that have not been heard of for too long, by looks at the numbers of their heartbeats."""
@@ -193,108 +216,9 @@ class Deaths:
                 f"{count} of {of} hosts are silent at once: the control plane's own network is the suspect. "
                 "No host is declared dead."
             )
-            await self._alert(says, hosts=[each.name for each in suspects])
+            await alert(self._admission, says, hosts=[each.name for each in suspects])
             self._many_told = True
         return True
-
-    async def _second_signal(self, pulse: Pulse) -> None:
-        """Have a suspect confirmed by whoever knows; one witness who says that it lives is enough for that."""
-        if pulse.forced_down:
-            await self._confirm(pulse, "An operator forced it down.")
-            return
-        evidence = [await self._ask(witness, pulse) for witness in self._means(pulse.name).witnesses]
-        if not any(each.word is Word.ALIVE for each in evidence):
-            dead = [each.says for each in evidence if each.word is Word.DEAD]
-            if dead:
-                await self._confirm(pulse, " ".join(dead))
-                return
-        heard = " ".join(each.says for each in evidence) or "There is no second signal."
-        await self._tell(
-            pulse,
-            "suspect",
-            f"Host {pulse.name} is silent. {heard} If it is dead, say so: stateward host confirm --dead {pulse.name}",
-        )
-
-    async def _ask(self, witness: Witness, pulse: Pulse) -> Evidence:
-        try:
-            return await witness.ask(pulse.name, pulse.since or 0.0)
-        except Exception as error:  # a plugin's fault must not end the watch over all hosts
-            log.exception("a witness failed", host=pulse.name)
-            return Evidence(word=Word.UNKNOWN, says=f"A witness failed: {error!r}")
-
-    async def _confirm(self, pulse: Pulse, says: str) -> None:
-        await self._become(pulse, Event.CONFIRMED, says)
-        if self._means(pulse.name).fence is None:
-            await self._tell(
-                pulse,
-                "dead",
-                f"Host {pulse.name} is dead: {says} Take its power, then say so: "
-                f"stateward host fence --done {pulse.name}",
-            )
-        self.wake()
-
-    async def _take_power(self, pulse: Pulse, fence: Fence) -> None:
-        now = asyncio.get_running_loop().time()
-        due, failures = self._again.get(pulse.name, (now, 0))
-        if now < due:
-            return
-        try:
-            says = await fence.fence(pulse.name)
-        except Exception as error:
-            if not isinstance(error, FenceFailed):
-                log.exception("a fence failed by a fault of its own", host=pulse.name)
-            pause = min(_FENCE_PAUSE * 2**failures, _LONGEST_FENCE_PAUSE)
-            self._again[pulse.name] = (now + pause, failures + 1)
-            await self._tell(pulse, "fence", f"Host {pulse.name} is dead and could not be fenced: {error}")
-            return
-        self._again.pop(pulse.name, None)
-        await self._become(pulse, Event.FENCED, says)
-        self.wake()
-
-    async def _plan(self, pulse: Pulse) -> None:
-        """Plan the evacuation of a host that was fenced, unless that was done since; nothing more without approval."""
-
-        def work(connection: sa.Connection) -> str | None:
-            host = hosts.hold_fenced(connection, pulse.name)
-            last = host_plans.of_host(connection, pulse.name, PlanKind.EVACUATE)
-            if host is None or (last is not None and last.made_at >= (host.condition_at or 0.0)):
-                return None
-            now = self._admission.clock.now()
-            actor = system_actor(f"req-{uuid.uuid4()}")
-            plan = planning.preview(
-                connection,
-                host,
-                PlanKind.EVACUATE,
-                rules=self._admission.placement,
-                wishes=self._wishes,
-                now=now,
-            )
-            try:
-                kept = planning.keep(connection, plan, PlanKind.EVACUATE, actor, now=now, detail={})
-            except Conflict:
-                return None
-            if self._rules.approved:
-                planning.approve(connection, pulse.name, kept.id, actor, now)
-            says = (
-                f"Host {pulse.name} is fenced. {len(plan.acting)} of its {len(plan.moves)} instances can be evacuated"
-                + (
-                    ", and are."
-                    if self._rules.approved
-                    else f": stateward host evacuate {pulse.name} --approve {kept.id}"
-                )
-            )
-            self._alert_in(connection, says, now, host=pulse.name, plan=kept.id, **planning.counts(plan))
-            return kept.id
-
-        if await self._database.write(work) is not None and self._rules.approved:
-            self._approved()
-
-    def _clean(self, connection: sa.Connection, pulse: Pulse) -> None:
-        now, says = self._admission.clock.now(), "Nothing is left on it that was made anew elsewhere."
-        if strays.on(connection, pulse.name):
-            return
-        if become(connection, pulse.name, Event.CLEAN, says, now) is not None:
-            hosts.thaw(connection, pulse.name, Frozen.SILENT)
 
     async def _standing(self, payload: bytes) -> bytes:
         """Tell an agent that starts what it must not act on any more; from here on its host is not evacuated."""
@@ -310,46 +234,15 @@ class Deaths:
         self.wake()
         return answer
 
-    async def _become(self, pulse: Pulse, event: Event, says: str) -> None:
-        await self._database.write(
-            lambda connection: become(connection, pulse.name, event, says, self._admission.clock.now())
-        )
-
-    async def _tell(self, pulse: Pulse, what: str, says: str) -> None:
-        """Alert once for each thing that became of a host."""
-        key = f"{what} {pulse.since}"
-        if self._told.get(pulse.name) == key:
-            return
-        await self._alert(says, host=pulse.name)
-        self._told[pulse.name] = key
-
-    async def _alert(self, says: str, **detail: Any) -> None:
-        log.warning("alert", says=says, **detail)
-        await self._database.write(
-            lambda connection: self._alert_in(connection, says, self._admission.clock.now(), **detail)
-        )
-
-    def _alert_in(self, connection: sa.Connection, says: str, now: float, **detail: Any) -> None:
-        operations.record(
-            connection,
-            at=now,
-            event="alert",
-            actor=system_actor(f"req-{uuid.uuid4()}"),
-            instance_id=None,
-            action="host",
-            detail={"says": says} | detail,
-        )
-
     async def _run(self) -> None:
         pause = min(max(self._rules.silence / _LOOKS_PER_SILENCE, _SHORTEST), _LONGEST)
         while True:
             self._wake.clear()
             try:
-                await self.look()
+                await self._look()
             except StoreUnavailable as error:
                 log.warning("hosts cannot be looked at now", error=str(error))
             except Exception:
-                # One host's fault must not end the watch over all others.
                 log.exception("hosts could not be looked at; it is tried again")
             # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):

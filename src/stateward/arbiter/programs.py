@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -65,6 +67,8 @@ async def run(
         return Ended(status=None, output=f"It was ended after {seconds:g} s.".encode())
     finally:
         if process.returncode is None:
-            process.kill()
+            # With all that it has started itself: it leads a session of its own.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     return Ended(status=process.returncode, output=output)

@@ -192,7 +192,7 @@ def follow_plan(client: Client, place: str, form: str) -> dict[str, Any]:
     """Follow a plan to its end, and return it."""
     told: dict[int, str] = {}
     while True:
-        plan = client.native("GET", place)
+        plan: dict[str, Any] = client.native("GET", place)
         for move in plan["moves"]:
             if told.get(move["number"]) != move["state"] and form != "json":
                 click.echo(_line(move), err=True)

@@ -29,10 +29,17 @@ def heard_again(connection: sa.Connection, name: str, says: str, now: float) -> 
 
 
 def become(
-    connection: sa.Connection, name: str, event: Event, says: str, now: float, *, seq: int | None = None
+    connection: sa.Connection,
+    name: str,
+    event: Event,
+    says: str,
+    now: float,
+    *,
+    seq: int | None = None,
+    since: float | None = None,
 ) -> Condition | None:
     """Have an event change a host's condition, and record it; see ``store.hosts.become``."""
-    became = hosts.become(connection, name, event, says, now, seq=seq)
+    became = hosts.become(connection, name, event, says, now, seq=seq, since=since)
     if became is not None:
         operations.record(
             connection,

@@ -327,7 +327,14 @@ def hold_fenced(connection: sa.Connection, name: str) -> Host | None:
 
 
 def become(
-    connection: sa.Connection, name: str, event: Event, detail: str, now: float, *, seq: int | None = None
+    connection: sa.Connection,
+    name: str,
+    event: Event,
+    detail: str,
+    now: float,
+    *,
+    seq: int | None = None,
+    since: float | None = None,
 ) -> Condition | None:
     """Have an event change a host's condition, as the table of transitions says; return what it is then.
 
@@ -338,6 +345,7 @@ def become(
         detail: why, for people.
         now: seconds since the epoch.
         seq: only if this is still the number of its last heartbeat.
+        since: only if it is still the condition that it became at this time.
 
     Returns:
         None when the table has no row for the condition that the host is in, or there is no such host.
@@ -351,6 +359,7 @@ def become(
                 _COLUMNS.name == name,
                 _COLUMNS.condition.in_(sorted(row.when)),
                 *([] if seq is None else [_COLUMNS.heard_seq == seq]),
+                *([] if since is None else [_COLUMNS.condition_at == since]),
             )
             .values(condition=row.becomes.value, condition_at=now, condition_detail=detail)
         )
