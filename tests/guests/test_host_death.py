@@ -1,0 +1,326 @@
+"""A host dies while its guests run on, and comes back: two real hypervisors on one shared folder (R14, ADR 0020).
+
+The dangerous case is told from its beginning to its end: the agent is gone, so that nobody stops the guests, and each
+of them holds a disk that another machine could open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final
+
+import libvirt
+import msgspec
+import pytest
+import pytest_asyncio
+
+from stateward.agent.lease import Lease
+from stateward.domain.actions import BY_KEY
+from stateward.domain.bodies import RebootOptions
+from stateward.domain.evacuation import MoveState, PlanKind, PlanState
+from stateward.domain.hosts import Condition, Frozen
+from stateward.domain.locks import LockKind, OperationClass
+from stateward.domain.states import Observed, VmState
+from stateward.operations.stacking import LockWish
+from stateward.store import host_plans, strays
+from stateward.store.host_plans import KeptPlan
+from tests.crash.real import real_guests
+from tests.guests.conftest import TinyImages
+from tests.guests.machine import table
+from tests.guests.pair import ADMIN, Pair, Processes, watched
+
+pytestmark = [pytest.mark.asyncio, pytest.mark.guests, pytest.mark.slow, pytest.mark.timeout(600)]
+
+#: A folder in memory, where there is one: seconds of silence are counted here, and a disk could hold everybody up.
+_MEMORY: Final = Path("/dev/shm")
+
+#: By each guest's name: the plan's line, and where its guest is in the end, as what.
+PLANNED: Final = {
+    "web": ("evacuate", "beta", MoveState.DONE),
+    "locked": (None, None, MoveState.LEFT),
+    "stopped": ("evacuate_stopped", "beta", MoveState.DONE),
+    "saved": ("evacuate_stopped", "beta", MoveState.DONE),
+}
+ENDS: Final = {
+    "web": ("beta", VmState.ACTIVE, {"beta": Observed.RUNNING}),
+    "locked": ("alpha", VmState.STOPPED, {"alpha": Observed.SHUTOFF}),
+    "stopped": ("beta", VmState.STOPPED, {"beta": Observed.SHUTOFF}),
+    "saved": ("beta", VmState.STOPPED, {"beta": Observed.SHUTOFF}),
+    "other": ("beta", VmState.ACTIVE, {"beta": Observed.RUNNING}),
+    "new": ("alpha", VmState.ACTIVE, {"alpha": Observed.RUNNING}),
+}
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """Give a folder with a path short enough for sockets."""
+    path = Path(tempfile.mkdtemp(prefix="stateward-", dir=_MEMORY if _MEMORY.is_dir() else None))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest_asyncio.fixture
+async def pair(home: Path, images: TinyImages) -> AsyncIterator[Pair]:
+    """Give both machines, up."""
+    pair = Pair(home, images)
+    try:
+        await pair.start()
+        yield pair
+    finally:
+        await pair.stop()
+
+
+class Tale:
+    """The guests of a pair, and what became of their hosts."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.pair = pair
+        #: Instances' ids by their names.
+        self.ids: dict[str, str] = {}
+        #: And libvirt's names of their guests.
+        self.domains: dict[str, str] = {}
+        self._began = time.time()
+
+    async def make(self, name: str, host: str, *words: str) -> str:
+        """Make one that runs."""
+        instance_id = self.ids[name] = await self.pair.make(name, host, *words)
+        self.domains[name] = f"instance-{(await self.pair.row(instance_id)).number:08x}"
+        return instance_id
+
+    async def there(self) -> dict[str, dict[str, Observed]]:
+        """Return which hypervisor has which guest, as what, by virsh's account."""
+        found = {name: await real_guests(side.machine.uri) for name, side in self.pair.sides.items()}
+        return {
+            name: {host: guests[each] for host, guests in found.items() if each in guests}
+            for name, each in self.ids.items()
+        }
+
+    def memory(self) -> list[str]:
+        """Return the memories that are saved on alpha."""
+        folder = self.pair.sides["alpha"].machine.home / "lib" / "qemu" / "save"
+        return sorted(path.name for path in folder.iterdir())
+
+    def starts(self, name: str) -> int:
+        """Return how often a guest was started on alpha, or was to be, by libvirt's log of it."""
+        log = self.pair.sides["alpha"].machine.home / "log" / "qemu" / f"{self.domains[name]}.log"
+        return sum(": starting up " in line for line in log.read_text(errors="replace").splitlines())
+
+    async def plan(self) -> KeptPlan | None:
+        """Return the newest plan for the dead host."""
+        return await self.pair.look(lambda c: host_plans.of_host(c, "alpha", PlanKind.EVACUATE))
+
+    async def lives(self) -> list[tuple[float, str, str]]:
+        """Return what became of alpha, oldest first: seconds since the tale began, what, and why."""
+        return [
+            (at - self._began, action, detail["says"])
+            for at, action, detail in await self.pair.trail("host")
+            if detail["host"] == "alpha" and action in set(Condition)
+        ]
+
+    def fenced(self) -> list[tuple[float, str, set[str]]]:
+        """Return what the fence wrote down: seconds since the tale began, the host, and whom it killed."""
+        lines = (line.split() for line in (self.pair.folder / "fence.log").read_text().splitlines())
+        return [(float(at) - self._began, host, set(killed)) for at, host, *killed in lines]
+
+
+async def begin(tale: Tale) -> None:
+    """Four guests on alpha, one of which gets no answer to its power button, and one on beta."""
+    pair = tale.pair
+    await tale.make("web", "alpha", "stateward.acpi=ignore")
+    await tale.make("locked", "alpha")
+    await tale.make("stopped", "alpha")
+    await tale.make("saved", "alpha")
+    await tale.make("other", "beta")
+    for each in tale.ids.values():
+        await pair.settled(each)
+    for name in ("stopped", "saved"):
+        await pair.plane.admission.admit(BY_KEY["stop_force"], tale.ids[name], ADMIN)
+    wish = LockWish(kind=LockKind.ADMIN, holder="an operator", name="no starts", blocks=OperationClass.START)
+    await pair.plane.locking.place(tale.ids["locked"], ADMIN, wish, overtake=False, project_id=None)
+    for name in ("stopped", "saved"):
+        await pair.settled(tale.ids[name])
+    await pair.says(tale.ids["web"], "boot 1", "up")
+    # It is in the journal, and would start the guest as soon as that is off.
+    options = RebootOptions(type="SOFT", timeout=600)
+    await pair.plane.admission.admit(BY_KEY["reboot_soft"], tale.ids["web"], ADMIN, body=options)
+    await pair.says(tale.ids["web"], "boot 1", "up", "power button pressed")
+
+
+async def die(tale: Tale) -> Processes:
+    """Alpha's agent dies, and its guests run on until the fence has them; one is started on beta then."""
+    pair, web = tale.pair, tale.ids["web"]
+    async with watched(web) as processes:
+        (before,) = processes.look()
+        await pair.kill_agent("alpha")
+        await pair.becomes("alpha", Condition.SUSPECT)
+        assert processes.look() == {before}
+        await pair.becomes("alpha", Condition.FENCED)
+        assert (processes.look(), (await pair.row(web)).host) == (frozenset(), "alpha")
+
+        async def planned() -> KeptPlan | None:
+            return await tale.plan()
+
+        plan = await pair.until(planned)
+        # Nothing is done before somebody has agreed.
+        assert (plan.state, processes.look()) == (PlanState.PLANNED, frozenset())
+        await pair.plane.hosts.approve("alpha", plan.id, ADMIN, then=lambda _connection, _plan: None)
+
+        async def carried_out() -> bool | None:
+            found = await tale.plan()
+            return True if found is not None and found.state is PlanState.DONE else None
+
+        await pair.until(carried_out)
+        await pair.says(web, "boot 1", "power button pressed", "boot 2", "up")
+        (after,) = processes.look()
+    assert processes.seen == [{before}, frozenset(), {after}]
+    return processes
+
+
+async def come_back(tale: Tale) -> str:
+    """Alpha's power returns, and somebody starts what is defined there; return what came of the first."""
+    pair = tale.pair
+    await pair.power_returns("alpha")
+    uri = pair.sides["alpha"].machine.uri
+    there = await tale.there()
+    assert {name: there[name].get("alpha") for name in PLANNED} == dict.fromkeys(PLANNED, Observed.SHUTOFF)
+    with pytest.raises(libvirt.libvirtError, match=r"Failed to get .*write.* lock") as refused:
+        await asyncio.to_thread(_start, uri, tale.ids["web"])
+    await asyncio.to_thread(_start, uri, tale.ids["stopped"])
+    await asyncio.to_thread(_start, uri, tale.ids["saved"], then_save=True)
+    assert tale.memory() == [f"{tale.domains['saved']}.save"]
+    there = await tale.there()
+    assert there["web"] == {"alpha": Observed.SHUTOFF, "beta": Observed.RUNNING}
+    assert there["stopped"] == {"alpha": Observed.RUNNING, "beta": Observed.SHUTOFF}
+    assert there["saved"] == {"alpha": Observed.SUSPENDED, "beta": Observed.SHUTOFF}
+    await pair.start_agent("alpha")
+    await pair.becomes("alpha", lambda host: host.condition is Condition.UP and host.frozen is None)
+    return str(refused.value)
+
+
+def _start(uri: str, instance_id: str, *, then_save: bool = False) -> None:
+    connection = libvirt.open(uri)
+    try:
+        domain = connection.lookupByUUIDString(instance_id)
+        domain.create()
+        if then_save:
+            domain.managedSave(0)
+    finally:
+        connection.close()
+
+
+async def test_a_host_dies_and_its_guests_run_on(pair: Pair) -> None:
+    """Fenced, evacuated and back: no guest runs twice, none boots another disk, and the host can be used again."""
+    tale = Tale(pair)
+    await begin(tale)
+    running = Processes(tale.ids["other"]).look()
+    processes = await die(tale)
+    plan = await tale.plan()
+    assert plan is not None
+    moves = await pair.look(lambda connection: host_plans.moves(connection, plan.id))
+    assert {each.name: (each.action, each.to_host, each.state) for each in moves} == PLANNED
+    left = await pair.look(lambda connection: strays.on(connection, "alpha"))
+    assert {each.instance_id for each in left} == {tale.ids[name] for name in ("web", "stopped", "saved")}
+
+    refused = await come_back(tale)
+    assert await pair.look(lambda connection: strays.on(connection, "alpha")) == []
+    # As after any boot: it ran, and a lock keeps it from being started.
+    await pair.until(lambda: _is(pair, tale.ids["locked"], VmState.STOPPED))
+    await tale.make("new", "alpha")
+    await pair.settled(tale.ids["new"])
+
+    there, rows = await tale.there(), {name: await pair.row(each) for name, each in tale.ids.items()}
+    seen = {name: (row.host, row.vm_state, there[name]) for name, row in rows.items()}
+    disks = {
+        name: (pair.shared / "instances" / each / "disk.qcow2").is_file() for name, each in tale.ids.items()
+    }
+    histories = {name: await pair.history(each) for name, each in tale.ids.items()}
+    lives, fenced = await tale.lives(), tale.fenced()
+    boots = [
+        line.removeprefix("stateward-guest: ") for line in pair.said(tale.ids["web"]) if ": boot " in line
+    ]
+    print(  # noqa: T201 (asked for: with -s it is seen)
+        table(
+            "A host that died while its guests ran on:",
+            ("guest", "plan", "record", "", "hypervisors", "done, last"),
+            [
+                (
+                    name,
+                    PLANNED.get(name, ("", "", ""))[0] or "",
+                    *seen[name][:2],
+                    ", ".join(f"{host} {state}" for host, state in there[name].items()),
+                    histories[name][-1],
+                )
+                for name in ENDS
+            ],
+        ),
+        *(f"{at:6.2f} s  {action}: {says}" for at, action, says in lives),
+        *(f"{at:6.2f} s  the fence: {host}: {len(killed)} processes" for at, host, killed in fenced),
+        f"web: {boots}, {len(processes.seen)} different accounts of its machines in {processes.looks} looks",
+        f"started by hand on alpha: {refused}",
+        sep="\n",
+    )
+    assert seen == ENDS
+    assert disks == dict.fromkeys(ENDS, True)
+    assert boots == ["boot 1", "boot 2"]
+    # When it was made, and by hand: what the agent had begun with it before it died is over.
+    assert (tale.starts("web"), tale.starts("locked"), tale.memory()) == (2, 1, [])
+    assert Processes(tale.ids["other"]).look() == running
+    assert [action for _at, action, _says in lives] == ["suspect", "dead", "fenced", "returned", "up"]
+    assert histories["web"] == [
+        "create on alpha: succeeded",
+        "reboot_soft on alpha: superseded",
+        "evacuate on beta: succeeded",
+    ]
+    # The fence ended when all were gone, before the host counted as fenced, before anything was begun elsewhere.
+    ((at, host, killed),) = fenced
+    domains = {tale.domains[name] for name in ("web", "locked")}
+    assert (host, killed & domains, {"libvirtd", "virtlogd"} - killed) == ("alpha", domains, set())
+    assert lives[1][0] < at < lives[2][0]
+
+
+async def _is(pair: Pair, instance_id: str, state: VmState) -> bool | None:
+    row = await pair.row(instance_id)
+    return True if (row.vm_state, row.task_state) == (state, None) else None
+
+
+async def test_a_host_that_only_its_network_has_lost(pair: Pair) -> None:
+    """It renews its lease: it is never declared dead, and its guests run on as if nothing were."""
+    tale = Tale(pair)
+    web = await tale.make("web", "alpha")
+    await pair.settled(web)
+    running = Processes(web).look()
+    assert len(running) == 1
+    pair.sides["alpha"].wire.cut()
+    await pair.becomes("alpha", Condition.SUSPECT)
+    first, since = _counter(pair), time.monotonic()
+
+    async def waited() -> bool | None:
+        # Renewed all the time, for longer than it would be good without.
+        over = time.monotonic() - since > 2 * pair.settings.death.lease_seconds
+        return True if over and _counter(pair) - first >= 6 else None
+
+    await pair.until(waited)
+    host = await pair.host("alpha")
+    assert (host.condition, host.frozen, await tale.plan()) == (Condition.SUSPECT, Frozen.SILENT, None)
+    pair.sides["alpha"].wire.mend()
+    await pair.becomes("alpha", lambda host: host.condition is Condition.UP and host.frozen is None)
+    assert not (pair.folder / "fence.log").exists()
+    assert [action for _at, action, _says in await tale.lives()] == ["suspect", "up"]
+    ((_at, _action, alert),) = await pair.trail("alert")
+    assert alert["says"] == (
+        "Host alpha is silent. It has not renewed its lease for 0 s yet. If it is dead, say so: "
+        "stateward host confirm --dead alpha"
+    )
+    assert Processes(web).look() == running
+    assert await pair.history(web) == ["create on alpha: succeeded"]
+    assert await tale.there() == {"web": {"alpha": Observed.RUNNING}}
+
+
+def _counter(pair: Pair) -> int:
+    return msgspec.json.decode((pair.leases / "alpha.lease").read_bytes(), type=Lease).counter
