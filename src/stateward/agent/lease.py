@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from stateward.threads import on_thread
+
 log = structlog.get_logger()
 
 
@@ -47,7 +49,7 @@ class LeaseFile:
         while True:
             lease = Lease(host=self._host, boot_id=self._boot_id(), counter=self._counter())
             try:
-                await asyncio.to_thread(self.renew, lease)
+                await on_thread(self.renew, lease)
             except OSError as error:
                 if not failed:
                     log.warning("the lease cannot be renewed", path=str(self._path), error=str(error))

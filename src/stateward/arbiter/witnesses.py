@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import msgspec
 
 from stateward.arbiter.programs import Ended, run
+from stateward.threads import on_thread
 
 #: Seconds in which shared storage has to answer.
 _READ_SECONDS: Final = 10.0
@@ -77,15 +78,21 @@ class LeaseWitness:
         self._time = time
         #: By host and silence: what was in the lease, and since when it is so.
         self._seen: dict[tuple[str, float], tuple[bytes, float]] = {}
+        #: The reads that storage has not answered yet, by host.
+        self._reading: dict[str, asyncio.Task[bytes]] = {}
 
     async def ask(self, host: str, since: float) -> Evidence:
         """Compare the lease with what was in it."""
         try:
             async with asyncio.timeout(_READ_SECONDS):
-                found = await asyncio.to_thread((self._folder / f"{host}.lease").read_bytes)
+                found = await self._read(host)
         except FileNotFoundError:
             return Evidence(word=Word.UNKNOWN, says=f"It has no lease in {self._folder}.")
-        except (OSError, TimeoutError) as error:
+        except TimeoutError:
+            return Evidence(
+                word=Word.UNKNOWN, says=f"Its lease cannot be read: {self._folder} does not answer."
+            )
+        except OSError as error:
             return Evidence(word=Word.UNKNOWN, says=f"Its lease cannot be read: {error}")
         now = self._time() if self._time is not None else asyncio.get_running_loop().time()
         was, at = self._seen.setdefault((host, since), (found, now))
@@ -95,6 +102,21 @@ class LeaseWitness:
         if now - at >= self._seconds:
             return Evidence(word=Word.DEAD, says=f"It has not renewed its lease for {now - at:.0f} s.")
         return Evidence(word=Word.UNKNOWN, says=f"It has not renewed its lease for {now - at:.0f} s yet.")
+
+    async def _read(self, host: str) -> bytes:
+        """Read a lease. Storage that hangs keeps one thread, however often it is asked for."""
+        reading = self._reading.get(host)
+        if reading is None:
+            path = self._folder / f"{host}.lease"
+            reading = self._reading[host] = asyncio.create_task(on_thread(path.read_bytes))
+            reading.add_done_callback(lambda done: self._read_at_last(host, done))
+        return await asyncio.shield(reading)
+
+    def _read_at_last(self, host: str, reading: asyncio.Task[bytes]) -> None:
+        del self._reading[host]
+        if not reading.cancelled():
+            # Nobody may have waited for so long.
+            reading.exception()
 
 
 class CommandWitness:

@@ -16,7 +16,7 @@ from typing import Final
 
 from stateward.agent.disk_image import usable_image
 from stateward.agent.driver import DriverError, ImageFiles
-from stateward.agent.libvirt.threads import on_thread
+from stateward.threads import on_thread
 from stateward.agent.libvirt.tools import failure, part_of, qemu_img
 
 #: Folders that QEMU, run as another user, must get through.

@@ -26,7 +26,7 @@ import libvirt
 
 from stateward.agent.driver import DriverError, GuestMissing, HypervisorUnavailable
 from stateward.agent.libvirt.loop import EVENTS
-from stateward.agent.libvirt.threads import apart, tell
+from stateward.threads import apart, tell
 
 T = TypeVar("T")
 

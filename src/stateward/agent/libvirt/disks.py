@@ -17,10 +17,10 @@ from stateward.agent.disk_image import check_room, read_image, usable_image
 from stateward.agent.driver import DriverError, ImageFiles
 from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, named
 from stateward.agent.libvirt.extra_disks import EXTRA_DISKS, extra_disks, write
-from stateward.agent.libvirt.threads import on_thread
 from stateward.agent.libvirt.tools import failure, qemu_img, run, sync, whole
 from stateward.agent.libvirt.xml import Files
 from stateward.domain.records import GuestSpec, ImageFacts
+from stateward.threads import on_thread
 
 _GIB: Final = 1024**3
 

@@ -29,7 +29,7 @@ from stateward.agent.libvirt.disk_calls import DiskCalls
 from stateward.agent.libvirt.host import Accelerator, describe
 from stateward.agent.libvirt.kernel_log import KernelLog
 from stateward.agent.libvirt.states import observed
-from stateward.agent.libvirt.threads import on_thread
+from stateward.threads import on_thread
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.networks import PortAddress, mac_of
 from stateward.domain.records import GuestSpec

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from stateward.agent.driver import ImageFiles
 from stateward.agent.libvirt.bases import FOLDER_MODE
-from stateward.agent.libvirt.threads import on_thread
 from stateward.agent.libvirt.tools import failure, parts_of, qemu_img, sync, whole
+from stateward.threads import on_thread
 
 DOING = "The instance's disk cannot be copied"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from stateward.agent.driver import DriverError
-from stateward.agent.libvirt.threads import on_thread
+from stateward.threads import on_thread
 
 _PART: Final = ".part"
 
