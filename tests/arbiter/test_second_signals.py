@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+import threading
 from pathlib import Path
 
+import msgspec
 import pytest
+import sqlalchemy as sa
 
 from stateward.agent.lease import Lease, LeaseFile
 from stateward.arbiter.deaths import DeathRules, Deaths
+from stateward.arbiter.rid import Returning
 from stateward.arbiter.witnesses import (
     CommandFence,
     CommandWitness,
@@ -20,10 +25,14 @@ from stateward.arbiter.witnesses import (
     Word,
 )
 from stateward.bus.memory import MemoryBus
+from stateward.bus.port import questions_subject
 from stateward.domain.hosts import Condition
-from stateward.store import hosts
+from stateward.domain.questions import Answer, Expel, Leaves
+from stateward.domain.states import Observed
+from stateward.store import hosts, strays
 from stateward.store.engine import Database
 from tests.operations.desk import Desk
+from tests.rows import NOW
 
 
 class Says:
@@ -187,6 +196,68 @@ async def test_a_lease(tmp_path: Path) -> None:
     assert found == [Word.UNKNOWN, Word.UNKNOWN, Word.ALIVE, Word.UNKNOWN, Word.DEAD, Word.ALIVE]
     # Another silence: what was seen in the one before says nothing.
     assert (await witness.ask("h", 2.0)).word is Word.UNKNOWN
+
+
+async def test_storage_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing follows from it, and it keeps one thread, however often it is asked for."""
+    monkeypatch.setattr("stateward.arbiter.witnesses._READ_SECONDS", 0.05)
+    witness = LeaseWitness(tmp_path, 60.0)
+    file = tmp_path / "h.lease"
+    # Who opens it waits for somebody who writes.
+    os.mkfifo(file)
+    before = threading.active_count()
+    asked = [await witness.ask("h", 1.0) for _ in range(3)]
+    assert (
+        asked
+        == [Evidence(word=Word.UNKNOWN, says=f"Its lease cannot be read: {tmp_path} does not answer.")] * 3
+    )
+    assert threading.active_count() == before + 1
+    with file.open("wb"):
+        pass
+    # What was read in the end counts, and the next one is read anew.
+    assert (await witness.ask("h", 1.0)).says == "It has not renewed its lease for 0 s yet."
+    file.unlink()
+    file.write_bytes(b"another")
+    assert (await witness.ask("h", 1.0)).word is Word.ALIVE
+
+
+class Stuck:
+    """A host that returns, one of whose guests does not give its power up."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Leaves]] = []
+        self.stuck = "s1"
+
+    async def answer(self, payload: bytes) -> bytes:
+        """Take the power of all but one."""
+        question = msgspec.json.decode(payload, type=Expel)
+        self.asked.append((question.instance_id, question.leaves))
+        return msgspec.json.encode(Answer(error="No." if question.instance_id == self.stuck else None))
+
+
+async def test_one_that_keeps_its_power_leaves_it_to_no_other(inline_database: Database) -> None:
+    """Each of them may have a disk open that is in use elsewhere; nothing is removed before all are off."""
+    desk, bus, host = Desk(inline_database), MemoryBus(), Stuck()
+    await bus.answer(questions_subject("h"), host.answer)
+    await desk.add_host("h")
+    await desk.add_host("g")
+    uncertain = await desk.add(host="g", observed=Observed.MISSING)
+
+    def note(connection: sa.Connection) -> None:
+        for number, instance_id in enumerate(("s1", uncertain, "s2")):
+            strays.note(connection, "h", instance_id, 1, NOW + number)
+
+    await desk.database.write(note)
+    returning = Returning(desk.database, bus)
+    assert await returning.rid("h") is False
+    assert host.asked == [("s1", Leaves.OFF), (uncertain, Leaves.OFF), ("s2", Leaves.OFF)]
+    host.stuck = ""
+    host.asked.clear()
+    # One of which the other copy is not certain is kept, and leaves the others nothing to wait for.
+    assert await returning.rid("h") is False
+    assert host.asked[3:] == [("s1", Leaves.NOTHING), ("s2", Leaves.NOTHING)]
+    left = await desk.database.read(lambda connection: strays.on(connection, "h"))
+    assert [each.instance_id for each in left] == [uncertain]
 
 
 async def test_a_lease_is_renewed(tmp_path: Path) -> None:

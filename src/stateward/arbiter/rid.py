@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -19,8 +21,10 @@ from stateward.store.strays import Stray
 
 log = structlog.get_logger()
 
-#: Seconds in which a host removes one.
+#: Seconds in which a host removes one, or takes the power of all.
 _SECONDS: Final = 60.0
+#: So many are asked for at a time: fewer than the calls that a driver lets through.
+_AT_ONCE: Final = 4
 #: What says nothing of where the instance is now.
 _NOT_SEEN: Final = frozenset({Observed.MISSING, Observed.UNKNOWN})
 
@@ -41,16 +45,33 @@ class Returning:
         """
         found = await self._database.read(lambda connection: strays.on(connection, host))
         # The power of each, before anything else is done about any.
-        for stray in found:
-            if not await self._ask(stray, Leaves.OFF):
-                return False
+        if not await self._off(found):
+            return False
+        rid = True
         for stray in found:
             leaves = await self._database.read(functools.partial(_leaves, stray=stray))
-            if leaves is Leaves.OFF or not await self._ask(stray, leaves):
+            if leaves is Leaves.OFF:
+                rid = False
+                continue
+            if not await self._ask(stray, leaves):
                 return False
             await self._database.write(functools.partial(strays.gone, stray=stray))
             log.info("a stray is gone", host=host, instance=stray.instance_id)
-        return True
+        return rid
+
+    async def _off(self, found: Sequence[Stray]) -> bool:
+        """Take the power of all, whether or not one does not give it up; what is not done in time is done again."""
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def off(stray: Stray) -> bool:
+            async with turns:
+                return await self._ask(stray, Leaves.OFF)
+
+        try:
+            async with asyncio.timeout(_SECONDS):
+                return all(await asyncio.gather(*(off(stray) for stray in found)))
+        except TimeoutError:
+            return False
 
     async def _ask(self, stray: Stray, leaves: Leaves) -> bool:
         question = Expel(instance_id=stray.instance_id, fence=stray.fence, leaves=leaves)
