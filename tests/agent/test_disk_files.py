@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import stat
 import sys
+import threading
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from msgspec.structs import replace
 
 from stateward.agent.disk_image import read_image
 from stateward.agent.driver import DriverError
+from stateward.agent.libvirt.bases import Bases
 from stateward.agent.libvirt.disks import Disks
 from stateward.agent.libvirt.snapshots import Snapshots, convert
 from stateward.agent.libvirt.tools import qemu_img, run, whole
@@ -480,3 +483,32 @@ async def test_a_program_dies_with_its_agent(tmp_path: Path) -> None:
     async with asyncio.timeout(5):
         while await _runs(pid):  # noqa: ASYNC110 - the process is init's now
             await asyncio.sleep(0.01)
+
+
+async def test_hosts_that_share_a_folder_leave_each_other_their_bases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One tidies up while another makes a copy, to which nobody has a link yet."""
+    bench = Bench(tmp_path)
+    one, two = (Bases(bench.folder / "base", bench.images) for _ in range(2))
+    begun, go = threading.Event(), threading.Event()
+
+    def copy(source: Path, part: Path) -> None:
+        part.parent.mkdir(parents=True)
+        shutil.copyfile(source, part)
+        begun.set()
+        go.wait(30)
+
+    monkeypatch.setattr("stateward.agent.libvirt.bases._link_or_copy", copy)
+    making = asyncio.create_task(one.link("raw", tmp_path / "link", "raw"))
+    assert await asyncio.to_thread(begun.wait, 30)
+    tidying = [asyncio.create_task(two.unlink(tmp_path / "nothing")) for _ in range(2)]
+    await asyncio.wait(tidying, timeout=0.2)
+    # One that waits is given up: what it gets in the end holds up nobody.
+    tidying[0].cancel()
+    go.set()
+    await making
+    await tidying[1]
+    assert (tmp_path / "link").read_bytes() == BYTES
+    assert [path.name for path in (bench.folder / "base").iterdir()] == ["raw"]
+    await two.unlink(tmp_path / "nothing")

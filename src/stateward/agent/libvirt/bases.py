@@ -3,24 +3,31 @@
 ``base/IMAGE`` is a hard link to the image store's file, or a copy where that is on another file system; the
 instance's folder has a hard link to that, so that neither deleting the image nor tidying ``base`` can take the
 ground from under a disk. A base that neither the image store nor an instance has a link to is deleted with the
-last instance.
+last instance. Hosts may share the folder: a lock beside it lets one of them at a time change what is in it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import fcntl
+import os
 import shutil
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Final
 
 from stateward.agent.disk_image import usable_image
 from stateward.agent.driver import DriverError, ImageFiles
-from stateward.threads import on_thread
 from stateward.agent.libvirt.tools import failure, part_of, qemu_img
+from stateward.threads import apart, on_thread
 
 #: Folders that QEMU, run as another user, must get through.
 FOLDER_MODE: Final = 0o711
+
+#: What a file system says that has no locks.
+_NO_LOCKS: Final = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 #: What ``qemu-img check`` ends with when all is well, or some space is wasted.
 _SOUND: Final = frozenset({0, 3})
@@ -49,8 +56,42 @@ class Bases:
     def __init__(self, folder: Path, images: ImageFiles) -> None:
         self._folder = folder
         self._images = images
-        #: Between linking a base and linking to it, nobody may find it unused.
-        self._alone = asyncio.Lock()
+        #: Held by who is alone with the bases: other hosts may share the folder.
+        self._lock = folder.with_name(f"{folder.name}.lock")
+        self._turns = asyncio.Lock()
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncGenerator[None]:
+        """Let nobody find a base unused between its making and the link to it, on this host or on another.
+
+        Raises:
+            OSError: the folder cannot be used.
+        """
+        async with self._turns:
+            taking = asyncio.create_task(apart("lock of bases", self._hold, late=os.close))
+            try:
+                held = await asyncio.shield(taking)
+            except asyncio.CancelledError:
+                # Had in the end, for nobody.
+                taking.add_done_callback(_let_go)
+                raise
+            try:
+                yield
+            finally:
+                os.close(held)
+
+    def _hold(self) -> int:
+        """Wait for the lock; the kernel gives it back when the file is closed, or the agent killed. Blocking."""
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError as error:
+            # A file system without locks: alone among this host's own calls only.
+            if error.errno not in _NO_LOCKS:
+                os.close(held)
+                raise
+        return held
 
     async def link(self, image_id: str, target: Path, disk_format: str | None) -> None:
         """Give an instance a link to an image's bytes, unless it has it.
@@ -65,7 +106,7 @@ class Bases:
             OSError: the disk is full or broken.
         """
         base = named(self._folder, image_id)
-        async with self._alone:
+        async with self._alone():
             if await on_thread(_link_existing, base, target):
                 return
             source = await self._images.path(image_id)
@@ -85,7 +126,7 @@ class Bases:
         Raises:
             OSError: they cannot be deleted.
         """
-        async with self._alone:
+        async with self._alone():
             await on_thread(self._unlink, folder)
 
     def _unlink(self, folder: Path) -> None:
@@ -105,6 +146,11 @@ async def _inspect(path: Path, disk_format: str) -> None:
         if path.stat().st_size < image.least:
             raise failure(doing, "the file ends too early")
         await qemu_img(doing, "check", "-q", "-f", "qcow2", str(path), fine=_SOUND)
+
+
+def _let_go(taking: asyncio.Task[int]) -> None:
+    if not taking.cancelled() and taking.exception() is None:
+        os.close(taking.result())
 
 
 def _link_existing(base: Path, target: Path) -> bool:
