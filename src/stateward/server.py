@@ -289,7 +289,7 @@ class Server:
     async def _start_agent(
         self, host: HostSettings, database: Database, bus: MemoryBus, consoles: Consoles, images: ImageFiles
     ) -> None:
-        folder = self._data / "hosts" / host.name
+        folder = self._own(host)
         folder.mkdir(parents=True, exist_ok=True)
         await database.write(
             lambda connection: hosts.register(connection, host.name, host.zone, shared=host.shared)
@@ -310,6 +310,10 @@ class Server:
         await agent.start()
         self._agents.append(agent)
         self._undo.push_async_callback(agent.stop)
+
+    def _own(self, host: HostSettings) -> Path:
+        """Return the folder of what is a host's alone, whether or not it shares its disks."""
+        return self._data / "hosts" / host.name
 
     async def _driver(self, host: HostSettings, folder: Path, images: ImageFiles) -> Driver:
         if host.driver == "simulated":
@@ -340,6 +344,7 @@ class Server:
             run_as=place.run_as,
             accelerator=Accelerator(host.accelerator),
             boot_id_file=Path(host.boot_id_file),
+            own=self._own(host),
         )
 
     async def register_test_guest(self, *, agent: bool) -> None:

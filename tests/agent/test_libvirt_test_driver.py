@@ -30,6 +30,7 @@ from tests.agent.contract import Changes, DriverContract, Rig
 from tests.agent.contract_adoption import AdoptionContract
 from tests.agent.contract_disks import DiskContract
 from tests.agent.images import FolderImages
+from tests.harness import until
 
 IMAGE = "6c7f1d1e-9f5c-4a0c-8f4e-2f3a54a0b001"
 URI = "test:///default"
@@ -345,6 +346,27 @@ async def test_a_libvirt_that_is_away_is_said_to_be(tmp_path: Path, images: Fold
             await driver.list()
     finally:
         await driver.close()
+
+
+@pytest.mark.asyncio
+async def test_only_a_guests_own_host_says_that_it_is_thawed(tmp_path: Path, images: FolderImages) -> None:
+    """Another one that shares the folder has no such guest, which is not to say that it is off."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    marks = [folder / "frozen" / str(uuid.uuid4()) for folder in (shared, own)]
+    for mark in marks:
+        mark.parent.mkdir(parents=True)
+        mark.touch()
+    driver = LibvirtDriver(uri=URI, folder=shared, own=own, images=images)
+    await driver.open(Changes())
+
+    async def thawed() -> bool | None:
+        return True if not marks[1].exists() else None
+
+    try:
+        await until(thawed, seconds=30.0, says=lambda: "still marked")
+    finally:
+        await driver.close()
+    assert marks[0].exists()
 
 
 @pytest.mark.asyncio

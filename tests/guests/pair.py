@@ -171,6 +171,7 @@ class Pair:
                 folder=self.shared,
                 images=self._images,
                 boot_id_file=side.machine.boot_id_file,
+                own=self.folder / name,
             ),
             bus=side.wire,
             clock=SystemClock(),

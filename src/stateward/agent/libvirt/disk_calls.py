@@ -26,10 +26,17 @@ class DiskCalls:
         folder: the host's data folder.
         images: where images come from, and go.
         capabilities: the driver's.
+        own: the folder of what is this host's alone.
     """
 
     def __init__(
-        self, connection: Connection, folder: Path, images: ImageFiles, capabilities: Capabilities
+        self,
+        connection: Connection,
+        folder: Path,
+        images: ImageFiles,
+        capabilities: Capabilities,
+        *,
+        own: Path,
     ) -> None:
         self.capabilities = capabilities
         self._connection = connection
@@ -38,7 +45,7 @@ class DiskCalls:
         self._snapshots = Snapshots(snapshots, images)
         self._backups = Backups(connection, snapshots, DOING)
         self._freezer = Freezer(
-            folder / "frozen",
+            own / "frozen",
             reach=self._inside(inside.reachable),
             freeze=self._inside(inside.freeze),
             thaw=self._inside(inside.thaw),

@@ -29,7 +29,6 @@ from stateward.agent.libvirt.disk_calls import DiskCalls
 from stateward.agent.libvirt.host import Accelerator, describe
 from stateward.agent.libvirt.kernel_log import KernelLog
 from stateward.agent.libvirt.states import observed
-from stateward.threads import on_thread
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.networks import PortAddress, mac_of
 from stateward.domain.records import GuestSpec
@@ -38,6 +37,7 @@ from stateward.domain.states import Cause
 from stateward.domain.strangers import Stranger
 from stateward.domain.sweeps import Trace
 from stateward.settings import BOOT_ID_FILE
+from stateward.threads import on_thread
 
 T = TypeVar("T")
 
@@ -55,7 +55,8 @@ class LibvirtDriver(DiskCalls):
 
     Args:
         uri: libvirt's name for the hypervisor, ``qemu:///system`` or the like.
-        folder: the host's data folder; instances' disks and consoles are under it.
+        folder: the host's data folder; instances' disks and consoles are under it. Hosts may share it.
+        own: the folder of what is this host's alone; ``folder`` where that is not shared.
         images: where images come from.
         run_as: ``+UID:+GID`` that QEMU runs as where libvirt's own user cannot reach ``folder``.
         accelerator: how guests are run; KVM where it is usable unless told otherwise.
@@ -73,6 +74,7 @@ class LibvirtDriver(DiskCalls):
         run_as: str | None = None,
         accelerator: Accelerator = Accelerator.AUTO,
         boot_id_file: Path = BOOT_ID_FILE,
+        own: Path | None = None,
     ) -> None:
         real = not uri.startswith("test:")
         capabilities = Capabilities(
@@ -91,7 +93,13 @@ class LibvirtDriver(DiskCalls):
         self._folder = folder.absolute()
         self._run_as = run_as
         self._accelerator = accelerator
-        super().__init__(Connection(uri, self._on_change), self._folder, images, capabilities)
+        super().__init__(
+            Connection(uri, self._on_change),
+            self._folder,
+            images,
+            capabilities,
+            own=self._folder if own is None else own.absolute(),
+        )
         self._changed: Changed | None = None
         self._host: xml.Host | None = None
         #: What is known of each domain's metadata, by uuid; None for domains that are not ours. Asking libvirt
