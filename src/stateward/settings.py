@@ -391,10 +391,20 @@ def _check_together(settings: Settings) -> None:
                 f"The settings cannot be used: the network {network.name} names no bridge; set its source."
             )
     _check_hosts(settings.host)
+    _check_death(settings.death, settings.agent.heartbeat)
     try:
         check(settings.made_policies())
     except BadPolicy as error:
         raise BadSettings(f"The settings cannot be used: {error}") from None
+
+
+def _check_death(death: DeathSettings, heartbeat: float) -> None:
+    """Refuse a lease that is lost between two renewals, which come with heartbeats: a host that lives is dead then."""
+    if death.lease is not None and death.lease_seconds < 2 * heartbeat:
+        raise BadSettings(
+            f"The settings cannot be used: death.lease_seconds is {death.lease_seconds:g}, which is not twice "
+            f"agent.heartbeat ({heartbeat:g}), with which leases are renewed: a host that lives would lose its lease."
+        )
 
 
 def _check_hosts(hosts: tuple[HostSettings, ...]) -> None:

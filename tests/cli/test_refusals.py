@@ -101,6 +101,10 @@ def test_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
             "The settings cannot be used: two hosts have one name: a, a",
         ),
         (
+            '[agent]\nheartbeat = 30\n[death]\nlease = "/leases"\nlease_seconds = 59',
+            "The settings cannot be used: death.lease_seconds is 59, which is not twice agent.heartbeat (30), with ",
+        ),
+        (
             '[[host]]\nname = "a"',
             "--driver and [[host]] tables in the settings contradict each other: use one of them",
         ),
