@@ -26,6 +26,8 @@ from stateward.agent.driver import DriverError
 from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Cause, Observed
+from stateward.server import Server
+from stateward.settings import HostSettings, Settings
 from tests.agent.contract import Changes, DriverContract, Rig
 from tests.agent.contract_adoption import AdoptionContract
 from tests.agent.contract_disks import DiskContract
@@ -349,15 +351,15 @@ async def test_a_libvirt_that_is_away_is_said_to_be(tmp_path: Path, images: Fold
 
 
 @pytest.mark.asyncio
-async def test_only_a_guests_own_host_says_that_it_is_thawed(tmp_path: Path, images: FolderImages) -> None:
-    """Another one that shares the folder has no such guest, which is not to say that it is off."""
-    shared, own = tmp_path / "shared", tmp_path / "own"
-    marks = [folder / "frozen" / str(uuid.uuid4()) for folder in (shared, own)]
+async def test_only_a_guests_own_host_says_that_it_is_thawed(tmp_path: Path) -> None:
+    """Another one that shares its folder has no such guest, which is not to say that it is off."""
+    marks = [tmp_path / folder / "frozen" / str(uuid.uuid4()) for folder in ("shared", "hosts/one")]
     for mark in marks:
         mark.parent.mkdir(parents=True)
         mark.touch()
-    driver = LibvirtDriver(uri=URI, folder=shared, own=own, images=images)
-    await driver.open(Changes())
+    settings = Settings(host=(HostSettings(name="one", uri=URI, shared=True),), network=())
+    server = Server(data=tmp_path, listen=("127.0.0.1", 0), settings=settings, progress=lambda _line: None)
+    await server.start()
 
     async def thawed() -> bool | None:
         return True if not marks[1].exists() else None
@@ -365,7 +367,7 @@ async def test_only_a_guests_own_host_says_that_it_is_thawed(tmp_path: Path, ima
     try:
         await until(thawed, seconds=30.0, says=lambda: "still marked")
     finally:
-        await driver.close()
+        await server.stop()
     assert marks[0].exists()
 
 

@@ -6,13 +6,12 @@ ends by itself.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import random
 import shutil
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -62,11 +61,14 @@ from pathlib import Path
 
 folder, host = Path(sys.argv[1]), sys.argv[2]
 home = folder / host / "host"
+processes = {}
+for file in (*home.glob("run/qemu/*.pid"), *home.glob("libvirt/*.pid")):
+    processes[int(file.read_text())] = file.stem
 handles = {}
-for file in (*home.glob("libvirt/*.pid"), *home.glob("run/qemu/*.pid")):
+for process, name in processes.items():
     try:
-        handles[file.stem] = os.pidfd_open(int(file.read_text()))
-    except (ValueError, ProcessLookupError):
+        handles[name] = os.pidfd_open(process)
+    except ProcessLookupError:
         pass
 for handle in handles.values():
     try:
@@ -129,10 +131,12 @@ class Pair:
             self.sides[name] = Side(name, Machine(folder / name), wire)
         self.database: Database
         self.plane: Plane
+        self._undo = AsyncExitStack()
 
     async def start(self) -> None:
         """Put everything up, and wait until both hosts are heard of."""
         self.database = open_database(f"sqlite:///{self.folder / 'stateward.db'}")
+        self._undo.push_async_callback(self.database.close)
         await migrate(self.database)
         self.plane = Plane(
             database=self.database,
@@ -141,25 +145,22 @@ class Pair:
             settings=self.settings,
             changes=Changes(),
         )
+        self._undo.push_async_callback(self._bus.close)
+        self._undo.push_async_callback(self.plane.stop)
         await self.plane.start()
-        for name in NAMES:
+        for name, side in self.sides.items():
             await self.database.write(functools.partial(hosts.register, name=name, zone="nova", shared=True))
-            await self.sides[name].machine.boot()
+            self._undo.push_async_callback(side.machine.end)
+            await side.machine.boot()
+            self._undo.push_async_callback(side.wire.close)
+            self._undo.push_async_callback(self.kill_agent, name)
             await self.start_agent(name)
-        for name in NAMES:
+        for name in self.sides:
             await self.becomes(name, lambda host: host.seen_at is not None)
 
     async def stop(self) -> None:
         """Leave nothing."""
-        for name, side in self.sides.items():
-            side.wire.mend()
-            await self.kill_agent(name)
-            await side.wire.close()
-        await self.plane.stop()
-        await self._bus.close()
-        await self.database.close()
-        for side in self.sides.values():
-            await side.machine.end()
+        await self._undo.aclose()
 
     async def start_agent(self, name: str) -> None:
         """Start a host's agent, with what ``stateward serve`` would start it with."""
@@ -281,50 +282,6 @@ class Pair:
             return True if all(f"stateward-guest: {line}" in rest for line in lines) else None
 
         await until(look, seconds=LONG, says=lambda: f"not {lines} in {self.said(instance_id)}")
-
-
-class Processes:
-    """Looks for the machines of one instance again and again, wherever they run."""
-
-    def __init__(self, instance_id: str) -> None:
-        self._instance_id = instance_id.encode()
-        #: The processes of each look, as long as they differ from those before.
-        self.seen: list[frozenset[int]] = []
-        self.looks = 0
-
-    def look(self) -> frozenset[int]:
-        """Return the processes that are alive now."""
-        found = set[int]()
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (folder / "cmdline").read_bytes().split(b"\0")
-                state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if b"qemu-system" in words[0] and self._instance_id in words and state not in "ZX":
-                found.add(int(folder.name))
-        return frozenset(found)
-
-    async def watch(self) -> None:
-        """Look until cancelled."""
-        while True:
-            now = await asyncio.to_thread(self.look)
-            self.looks += 1
-            if not self.seen or self.seen[-1] != now:
-                self.seen.append(now)
-            await asyncio.sleep(0.05)
-
-
-@asynccontextmanager
-async def watched(instance_id: str) -> AsyncGenerator[Processes]:
-    """Look for the machines of an instance meanwhile."""
-    processes = Processes(instance_id)
-    task = asyncio.create_task(processes.watch())
-    try:
-        yield processes
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 def _properties(words: tuple[str, ...]) -> dict[str, str]:
