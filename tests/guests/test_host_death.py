@@ -22,18 +22,17 @@ import pytest_asyncio
 from stateward.agent.lease import Lease
 from stateward.domain.actions import BY_KEY
 from stateward.domain.bodies import RebootOptions
-from stateward.domain.evacuation import MoveState, PlanKind, PlanState
+from stateward.domain.evacuation import MoveState, PlanState
 from stateward.domain.hosts import Condition, Frozen
 from stateward.domain.locks import LockKind, OperationClass
 from stateward.domain.states import Observed, VmState
 from stateward.operations.stacking import LockWish
-from stateward.store import host_plans, strays
-from stateward.store.host_plans import KeptPlan
-from tests.crash.real import real_guests
+from stateward.store import strays
 from tests.guests.conftest import TinyImages
 from tests.guests.machine import table
 from tests.guests.pair import ADMIN, Pair
 from tests.guests.processes import Processes, watched
+from tests.guests.tale import Tale
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.guests, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -77,59 +76,6 @@ async def pair(home: Path, images: TinyImages) -> AsyncIterator[Pair]:
         await pair.stop()
 
 
-class Tale:
-    """The guests of a pair, and what became of their hosts."""
-
-    def __init__(self, pair: Pair) -> None:
-        self.pair = pair
-        #: Instances' ids by their names.
-        self.ids: dict[str, str] = {}
-        #: And libvirt's names of their guests.
-        self.domains: dict[str, str] = {}
-        self._began = time.time()
-
-    async def make(self, name: str, host: str, *words: str) -> str:
-        """Make one that runs."""
-        instance_id = self.ids[name] = await self.pair.make(name, host, *words)
-        self.domains[name] = f"instance-{(await self.pair.row(instance_id)).number:08x}"
-        return instance_id
-
-    async def there(self) -> dict[str, dict[str, Observed]]:
-        """Return which hypervisor has which guest, as what, by virsh's account."""
-        found = {name: await real_guests(side.machine.uri) for name, side in self.pair.sides.items()}
-        return {
-            name: {host: guests[each] for host, guests in found.items() if each in guests}
-            for name, each in self.ids.items()
-        }
-
-    def memory(self) -> list[str]:
-        """Return the memories that are saved on alpha."""
-        folder = self.pair.sides["alpha"].machine.home / "lib" / "qemu" / "save"
-        return sorted(path.name for path in folder.iterdir())
-
-    def starts(self, name: str) -> int:
-        """Return how often a guest was started on alpha, or was to be, by libvirt's log of it."""
-        log = self.pair.sides["alpha"].machine.home / "log" / "qemu" / f"{self.domains[name]}.log"
-        return sum(": starting up " in line for line in log.read_text(errors="replace").splitlines())
-
-    async def plan(self) -> KeptPlan | None:
-        """Return the newest plan for the dead host."""
-        return await self.pair.look(lambda c: host_plans.of_host(c, "alpha", PlanKind.EVACUATE))
-
-    async def lives(self) -> list[tuple[float, str, str]]:
-        """Return what became of alpha, oldest first: seconds since the tale began, what, and why."""
-        return [
-            (at - self._began, action, detail["says"])
-            for at, action, detail in await self.pair.trail("host")
-            if detail["host"] == "alpha" and action is not None and action in set(Condition)
-        ]
-
-    def fenced(self) -> list[tuple[float, str, set[str]]]:
-        """Return what the fence wrote down: seconds since the tale began, the host, and whom it killed."""
-        lines = (line.split() for line in (self.pair.folder / "fence.log").read_text().splitlines())
-        return [(float(at) - self._began, host, set(killed)) for at, host, *killed in lines]
-
-
 async def begin(tale: Tale) -> None:
     """Four guests on alpha, one of which gets no answer to its power button, and one on beta."""
     pair = tale.pair
@@ -163,19 +109,10 @@ async def die(tale: Tale) -> Processes:
         await pair.becomes("alpha", Condition.FENCED)
         assert (processes.look(), (await pair.row(web)).host) == (frozenset(), "alpha")
 
-        async def planned() -> KeptPlan | None:
-            return await tale.plan()
-
-        plan = await pair.until(planned)
+        plan = await tale.planned()
         # Nothing is done before somebody has agreed.
         assert (plan.state, processes.look()) == (PlanState.PLANNED, frozenset())
-        await pair.plane.hosts.approve("alpha", plan.id, ADMIN, then=lambda _connection, _plan: None)
-
-        async def carried_out() -> bool | None:
-            found = await tale.plan()
-            return True if found is not None and found.state is PlanState.DONE else None
-
-        await pair.until(carried_out)
+        await tale.carry_out(plan)
         await pair.says(web, "boot 1", "power button pressed", "boot 2", "up")
         (after,) = processes.look()
     assert processes.seen == [{before}, frozenset(), {after}]
@@ -222,8 +159,7 @@ async def test_a_host_dies_and_its_guests_run_on(pair: Pair) -> None:
     processes = await die(tale)
     plan = await tale.plan()
     assert plan is not None
-    moves = await pair.look(lambda connection: host_plans.moves(connection, plan.id))
-    assert {each.name: (each.action, each.to_host, each.state) for each in moves} == PLANNED
+    assert await tale.moves(plan) == PLANNED
     left = await pair.look(lambda connection: strays.on(connection, "alpha"))
     assert {each.instance_id for each in left} == {tale.ids[name] for name in ("web", "stopped", "saved")}
 
@@ -287,6 +223,40 @@ async def test_a_host_dies_and_its_guests_run_on(pair: Pair) -> None:
 async def _is(pair: Pair, instance_id: str, state: VmState) -> bool | None:
     row = await pair.row(instance_id)
     return True if (row.vm_state, row.task_state) == (state, None) else None
+
+
+async def test_a_fence_that_only_says_so(pair: Pair) -> None:
+    """The guest runs on where it is: its disk is locked, and it is the old copy that is kept until somebody decides."""
+    tale = Tale(pair)
+    web = await tale.make("web", "alpha")
+    await pair.settled(web)
+    (pair.folder / "fence.py").write_text("print('done, as far as anybody knows')")
+    processes = Processes(web)
+    (before,) = processes.look()
+    await pair.kill_agent("alpha")
+    plan = await tale.planned()
+    await tale.carry_out(plan)
+    row = await pair.row(web)
+    assert await tale.moves(plan) == {"web": ("evacuate", "beta", MoveState.FAILED)}
+    assert (row.host, row.vm_state) == ("beta", VmState.ERROR)
+    assert row.fault is not None
+    assert 'Failed to get "write" lock' in row.fault.message
+    assert processes.look() == {before}
+    assert await tale.there() == {"web": {"alpha": Observed.RUNNING, "beta": Observed.SHUTOFF}}
+
+    await pair.start_agent("alpha")
+
+    async def off() -> bool | None:
+        return None if processes.look() else True
+
+    await pair.until(off)
+    assert (await pair.host("alpha")).condition is Condition.RETURNED
+    assert await tale.there() == {"web": {"alpha": Observed.SHUTOFF, "beta": Observed.SHUTOFF}}
+    await pair.plane.admission.admit(BY_KEY["reboot_hard"], web, ADMIN)
+    assert (await pair.settled(web)).vm_state is VmState.ACTIVE
+    await pair.becomes("alpha", Condition.UP)
+    assert await tale.there() == {"web": {"beta": Observed.RUNNING}}
+    assert len(processes.look()) == 1
 
 
 async def test_a_host_that_only_its_network_has_lost(pair: Pair) -> None:
