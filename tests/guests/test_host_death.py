@@ -247,11 +247,12 @@ async def test_a_fence_that_only_says_so(pair: Pair) -> None:
     await pair.start_agent("alpha")
 
     async def off() -> bool | None:
-        return None if processes.look() else True
+        there = await tale.there()
+        return True if there["web"] == {"alpha": Observed.SHUTOFF, "beta": Observed.SHUTOFF} else None
 
     await pair.until(off)
+    assert processes.look() == frozenset()
     assert (await pair.host("alpha")).condition is Condition.RETURNED
-    assert await tale.there() == {"web": {"alpha": Observed.SHUTOFF, "beta": Observed.SHUTOFF}}
     await pair.plane.admission.admit(BY_KEY["reboot_hard"], web, ADMIN)
     assert (await pair.settled(web)).vm_state is VmState.ACTIVE
     await pair.becomes("alpha", Condition.UP)
