@@ -43,10 +43,22 @@ class Tale:
         folder = self.pair.sides["alpha"].machine.home / "lib" / "qemu" / "save"
         return sorted(path.name for path in folder.iterdir())
 
+    def log(self, host: str, name: str) -> str:
+        """Return what libvirt and QEMU wrote of a guest on a host."""
+        log = self.pair.sides[host].machine.home / "log" / "qemu" / f"{self.domains[name]}.log"
+        return log.read_text(errors="replace")
+
     def starts(self, name: str) -> int:
-        """Return how often a guest was started on alpha, or was to be, by libvirt's log of it."""
-        log = self.pair.sides["alpha"].machine.home / "log" / "qemu" / f"{self.domains[name]}.log"
-        return sum(": starting up " in line for line in log.read_text(errors="replace").splitlines())
+        """Return how often a guest was started on alpha, or was to be."""
+        return sum(": starting up " in line for line in self.log("alpha", name).splitlines())
+
+    async def locked_out(self, host: str, name: str) -> None:
+        """Wait until QEMU says of a guest that its disk is in use; libvirt's own error may not quote that."""
+
+        async def look() -> bool | None:
+            return True if 'Failed to get "write" lock' in self.log(host, name) else None
+
+        await self.pair.until(look)
 
     async def plan(self) -> KeptPlan | None:
         """Return the newest plan for the dead host."""

@@ -126,8 +126,9 @@ async def come_back(tale: Tale) -> str:
     uri = pair.sides["alpha"].machine.uri
     there = await tale.there()
     assert {name: there[name].get("alpha") for name in PLANNED} == dict.fromkeys(PLANNED, Observed.SHUTOFF)
-    with pytest.raises(libvirt.libvirtError, match=r"Failed to get .*write.* lock") as refused:
+    with pytest.raises(libvirt.libvirtError) as refused:
         await asyncio.to_thread(_start, uri, tale.ids["web"])
+    await tale.locked_out("alpha", "web")
     await asyncio.to_thread(_start, uri, tale.ids["stopped"])
     await asyncio.to_thread(_start, uri, tale.ids["saved"], then_save=True)
     assert tale.memory() == [f"{tale.domains['saved']}.save"]
@@ -239,8 +240,7 @@ async def test_a_fence_that_only_says_so(pair: Pair) -> None:
     row = await pair.row(web)
     assert await tale.moves(plan) == {"web": ("evacuate", "beta", MoveState.FAILED)}
     assert (row.host, row.vm_state) == ("beta", VmState.ERROR)
-    assert row.fault is not None
-    assert 'Failed to get "write" lock' in row.fault.message
+    await tale.locked_out("beta", "web")
     assert processes.look() == {before}
     assert await tale.there() == {"web": {"alpha": Observed.RUNNING, "beta": Observed.SHUTOFF}}
 
