@@ -191,7 +191,8 @@ async def test_a_drain_that_leaves_something_on(cloud: Cloud) -> None:
     assert cloud.run("enable", "beta").status == 0
     (server,) = (await cloud.admin.ask("GET", "/compute/v2.1/servers")).body["servers"]
     path = f"/compute/v2.1/servers/{server['id']}/action"
-    for body in ({"os-start": None}, {"rescue": {}}):
+    bodies: tuple[dict[str, Any], ...] = ({"os-start": None}, {"rescue": {}})
+    for body in bodies:
         assert (await cloud.admin.ask("POST", path, body)).status in {200, 202}
         await cloud.admin.settled(seconds=30.0)
     drained = cloud.run("drain", "beta", "--wait")
