@@ -6,7 +6,6 @@ keep threads: they run in a program of their own (``bmc_program``), which is kil
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Final, Literal
@@ -17,6 +16,7 @@ from stateward.arbiter.programs import run
 from stateward.arbiter.witnesses import Evidence, FenceFailed, Word
 from stateward.domain.hosts import Power, PowerSaid
 from stateward.settings import BmcSettings
+from stateward.threads import on_thread
 
 _PROGRAM: Final = (sys.executable, "-m", "stateward.arbiter.bmc_program")
 #: Seconds that the program may need besides those that it gives the controller.
@@ -63,7 +63,7 @@ class Bmc:
     async def _ask(self, act: Literal["look", "off"], seconds: float) -> PowerSaid:
         said = self._controller
         try:
-            password = await asyncio.to_thread(Path(said.password_file).read_text, encoding="utf-8")
+            password = await on_thread(Path(said.password_file).read_text, "utf-8")
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not text"
             says = (
