@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from stateward.api.faults import Unauthorized
+from stateward.api.identity.tokens import Token
 from stateward.domain.locks import ActorKind
 from stateward.store import told
 from tests.api.native.bench import Api, Stream
@@ -163,6 +165,44 @@ async def test_what_cannot_be_followed(
     answer = await api("GET", f"/v1/events{query}", by=by)
     assert answer.status == status
     assert detail in {None, answer.detail}
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("change", ["revoked", "roles", "project"])
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/operations/events?instance={}"])
+async def test_a_busy_stream_ends_with_its_token(
+    virtual_api: Api, monkeypatch: pytest.MonkeyPatch, path: str, change: str
+) -> None:
+    """However often something happens, and also when its holder may do something else than before."""
+    api = virtual_api
+    instance_id = await api.desk.add()
+    verify, clock = api.tokens.verify, asyncio.get_running_loop().time
+
+    async def changed(token: str) -> Token:
+        if change == "revoked":
+            raise Unauthorized
+        found = await verify(token)
+        if change == "roles":
+            return msgspec.structs.replace(found, roles=frozenset({"reader"}))
+        return msgspec.structs.replace(found, project_id="q")
+
+    async with api.follow(path.format(instance_id)) as stream:
+        await stream.raw()
+        monkeypatch.setattr(api.tokens, "verify", changed)
+        began, said = clock(), asyncio.create_task(something_each_second(api, instance_id))
+        while await stream.raw() is not None:
+            assert clock() - began < 6
+        assert 4 < clock() - began < 7
+        said.cancel()
+
+
+async def something_each_second(api: Api, instance_id: str) -> None:
+    """Lock and unlock an instance, and tell of it."""
+    while True:
+        await api.desk.immediate.lock(instance_id, actor(), reason="Mine.", project_id=None)
+        await api.desk.immediate.unlock(instance_id, actor(), project_id=None)
+        api.changes.changed(instance_id)
+        await asyncio.sleep(1)
 
 
 async def test_how_it_is_sent(api: Api) -> None:

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 import structlog
 from starlette.responses import Response, StreamingResponse
 
-from stateward.api.faults import Unauthorized
 from stateward.api.native.call import Call, Resource
+from stateward.api.native.leave import Leave
 from stateward.api.native.operations import READ, find, shown
 from stateward.domain.errors import Invalid, NotFound
 from stateward.domain.records import UNFINISHED
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 #: Seconds until the database is asked without a signal.
 _PERIOD: Final = 5.0
-#: Seconds until a silent stream shows that it lives, and its token is looked at again.
+#: Seconds until a silent stream shows that it lives.
 _HEARTBEAT: Final = 15.0
 #: Seconds between two looks: many changes in one moment are told as one.
 _PAUSE: Final = 0.05
@@ -80,7 +80,7 @@ async def _events(call: Call, instance_id: str, look: Look, *, ends: bool) -> As
         known = await services.database.read(look)
         shown_first = known if ends else [each for each in known if each.operation.state in UNFINISHED]
         yield _event(call, "snapshot", shown_first)
-        spoken = clock()
+        spoken, leave = clock(), Leave(call)
         while not services.changes.closed and not (ends and all(map(_final, known))):
             await follower.wait(_PERIOD)
             await asyncio.sleep(_PAUSE)
@@ -89,14 +89,14 @@ async def _events(call: Call, instance_id: str, look: Look, *, ends: bool) -> As
             except StoreUnavailable as error:
                 log.warning("a stream of operations waits for the database", error=str(error))
                 continue
+            if not await leave.lasts():
+                return
             # Oldest first: what began later happened later.
             for each in reversed([each for each in found if each not in known]):
                 yield _event(call, "operation", [each])
                 spoken = clock()
             known = found
             if clock() - spoken >= _HEARTBEAT:
-                if not await _still_allowed(call):
-                    return
                 yield b": alive\n\n"
                 spoken = clock()
 
@@ -109,15 +109,6 @@ def _event(call: Call, name: str, found: Sequence[Found]) -> bytes:
     views = [shown(call, each) for each in found]
     content = msgspec.json.encode({"operations": views})
     return b"event: %s\ndata: %s\n\n" % (name.encode(), content)
-
-
-async def _still_allowed(call: Call) -> bool:
-    """Say whether the token is still good: a stream must not outlive what opened it."""
-    try:
-        await call.services.identity.verify(call.request.headers["x-auth-token"])
-    except (Unauthorized, StoreUnavailable):
-        return False
-    return True
 
 
 RESOURCES: Final[dict[str, dict[str, Resource]]] = {

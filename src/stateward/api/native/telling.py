@@ -15,9 +15,9 @@ import msgspec
 import structlog
 from starlette.responses import Response, StreamingResponse
 
-from stateward.api.faults import Unauthorized
 from stateward.api.http import whole_number
 from stateward.api.native.call import Call, Resource, reply
+from stateward.api.native.leave import Leave
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Forbidden, Invalid
 from stateward.domain.events import WHOLE, Event, Filter, Place, Reader, cloud_event, place_of, types_of
@@ -31,7 +31,7 @@ _READ: Final = Policy("stateward:events:read", Role.READER)
 _PERIOD: Final = 0.25
 #: Seconds between two looks: many changes in one moment are read at once.
 _PAUSE: Final = 0.05
-#: Seconds until a silent stream shows that it lives, and its token is looked at again.
+#: Seconds until a silent stream shows that it lives.
 _HEARTBEAT: Final = 15.0
 #: Milliseconds after which a client whose stream broke comes again.
 _RETRY: Final = 2000
@@ -122,7 +122,7 @@ async def _stream(call: Call, wanted: Filter, reader: Reader, place: Place) -> A
     with services.changes.following(None) as follower:
         # Without data no event, but the place to come again from, should the stream break before the first one.
         yield b"retry: %d\nid: %s\n\n" % (_RETRY, str(place).encode())
-        spoken, more = clock(), True
+        spoken, more, leave = clock(), True, Leave(call)
         while not services.changes.closed:
             if not more:
                 await follower.wait(_PERIOD)
@@ -138,23 +138,17 @@ async def _stream(call: Call, wanted: Filter, reader: Reader, place: Place) -> A
                 more = False
                 continue
             for event in batch.events:
+                # Before each: whoever reads slowly may take long over one.
+                if not await leave.lasts():
+                    return
                 yield _sent(event.row.type, str(event.place), _view(call, event, reader))
                 spoken = clock()
             place, more = max(place, Place(batch.upto, WHOLE)), batch.more
+            if not await leave.lasts():
+                return
             if clock() - spoken >= _HEARTBEAT:
-                if not await _still_allowed(call):
-                    return
                 yield b": alive\nid: %s\n\n" % str(place).encode()
                 spoken = clock()
-
-
-async def _still_allowed(call: Call) -> bool:
-    """Say whether the token is still good: a stream must not outlive what opened it."""
-    try:
-        await call.services.identity.verify(call.request.headers["x-auth-token"])
-    except (Unauthorized, StoreUnavailable):
-        return False
-    return True
 
 
 def _sent(name: str, place: str, content: Mapping[str, Any]) -> bytes:
