@@ -22,7 +22,7 @@ from stateward.domain.webhooks import Format, Patience, Webhook, sign
 from stateward.operations.changes import Changes
 from stateward.operations.completion import Completion
 from stateward.operations.courier import Courier, bodies
-from stateward.operations.posting import HttpPost, NotDelivered, check_url, is_public
+from stateward.operations.posting import NotDelivered, check_url
 from stateward.operations.webhooks import Wanted, Webhooks
 from stateward.store import webhooks
 from tests.operations.desk import Desk
@@ -304,84 +304,6 @@ async def test_what_cannot_be_a_webhook(office: Office) -> None:
         await office.webhooks.get("two")
     await office.webhooks.delete("one", ADMIN)
     assert await office.desk.database.read(webhooks.every) == []
-
-
-@pytest.mark.parametrize(
-    ("address", "public"),
-    [
-        ("93.184.216.34", True),
-        ("127.0.0.1", False),
-        ("10.0.0.1", False),
-        ("169.254.169.254", False),
-        ("::1", False),
-        ("fe80::1%eth0", False),
-        ("::ffff:10.0.0.1", False),
-        ("2606:2800:220:1::1", True),
-    ],
-)
-def test_which_addresses_are_of_the_internet(address: str, *, public: bool) -> None:
-    """By default nothing else is posted to."""
-    assert is_public(address) is public
-
-
-class Listener:
-    """A receiver on this machine that answers with a status."""
-
-    def __init__(self, status: str) -> None:
-        self.status = status
-        self.requests: list[bytes] = []
-
-    async def __aenter__(self) -> str:
-        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
-        return f"http://localhost:{self._server.sockets[0].getsockname()[1]}/hook?a=b"
-
-    async def __aexit__(self, *_error: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        self.requests.append(head + await reader.readexactly(2))
-        writer.write(f"HTTP/1.1 {self.status}\r\ncontent-length: 4\r\nconnection: close\r\n\r\nsaid".encode())
-        await writer.drain()
-        writer.close()
-
-
-@pytest.mark.parametrize(
-    ("status", "says"),
-    [
-        ("204 No Content", None),
-        ("500 No", "It answered 500: said"),
-        ("302 Found", "It answered 302: said"),
-        ("410 Gone", "It answered 410: said"),
-    ],
-)
-async def test_over_http(status: str, says: str | None) -> None:
-    """To the name that was given, whatever address was looked at; redirects are no delivery."""
-    post = HttpPost(seconds=5, private=True)
-    listener = Listener(status.replace("204 No Content", "200 OK"))
-    async with listener as url:
-        if says is None:
-            await post(url, b"{}", {"webhook-id": "x"})
-        else:
-            with pytest.raises(NotDelivered) as error:
-                await post(url, b"{}", {"webhook-id": "x"})
-            assert (str(error.value), error.value.gone) == (says, "410" in status)
-    head = listener.requests[0].decode()
-    assert head.startswith("POST /hook?a=b HTTP/1.1\r\n")
-    assert f"host: {url.split('/')[2]}\r\n" in head.lower()
-    await post.close()
-
-
-async def test_what_nobody_may_post_to() -> None:
-    """Not this machine, whatever name it goes by; and a port where nobody listens."""
-    post = HttpPost(seconds=5, private=False)
-    with pytest.raises(NotDelivered, match="in a private network"):
-        await post("http://localhost:1/", b"{}", {})
-    open_post = HttpPost(seconds=5, private=True)
-    with pytest.raises(NotDelivered, match="ConnectError"):
-        await open_post("http://127.0.0.1:1/", b"{}", {})
-    await open_post.close()
 
 
 async def test_nova_s_notifications(office: Office) -> None:

@@ -1,28 +1,35 @@
 """Posting to addresses that people named: nothing but http and https, and by default nothing in private networks.
 
 A name is resolved here and the connection made to the address that was looked at, so that it cannot mean another a
-moment later.
+moment later. Connections are kept for the name that they were made to: whoever shares its address does not share its
+certificate.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http
 import ipaddress
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
+from stateward import __version__
 from stateward.domain.errors import Invalid
 
 if TYPE_CHECKING:
+    import ssl
+
     import httpx2
 
 #: Bytes of an answer that are read: enough for its sentence, should it be a refusal.
 _READ: Final = 200
-
-
+#: Seconds they are waited for: the status is what counts, and a connection whose answer was read is used again.
+_SAYS: Final = 0.5
+#: Receivers to whom connections are kept, beyond those that are being posted to.
+_KEPT: Final = 32
 #: Characters of an address at most.
 _LONGEST_URL: Final = 2048
 
@@ -48,6 +55,14 @@ class Post(Protocol):
         ...
 
 
+class _Line:
+    """Connections to one receiver, and how many use them now."""
+
+    def __init__(self, client: httpx2.AsyncClient) -> None:
+        self.client = client
+        self.users = 0
+
+
 class HttpPost:
     """Posts over HTTP; redirects are not followed."""
 
@@ -55,7 +70,9 @@ class HttpPost:
         """Give each message so many seconds; ``private``: also to addresses that are not on the internet."""
         self._seconds = seconds
         self._private = private
-        self._client: httpx2.AsyncClient | None = None
+        self._tls: ssl.SSLContext | None = None
+        #: By scheme, name and port; the one that was used last is the last.
+        self._lines: dict[tuple[str, str, int], _Line] = {}
 
     async def __call__(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
         """Send it once.
@@ -65,24 +82,24 @@ class HttpPost:
         """
         import httpx2  # noqa: PLC0415 (costs 0.1 s and some memory, and most servers have no webhook)
 
-        if self._client is None:
-            self._client = httpx2.AsyncClient(follow_redirects=False, trust_env=False, timeout=self._seconds)
         parsed = urlsplit(url)
         name = parsed.hostname or ""
+        number = parsed.port or (443 if parsed.scheme == "https" else 80)
         try:
-            async with asyncio.timeout(self._seconds):
-                address = await self._address(name, parsed.port or (443 if parsed.scheme == "https" else 80))
-                host = f"[{address}]" if ":" in address else address
-                port = "" if parsed.port is None else f":{parsed.port}"
-                target = parsed._replace(netloc=f"{host}{port}", fragment="").geturl()
-                request = self._client.build_request(
-                    "POST",
-                    target,
-                    content=body,
-                    headers={**headers, "host": parsed.netloc},
-                    extensions={"sni_hostname": name},
-                )
-                response = await self._client.send(request, stream=True)
+            async with self._line(parsed.scheme, name, number) as client:
+                async with asyncio.timeout(self._seconds):
+                    address = await self._address(name, number)
+                    host = f"[{address}]" if ":" in address else address
+                    port = "" if parsed.port is None else f":{parsed.port}"
+                    target = parsed._replace(netloc=f"{host}{port}", fragment="").geturl()
+                    request = client.build_request(
+                        "POST",
+                        target,
+                        content=body,
+                        headers={**headers, "host": parsed.netloc},
+                        extensions={"sni_hostname": name},
+                    )
+                    response = await client.send(request, stream=True)
                 try:
                     said = await _beginning(response)
                 finally:
@@ -97,9 +114,36 @@ class HttpPost:
 
     async def close(self) -> None:
         """Close what is open."""
-        if self._client is not None:
-            await self._client.aclose()
-            self._client = None
+        while self._lines:
+            _key, line = self._lines.popitem()
+            await line.client.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _line(self, *key: *tuple[str, str, int]) -> AsyncGenerator[httpx2.AsyncClient]:
+        """Give what posts to one receiver alone; those that nobody posts to are closed, the oldest first."""
+        line = self._lines.pop(key, None) or _Line(self._client())
+        self._lines[key] = line
+        line.users += 1
+        try:
+            yield line.client
+        finally:
+            line.users -= 1
+            idle = [each for each, other in self._lines.items() if not other.users]
+            for each in idle[: max(len(self._lines) - _KEPT, 0)]:
+                await self._lines.pop(each).client.aclose()
+
+    def _client(self) -> httpx2.AsyncClient:
+        import httpx2  # noqa: PLC0415 (as above)
+
+        if self._tls is None:
+            self._tls = httpx2.create_ssl_context(trust_env=False)
+        return httpx2.AsyncClient(
+            follow_redirects=False,
+            trust_env=False,
+            timeout=self._seconds,
+            verify=self._tls,
+            headers={"user-agent": f"stateward/{__version__}"},
+        )
 
     async def _address(self, name: str, port: int) -> str:
         """Return an address of a name that may be posted to.
@@ -114,8 +158,9 @@ class HttpPost:
         for address in addresses:
             if self._private or is_public(address):
                 return address
+        where = "" if addresses == [name] else f"{', '.join(addresses)}, "
         raise NotDelivered(
-            f"{name} is {', '.join(addresses)}, in a private network; the setting webhooks.private_addresses is off."
+            f"{name} is {where}in a private network; the setting webhooks.private_addresses is off."
         )
 
 
@@ -141,17 +186,42 @@ def check_url(text: str) -> str:
     return text
 
 
+#: Addresses of IPv6 that lead to one of IPv4, their last 32 bits, where a network translates (RFC 6052).
+_TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
+#: What is no one's on the internet, though not every version of ``ipaddress`` says so: IPv4 within IPv6 in ways that
+#: were given up (RFC 4291, 3056), and their relays (RFC 7526).
+_GIVEN_UP: Final = (
+    ipaddress.IPv6Network("::/96"),
+    ipaddress.IPv6Network("2002::/16"),
+    ipaddress.IPv4Network("192.88.99.0/24"),
+)
+
+
 def is_public(address: str) -> bool:
-    """Say whether an address is one of the internet."""
+    """Say whether an address is one of the internet, and of one machine there."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_global
+    if isinstance(parsed, ipaddress.IPv6Address):
+        inner = parsed.ipv4_mapped
+        if parsed in _TRANSLATED:
+            inner = ipaddress.IPv4Address(parsed.packed[-4:])
+        if inner is not None:
+            return is_public(str(inner))
+        if parsed.is_site_local:
+            return False
+    if any(parsed in network for network in _GIVEN_UP):
+        return False
+    return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved)
 
 
 async def _beginning(response: httpx2.Response) -> str:
+    """Return what an answer begins with, as far as that comes soon; the status has said already what became of it."""
+    import httpx2  # noqa: PLC0415 (as above)
+
     raw = b""
-    async for chunk in response.aiter_raw():
-        raw += chunk
-        if len(raw) >= _READ:
-            break
+    with contextlib.suppress(TimeoutError, httpx2.HTTPError):
+        async with asyncio.timeout(_SAYS):
+            async for chunk in response.aiter_raw():
+                raw += chunk
+                if len(raw) >= _READ:
+                    break
     return " ".join(raw[:_READ].decode("utf-8", "replace").split())
