@@ -156,7 +156,7 @@ class WebhookSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timeout: Seconds = 10.0
     #: A webhook to which nothing could be delivered for so long is disabled.
     disable_after: Seconds = 5 * 24 * 3600.0
-    #: Deliveries at a time at most.
+    #: Deliveries at a time at most; as many more to webhooks that did not take their last one.
     at_once: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
     #: Addresses that are not of the internet may be posted to.
     private_addresses: bool = False

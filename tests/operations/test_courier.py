@@ -6,11 +6,12 @@ import asyncio
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from stateward.domain.errors import Conflict, Invalid, NotFound
 from stateward.domain.events import Place
@@ -24,7 +25,7 @@ from stateward.operations.completion import Completion
 from stateward.operations.courier import Courier, bodies
 from stateward.operations.posting import NotDelivered, check_url
 from stateward.operations.webhooks import Wanted, Webhooks
-from stateward.store import webhooks
+from stateward.store import told, webhooks
 from tests.operations.desk import Desk
 from tests.rows import NOW, actor
 
@@ -40,8 +41,10 @@ class Receiver:
         self.arrived: asyncio.Queue[str] = asyncio.Queue()
         self.refuses: dict[str, NotDelivered] = {}
         self.waits: dict[str, asyncio.Event] = {}
+        self.began: asyncio.Queue[str] = asyncio.Queue()
 
     async def __call__(self, url: str, body: bytes, headers: Mapping[str, str]) -> None:
+        self.began.put_nowait(url)
         if url in self.waits:
             await self.waits[url].wait()
         if url in self.refuses:
@@ -60,9 +63,11 @@ class Office:
         self.desk = desk
         self.post = Receiver()
         self.webhooks = Webhooks(desk.database, desk.clock, self.post, "/here")
+        #: Seconds by a clock that nobody sets.
+        self.steady = 0.0
         self.courier = self.new_courier()
 
-    def new_courier(self) -> Courier:
+    def new_courier(self, **more: Any) -> Courier:
         """Return what a new life of the server would deliver with."""
         return Courier(
             self.desk.database,
@@ -72,6 +77,8 @@ class Office:
             bodies("/here"),
             patience=Patience(attempts=3, disable_after=1000),
             jitter=lambda: 0.5,
+            steady=lambda: self.steady,
+            **more,
         )
 
     async def add(self, name: str = "one", url: str = URL, **more: Any) -> Webhook:
@@ -84,6 +91,7 @@ class Office:
 
     async def deliver(self, after: float = 0) -> None:
         self.desk.clock.at += after
+        self.steady += after
         await self.courier.look()
         await self.courier.settle()
 
@@ -186,6 +194,7 @@ async def test_who_fails_is_tried_again(office: Office) -> None:
     await office.deliver()
     assert office.post.ids() == ["3.0", "2.0"]
     assert await office.webhooks.letters("one") == []
+    assert (await office.row()).delivered == 2
 
 
 async def test_a_dead_letter_that_fails_again_stays(office: Office) -> None:
@@ -199,6 +208,23 @@ async def test_a_dead_letter_that_fails_again_stays(office: Office) -> None:
     await office.deliver()
     (letter,) = await office.webhooks.letters("one")
     assert (letter.attempts, letter.due) == (4, False)
+
+
+async def test_dead_letters_and_what_is_new_take_turns(office: Office) -> None:
+    """A letter that is not taken again ends the letters' turn."""
+    await office.add(types=("operation.*",))
+    await office.happens(2)
+    office.post.refuses[URL] = NotDelivered("no")
+    for _attempt in range(6):
+        await office.deliver(10)
+    await office.webhooks.redeliver("one", None, ADMIN)
+    await office.happens()
+    await office.deliver()
+    assert [letter.due for letter in await office.webhooks.letters("one")] == [False, True]
+    assert (await office.row()).attempts == 1
+    del office.post.refuses[URL]
+    await office.deliver(10)
+    assert office.post.ids() == ["3.0", "5.0"]
 
 
 async def test_nobody_waits_for_another(office: Office) -> None:
@@ -216,6 +242,154 @@ async def test_nobody_waits_for_another(office: Office) -> None:
     office.post.waits["https://slow.example.org/"].set()
     await office.courier.settle()
     assert office.post.ids("https://slow.example.org/") == ["2.0", "3.0"]
+
+
+async def test_who_hangs_waits_with_its_like(office: Office) -> None:
+    """Those that do not answer take no place of those that do."""
+    office.courier = office.new_courier(at_once=1)
+    slow = "https://slow.example.org/"
+    for number in range(3):
+        await office.add(f"slow{number}", slow, types=("operation.*",))
+    await office.happens()
+    office.post.refuses[slow] = NotDelivered("no")
+    await office.deliver()
+    office.post.waits[slow] = asyncio.Event()
+    # The last in the order in which they are looked at.
+    await office.add("swift", types=("operation.*",))
+    await office.happens()
+    office.desk.clock.at += 10
+    await office.courier.look()
+    async with asyncio.timeout(5):
+        assert await office.post.arrived.get() == URL
+    office.post.waits[slow].set()
+    await office.courier.settle()
+
+
+async def begun(office: Office) -> asyncio.Event:
+    """Have three events begun to be delivered; the first is on its way until what is returned is set."""
+    await office.add(types=("operation.*",))
+    await office.happens(3)
+    office.post.waits[URL] = asyncio.Event()
+    await office.courier.look()
+    async with asyncio.timeout(5):
+        assert await office.post.began.get() == URL
+    return office.post.waits[URL]
+
+
+@pytest.mark.parametrize("change", ["delete", "disable", "rotate", "url", "types"])
+async def test_a_change_counts_from_the_next_message_on(office: Office, change: str) -> None:
+    """Whatever was read together with the one that is on its way."""
+    arrives = await begun(office)
+    if change == "delete":
+        await office.webhooks.delete("one", ADMIN)
+    elif change == "disable":
+        await office.webhooks.change("one", {"enabled": False}, ADMIN)
+    elif change == "rotate":
+        new = (await office.webhooks.rotate("one", ADMIN, overlap=0, secret=None)).secret
+    elif change == "url":
+        await office.webhooks.change("one", {"url": "https://new.example.org/"}, ADMIN)
+    else:
+        await office.webhooks.change("one", {"types": ("alert",)}, ADMIN)
+    arrives.set()
+    await office.courier.settle()
+    assert office.post.ids() == ["2.0"]
+    await office.deliver()
+    assert office.post.ids() == (["2.0", "3.0", "4.0"] if change == "rotate" else ["2.0"])
+    assert office.post.ids("https://new.example.org/") == (["3.0", "4.0"] if change == "url" else [])
+    if change == "rotate":
+        for _url, body, headers in office.post.got[1:]:
+            signed = sign((new,), headers["webhook-id"], int(NOW), msgspec.json.encode(body))
+            assert headers["webhook-signature"] == signed["webhook-signature"]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+async def test_a_failure_is_that_of_its_address(office: Office, *, gone: bool) -> None:
+    """One of the address before is no failure of the new one, which is tried at once."""
+    arrives = await begun(office)
+    await office.webhooks.change("one", {"url": "https://new.example.org/"}, ADMIN)
+    office.post.refuses[URL] = NotDelivered("no", gone=gone)
+    arrives.set()
+    await office.courier.settle()
+    row = await office.row()
+    assert (row.enabled, row.attempts, row.next_try_at, row.last_error) == (True, 0, None, None)
+    await office.deliver()
+    assert office.post.ids("https://new.example.org/") == ["2.0", "3.0", "4.0"]
+
+
+@pytest.mark.parametrize("write", ["failed", "given_up", "disabled", "letter_failed"])
+async def test_a_failure_that_is_noted_too_late(office: Office, write: str) -> None:
+    """The write itself sees that the address is another one."""
+    await office.add(types=("operation.*",))
+    await office.happens(2)
+    office.post.refuses[URL] = NotDelivered("no")
+    for _attempt in range(3):
+        await office.deliver(10)
+    await office.webhooks.redeliver("one", None, ADMIN)
+    database, old = office.desk.database, await office.row()
+    (letter,) = await office.webhooks.letters("one")
+    event = await database.read(lambda connection: told.one(connection, Place(3, 0)))
+    assert event is not None
+    await office.webhooks.change("one", {"url": "https://new.example.org/"}, ADMIN)
+    old = msgspec.structs.replace(await office.row(), url=old.url)
+    new = await office.row(), await office.webhooks.letters("one")
+    writes: dict[str, Callable[[sa.Connection], object]] = {
+        "failed": lambda connection: webhooks.failed(connection, old, now=NOW, next_try_at=NOW, error="no"),
+        "given_up": lambda connection: webhooks.given_up(connection, old, event, now=NOW, error="no"),
+        "disabled": lambda connection: webhooks.disabled(connection, old, reason="no", error="no"),
+        "letter_failed": lambda connection: webhooks.letter_failed(
+            connection, old, letter, now=NOW, error="no"
+        ),
+    }
+    assert not await database.write(writes[write])
+    assert (await office.row(), await office.webhooks.letters("one")) == new
+
+
+async def test_another_address_is_tried_at_once(office: Office) -> None:
+    """It need not wait for what the one before deserved."""
+    await office.add(types=("operation.*",))
+    await office.happens()
+    office.post.refuses[URL] = NotDelivered("no")
+    await office.deliver()
+    await office.deliver(1)
+    assert (await office.row()).attempts == 2
+    changed = await office.webhooks.change("one", {"url": "https://new.example.org/"}, ADMIN)
+    assert (changed.attempts, changed.next_try_at, changed.failing_since) == (0, None, None)
+    assert changed.last_error is None
+    await office.deliver()
+    assert office.post.ids("https://new.example.org/") == ["2.0"]
+
+
+async def test_a_clock_that_is_set_back(office: Office) -> None:
+    """No attempt is later than the longest pause."""
+    await office.add(types=("operation.*",))
+    await office.happens()
+    office.post.refuses[URL] = NotDelivered("no")
+    await office.deliver()
+    del office.post.refuses[URL]
+    office.desk.clock.at -= 3600
+    await office.deliver()
+    assert office.post.ids() == ["2.0"]
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_a_clock_that_jumps_ahead(office: Office, *, restarted: bool) -> None:
+    """It, or a server that was off for days, disables nothing: nobody tried meanwhile."""
+    await office.add(types=("operation.*",))
+    await office.happens(9)
+    office.post.refuses[URL] = NotDelivered("no")
+    await office.deliver()
+    office.desk.clock.at += 5 * 86_400
+    if restarted:
+        office.courier = office.new_courier()
+    await office.deliver()
+    assert (await office.row()).enabled
+    await office.deliver(290)
+    assert (await office.row()).enabled
+    # With those failures before a restart that are in the database, but not without some that it sees itself.
+    await office.deliver(9 if restarted else 709)
+    assert (await office.row()).enabled
+    await office.deliver(10)
+    assert not (await office.row()).enabled
 
 
 @pytest.mark.parametrize("gone", [True, False])

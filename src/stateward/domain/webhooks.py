@@ -17,6 +17,8 @@ from stateward.domain.events import Filter, Place, Reader
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 (what every secret begins with)
 #: Bytes of a secret, by the standard.
 SECRET_BYTES: Final = 32
+#: The part by which pauses are longer or shorter.
+_SPREAD: Final = 0.2
 
 
 class Format(enum.StrEnum):
@@ -55,6 +57,20 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str | None
     delivered: int
     created_at: float
+
+    @property
+    def terms(self) -> tuple[object, ...]:
+        """By what it is told: who changes one of these means it of the very next message."""
+        return (
+            self.enabled,
+            self.url,
+            self.format,
+            self.wanted,
+            self.customer,
+            self.secret,
+            self.old_secret,
+            self.old_secret_until,
+        )
 
     @property
     def wanted(self) -> Filter:
@@ -103,6 +119,14 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
     def pause(self, attempts: int) -> float:
         """Return the seconds to wait after so many failed attempts: each time twice as long, up to the longest."""
         return min(self.first_pause * float(2 ** min(attempts - 1, 30)), self.longest_pause)
+
+    def spread(self, attempts: int, jitter: float) -> float:
+        """Return such a pause, up to a fifth longer or shorter; ``jitter`` is from 0 to 1."""
+        return self.pause(attempts) * (1.0 - _SPREAD + 2 * _SPREAD * jitter)
+
+    def waits(self, next_try_at: float | None, now: float) -> bool:
+        """Say whether an attempt is later; one that is later than any pause is not: the clock was set back."""
+        return next_try_at is not None and now < next_try_at <= now + self.longest_pause * (1.0 + _SPREAD)
 
 
 def message_id(place: Place) -> str:

@@ -2,7 +2,8 @@
 
 How far a webhook has been told is in the database, so a kill loses nothing: what was sent and not noted is sent again,
 under the same id. One task for each webhook that has something to be told, a few at a time; who is slow or gone waits
-alone, with the trail as its queue.
+with its like, with the trail as its queue. Before each message the webhook is read again: it goes where the webhook is
+sent to now, signed by the secrets of now, or not at all.
 """
 
 from __future__ import annotations
@@ -20,13 +21,12 @@ import structlog
 
 from stateward.clock import Clock
 from stateward.domain.events import TO, WHOLE, Event, Place, cloud_event
-from stateward.domain.locks import ActorKind
 from stateward.domain.notifications import notification
-from stateward.domain.records import Actor
 from stateward.domain.webhooks import Format, Letter, Patience, Webhook, message_id, sign
 from stateward.operations.changes import Changes
+from stateward.operations.failing import Failing, said
 from stateward.operations.posting import NotDelivered, Post
-from stateward.store import instances, intervals, operations, told, webhooks
+from stateward.store import instances, intervals, told, webhooks
 from stateward.store.engine import Database, StoreUnavailable
 
 log = structlog.get_logger()
@@ -39,8 +39,8 @@ _PAUSE: Final = 0.05
 _BATCH: Final = 50
 #: Seconds after which it is noted how far a webhook got: what was sent since would be sent again after a kill.
 _NOTED: Final = 1.0
-#: Of an error's sentence, kept.
-_LONGEST: Final = 500
+#: Seconds of dead letters, until what is new has its turn.
+_TURN: Final = 1.0
 
 #: Makes the body of an event in a webhook's format; None: that format has no word for it.
 Body = Callable[[sa.Connection, Webhook, Event], bytes | None]
@@ -65,6 +65,10 @@ def bodies(origin: str) -> Body:
     return body
 
 
+class _Changed(Exception):
+    """Somebody changed or deleted the webhook since it was read; the next look begins with what it is then."""
+
+
 class Courier:
     """Delivers to webhooks."""
 
@@ -79,6 +83,7 @@ class Courier:
         patience: Patience | None = None,
         at_once: int = 8,
         jitter: Callable[[], float] = random.random,
+        steady: Callable[[], float] | None = None,
     ) -> None:
         """Keep the ports.
 
@@ -89,17 +94,19 @@ class Courier:
             post: sends.
             body: writes.
             patience: how often and how long.
-            at_once: deliveries at a time at most.
-            jitter: from 0 to 1: spreads attempts, so that those who failed together do not come again together.
+            at_once: deliveries at a time at most to those that took their last message, and as many to the others.
+            jitter: as ``Failing`` has it.
+            steady: as ``Failing`` has it.
         """
         self._database = database
         self._clock = clock
         self._changes = changes
         self._post = post
         self._body = body
-        self._patience = patience or Patience()
+        self._failing = Failing(database, clock, patience or Patience(), jitter, steady)
         self._slots = asyncio.Semaphore(at_once)
-        self._jitter = jitter
+        #: Whoever does not answer holds one for as long as an attempt may take; they hold up each other alone.
+        self._slots_of_failing = asyncio.Semaphore(at_once)
         self._task: asyncio.Task[None] | None = None
         self._busy: dict[str, asyncio.Task[None]] = {}
         #: How far webhooks got beyond what is noted, and how many events were sent on the way.
@@ -156,8 +163,10 @@ class Courier:
     async def _serve(self, webhook: Webhook, last: int) -> None:
         try:
             await self._again(webhook)
-            if (webhook.next_try_at or 0.0) <= self._clock.now():
+            if not self._failing.waits(webhook):
                 await self._on(webhook, last)
+        except _Changed:
+            pass
         except StoreUnavailable as error:
             log.warning("a webhook waits for the database", webhook=webhook.name, error=str(error))
         except Exception:
@@ -173,16 +182,15 @@ class Courier:
                 lambda connection: told.after(connection, at, webhook.wanted, webhook.reader, records=_BATCH)  # noqa: B023 (read before the loop goes on)
             )
             for event in batch.events:
-                body = await self._written(webhook, event)
-                if body is None:
-                    continue
                 try:
-                    await self._send(webhook, event, body)
+                    sent = await self._send(webhook, event)
                 except NotDelivered as error:
                     reached = await self._note(webhook, place)
-                    if reached is not None:
-                        await self._failed(reached, event, error)
+                    if reached is not None and reached.terms == webhook.terms:
+                        await self._failing.failed(reached, event, error)
                     return
+                if not sent:
+                    continue
                 place = event.place
                 self._passed[webhook.id] = place
                 self._sent[webhook.id] = self._sent.get(webhook.id, 0) + 1
@@ -198,14 +206,29 @@ class Courier:
         if self._clock.now() - self._noted.get(webhook.id, 0.0) >= _NOTED:
             await self._note(webhook, place)
 
-    async def _written(self, webhook: Webhook, event: Event) -> bytes | None:
-        return await self._database.read(lambda connection: self._body(connection, webhook, event))
+    async def _send(self, webhook: Webhook, event: Event) -> bool:
+        """Send an event; False: the webhook's format has no word for it.
 
-    async def _send(self, webhook: Webhook, event: Event, body: bytes) -> None:
-        now = self._clock.now()
-        headers = sign(webhook.secrets(now), message_id(event.place), int(now), body)
-        async with self._slots:
+        Raises:
+            NotDelivered: it was not taken.
+            _Changed: the webhook is not what it was.
+        """
+
+        def work(connection: sa.Connection) -> bytes | None:
+            found = webhooks.get(connection, webhook.id)
+            if found is None or found.terms != webhook.terms:
+                raise _Changed
+            return self._body(connection, webhook, event)
+
+        async with self._slots if webhook.failing_since is None else self._slots_of_failing:
+            # After the wait for a slot, which may be long.
+            body = await self._database.read(work)
+            if body is None:
+                return False
+            now = self._clock.now()
+            headers = sign(webhook.secrets(now), message_id(event.place), int(now), body)
             await self._post(webhook.url, body, {**headers, "content-type": _CONTENT_TYPE})
+        return True
 
     async def _note(self, webhook: Webhook, place: Place) -> Webhook | None:
         """Note how far a webhook got, and return it as it is then; None when somebody changed it meanwhile."""
@@ -225,70 +248,31 @@ class Courier:
         self._passed.pop(webhook.id, None)
         return found
 
-    async def _failed(self, webhook: Webhook, event: Event, error: NotDelivered) -> None:
-        """Have an event tried again later, or give it up; disable a webhook that has failed for too long."""
-        says, now, patience = str(error)[:_LONGEST], self._clock.now(), self._patience
-        attempts = webhook.attempts + 1
-        pause = patience.pause(attempts) * (0.8 + 0.4 * self._jitter())
-        dead = error.gone or now - (webhook.failing_since or now) >= patience.disable_after
-
-        def work(connection: sa.Connection) -> None:
-            if dead:
-                _disable(connection, webhook, says, now)
-            elif attempts >= patience.attempts:
-                webhooks.given_up(connection, webhook, event, now=now, error=says)
-            else:
-                webhooks.failed(connection, webhook, now=now, next_try_at=now + pause, error=says)
-
-        await self._database.write(work)
-        log.warning(
-            "a webhook was not told",
-            webhook=webhook.name,
-            told=str(event.place),
-            attempts=attempts,
-            error=says,
-        )
-
     async def _again(self, webhook: Webhook) -> None:
-        """Deliver the dead letters that somebody wants delivered."""
+        """Deliver the dead letters that somebody wants delivered: for a while, or until one is not taken."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
         found = await self._database.read(
-            lambda connection: webhooks.letters(connection, webhook.id, due=True)
+            lambda connection: webhooks.letters(connection, webhook.id, due=True, limit=_BATCH)
         )
         for letter in found:
-            await self._send_letter(webhook, letter)
+            if not await self._send_letter(webhook, letter) or clock() - began >= _TURN:
+                return
 
-    async def _send_letter(self, webhook: Webhook, letter: Letter) -> None:
+    async def _send_letter(self, webhook: Webhook, letter: Letter) -> bool:
+        """Deliver a dead letter, or forget one that is about nothing any more; False: it was not taken."""
         event = await self._database.read(lambda connection: told.one(connection, letter.place))
-        body = None if event is None else await self._written(webhook, event)
         try:
-            if event is not None and body is not None:
-                await self._send(webhook, event, body)
+            sent = event is not None and await self._send(webhook, event)
         except NotDelivered as error:
-            says, now = str(error)[:_LONGEST], self._clock.now()
+            says, now = said(error), self._clock.now()
             await self._database.write(
-                lambda connection: webhooks.letter_failed(connection, letter.number, now=now, error=says)
+                lambda connection: webhooks.letter_failed(connection, webhook, letter, now=now, error=says)
             )
-        else:
-            await self._database.write(lambda connection: webhooks.letter_sent(connection, letter.number))
+            return False
+        await self._database.write(lambda connection: webhooks.letter_done(connection, letter, sent=sent))
+        return True
 
 
 #: CloudEvents' JSON form; Nova's payloads are JSON too.
 _CONTENT_TYPE: Final = "application/json"
-
-
-def _disable(connection: sa.Connection, webhook: Webhook, says: str, now: float) -> None:
-    reason = f"Nothing could be delivered any more: {says}"
-    webhooks.change(connection, webhook.id, {"enabled": False, "disabled_reason": reason, "last_error": says})
-    operations.record(
-        connection,
-        at=now,
-        event="alert",
-        actor=Actor(kind=ActorKind.SYSTEM, user_id="", project_id="", request_id=""),
-        instance_id=None,
-        action="webhook_disabled",
-        detail={
-            "webhook": webhook.name,
-            "webhook_id": webhook.id,
-            "says": f"Webhook {webhook.name} was disabled. {reason}",
-        },
-    )

@@ -30,6 +30,13 @@ from stateward.store.engine import Database
 
 #: The type of what a test delivers; it is in no trail.
 TEST_TYPE: Final = f"{PREFIX}webhook.test"
+#: Of a webhook that begins anew.
+_UNTRIED: Final[Mapping[str, Any]] = {
+    "failing_since": None,
+    "attempts": 0,
+    "next_try_at": None,
+    "last_error": None,
+}
 #: Dead letters of one answer at most.
 _LETTERS: Final = 1000
 
@@ -141,10 +148,12 @@ class Webhooks:
         values = dict(changes)
         if "url" in values:
             values["url"] = check_url(values["url"])
+            # What was, was elsewhere.
+            values |= _UNTRIED
         if "types" in values:
             values["types"] = types_of(values["types"])
         if values.get("enabled"):
-            values |= {"disabled_reason": None, "failing_since": None, "attempts": 0, "next_try_at": None}
+            values |= {**_UNTRIED, "disabled_reason": None}
         elif "enabled" in values:
             values["disabled_reason"] = "An operator disabled it."
         return await self._write(key, lambda _found: values, actor, "change", {"changes": sorted(changes)})

@@ -15,6 +15,12 @@ from stateward.store.webhook_tables import WEBHOOK_LETTERS, WEBHOOKS
 
 _COLUMNS: Final = WEBHOOKS.c
 _LETTERS: Final = WEBHOOK_LETTERS.c
+#: Asked before each message.
+_OF_KEY: Final = (
+    sa.select(WEBHOOKS)
+    .where(sa.or_(_COLUMNS.id == sa.bindparam("key"), _COLUMNS.name == sa.bindparam("key")))
+    .limit(1)
+)
 
 
 def insert(connection: sa.Connection, webhook: Webhook) -> None:
@@ -37,9 +43,7 @@ def every(connection: sa.Connection) -> list[Webhook]:
 
 def get(connection: sa.Connection, key: str) -> Webhook | None:
     """Return the webhook of an id or a name."""
-    row = connection.execute(
-        sa.select(WEBHOOKS).where(sa.or_(_COLUMNS.id == key, _COLUMNS.name == key)).limit(1)
-    ).one_or_none()
+    row = connection.execute(_OF_KEY, {"key": key}).one_or_none()
     return None if row is None else _webhook(row)
 
 
@@ -66,25 +70,31 @@ def went_on(connection: sa.Connection, webhook: Webhook, to: Place, *, delivered
 def failed(
     connection: sa.Connection, webhook: Webhook, *, now: float, next_try_at: float, error: str
 ) -> bool:
-    """Note that the next event could not be delivered; False when it is not where it was any more."""
+    """Note that the next event could not be delivered; False as with ``disabled``."""
     values = {
         "attempts": _COLUMNS.attempts + 1,
         "next_try_at": next_try_at,
         "last_error": error,
         "failing_since": sa.func.coalesce(_COLUMNS.failing_since, now),
     }
-    return _from(connection, webhook, values)
+    return _from(connection, webhook, values, _posted_to(webhook))
+
+
+def disabled(connection: sa.Connection, webhook: Webhook, *, reason: str, error: str) -> bool:
+    """Disable a webhook; False when it is not where it was any more, or is sent to elsewhere."""
+    values = {"enabled": False, "disabled_reason": reason, "last_error": error}
+    return _from(connection, webhook, values, _posted_to(webhook))
 
 
 def given_up(connection: sa.Connection, webhook: Webhook, event: Event, *, now: float, error: str) -> bool:
-    """Make the next event a dead letter and go on after it; False when it is not where it was any more."""
+    """Make the next event a dead letter and go on after it; False as with ``disabled``."""
     values = _at(event.place) | {
         "attempts": 0,
         "next_try_at": None,
         "last_error": error,
         "failing_since": sa.func.coalesce(_COLUMNS.failing_since, now),
     }
-    if not _from(connection, webhook, values):
+    if not _from(connection, webhook, values, _posted_to(webhook)):
         return False
     connection.execute(
         sa.insert(WEBHOOK_LETTERS).values(
@@ -137,25 +147,41 @@ def send_again(connection: sa.Connection, webhook_id: str, numbers: Iterable[int
     return connection.execute(statement.values(due=True)).rowcount
 
 
-def letter_sent(connection: sa.Connection, number: int) -> None:
-    """Forget a dead letter that was delivered after all, or is about nothing any more."""
-    connection.execute(sa.delete(WEBHOOK_LETTERS).where(_LETTERS.number == number))
+def letter_done(connection: sa.Connection, letter: Letter, *, sent: bool) -> None:
+    """Forget a dead letter that was delivered after all, or (not ``sent``) is about nothing any more."""
+    found = connection.execute(sa.delete(WEBHOOK_LETTERS).where(_LETTERS.number == letter.number))
+    if sent and found.rowcount:
+        connection.execute(
+            sa.update(WEBHOOKS)
+            .where(_COLUMNS.id == letter.webhook_id)
+            .values(delivered=_COLUMNS.delivered + 1)
+        )
 
 
-def letter_failed(connection: sa.Connection, number: int, *, now: float, error: str) -> None:
-    """Note that a dead letter could not be delivered again."""
+def letter_failed(
+    connection: sa.Connection, webhook: Webhook, letter: Letter, *, now: float, error: str
+) -> None:
+    """Note that a dead letter could not be delivered again; it stays due where the webhook is sent to elsewhere."""
+    here = sa.select(_COLUMNS.id).where(_COLUMNS.id == webhook.id, _posted_to(webhook))
     connection.execute(
         sa.update(WEBHOOK_LETTERS)
-        .where(_LETTERS.number == number)
+        .where(_LETTERS.number == letter.number, here.exists())
         .values(due=False, attempts=_LETTERS.attempts + 1, failed_at=now, error=error)
     )
+
+
+def _posted_to(webhook: Webhook) -> sa.ColumnElement[bool]:
+    """What an attempt tells of: the address as it was."""
+    return _COLUMNS.url == webhook.url
 
 
 def _at(place: Place) -> dict[str, Any]:
     return {"reached_number": place.number, "reached_part": place.part}
 
 
-def _from(connection: sa.Connection, webhook: Webhook, values: Mapping[str, Any]) -> bool:
+def _from(
+    connection: sa.Connection, webhook: Webhook, values: Mapping[str, Any], *more: sa.ColumnElement[bool]
+) -> bool:
     """Change a webhook that is where it was when it was read."""
     statement = sa.update(WEBHOOKS).where(
         _COLUMNS.id == webhook.id,
@@ -163,6 +189,7 @@ def _from(connection: sa.Connection, webhook: Webhook, values: Mapping[str, Any]
         _COLUMNS.reached_number == webhook.reached.number,
         _COLUMNS.reached_part == webhook.reached.part,
         _COLUMNS.attempts == webhook.attempts,
+        *more,
     )
     return connection.execute(statement.values(dict(values))).rowcount == 1
 
