@@ -431,14 +431,59 @@ async def test_two_secrets_sign_while_one_is_rotated(office: Office) -> None:
 
 async def test_only_what_is_wanted(office: Office) -> None:
     """By type and by project; as a customer without what is the operator's."""
+    instance_id = await office.desk.add(project_id="q")
     await office.add(types=("operation.accepted",), project_id="q", customer=True)
     await office.happens()
-    instance_id = await office.desk.add(project_id="q")
     await office.desk.immediate.lock(instance_id, ADMIN, reason="r", project_id=None)
     await office.deliver()
     (got,) = [body for _url, body, _headers in office.post.got]
     assert got["subject"] == instance_id
     assert got["data"]["actor"] == {"kind": "admin", "user_id": None, "project_id": None}
+
+
+async def test_it_must_be_about_something(office: Office) -> None:
+    """A name that is nothing would be silent for ever."""
+    instance_id, others = await office.desk.add(), await office.desk.add(project_id="q")
+    await office.desk.add_host("h")
+    for more, says in (
+        ({"host": "nope"}, "Host nope could not be found."),
+        ({"project_id": "nope"}, "Project nope could not be found."),
+        ({"instance_id": "nope"}, "Instance nope could not be found."),
+        ({"project_id": "p", "instance_id": others}, f"Project p has no instance {others}."),
+        (
+            {"project_id": "p", "instance_id": others, "customer": True},
+            f"Instance {others} could not be found.",
+        ),
+    ):
+        with pytest.raises(NotFound, match=f"^{says}$"):
+            await office.add(**more)
+    await office.add(host="h", project_id="p", instance_id=instance_id, customer=True)
+
+
+async def test_letters_that_are_not_there(office: Office) -> None:
+    """They are named, and nothing is done; those of another webhook are not there."""
+    await office.add(types=("operation.*",))
+    await office.add("two", types=("operation.*",))
+    await office.happens()
+    office.post.refuses[URL] = NotDelivered("no")
+    for _attempt in range(3):
+        await office.deliver(10)
+    (mine,) = await office.webhooks.letters("one")
+    (other,) = await office.webhooks.letters("two")
+    with pytest.raises(NotFound, match=rf"^Webhook one has no dead letter {other.number}, 77; nothing is"):
+        await office.webhooks.redeliver("one", [77, mine.number, other.number], ADMIN)
+    assert not any(letter.due for letter in await office.webhooks.letters("one"))
+    assert await office.webhooks.redeliver("one", [mine.number], ADMIN) == 1
+    with pytest.raises(NotFound, match=r" 108, 109 …; nothing"):
+        await office.webhooks.redeliver("two", range(100, 2000), ADMIN)
+
+
+async def test_a_change_of_nothing(office: Office) -> None:
+    """It leaves no record."""
+    await office.add()
+    before = await office.desk.audit()
+    assert await office.webhooks.change("one", {}, ADMIN) == await office.row()
+    assert await office.desk.audit() == before
 
 
 async def test_a_test_is_sent_at_once(office: Office) -> None:

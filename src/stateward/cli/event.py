@@ -11,13 +11,21 @@ import click
 from stateward.cli.client import Client, Unreachable
 from stateward.cli.command import as_json, command
 from stateward.cli.words import printable, table, write
+from stateward.domain.events import EVENT_TYPES, PREFIX
 
 #: Seconds between two attempts to reach a server that does not answer.
 _AGAIN: Final = 1.0
 #: Seconds after which a server that does not answer is given up.
 _PATIENCE: Final = 60.0
-_COLUMNS: Final = ("Time", "Event", "Server", "By", "Says")
-_PREFIX: Final = "org.stateward."
+_COLUMNS: Final = ("Time", "Event", "About", "By", "Says")
+#: What is asked for when nothing is: each command logs in, and would be told of that before all else.
+_SHOWN: Final = tuple(
+    dict.fromkeys(
+        f"{kind}.*" if dot else kind
+        for kind, dot, _name in (row.name.partition(".") for row in EVENT_TYPES)
+        if kind != "identity"
+    )
+)
 
 
 @click.group()
@@ -30,7 +38,7 @@ _type = click.option(
     "types",
     multiple=True,
     metavar="TYPE",
-    help="Only this type, as alert or 'lock.*'; several times for several.",
+    help="Only this type, as alert or 'lock.*'; several times for several.  [default: all but 'identity.*']",
 )
 _server = click.option("--server", metavar="NAME", help="Only those of this server.")
 _project = click.option(
@@ -110,7 +118,7 @@ def _filters(
     client: Client, types: tuple[str, ...], server: str | None, project: str | None, host: str | None
 ) -> dict[str, str | tuple[str, ...] | None]:
     return {
-        "type": types,
+        "type": types or _SHOWN,
         "instance": None if server is None else client.server(server),
         "project": None if project is None else client.project(project),
         "host": host,
@@ -126,21 +134,41 @@ def _row(found: dict[str, Any]) -> tuple[str, ...]:
     data = found["data"]
     return (
         found["time"][:23] + "Z",
-        found["type"].removeprefix(_PREFIX),
-        str(data.get("instance", {}).get("name") or found.get("subject", "")),
+        found["type"].removeprefix(PREFIX),
+        _about(found),
         str(data["actor"]["kind"]),
         _says(found),
     )
 
 
-def _says(found: dict[str, Any]) -> str:
-    """Say in few words what an event is about."""
+def _about(found: dict[str, Any]) -> str:
+    """Name what an event is about: a server, a host, several hosts, a webhook."""
     data: dict[str, Any] = found["data"]
     detail: dict[str, Any] = data["detail"]
-    if found["type"] == f"{_PREFIX}instance.state-changed":
+    if "instance" in data or "subject" in found:
+        return str(data.get("instance", {}).get("name") or found.get("subject", ""))
+    named = detail.get("hosts") or [detail.get("host") or detail.get("webhook") or ""]
+    return ", ".join(map(str, named))
+
+
+def _says(found: dict[str, Any]) -> str:
+    """Say in few words what happened."""
+    data: dict[str, Any] = found["data"]
+    detail: dict[str, Any] = data["detail"]
+    kind = found["type"].removeprefix(PREFIX)
+    if kind == "instance.state-changed":
         return f"{detail['from'] or 'new'} -> {detail['to']}"
+    if kind == "host.booted":
+        return f"{detail['instances']} instances, {detail['plan']['start']} to start"
+    if kind == "host.restarted":
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in detail["outcomes"].items())
+        return f"{outcomes or 'nothing to start'}, after {detail['seconds']:g} s"
     words = [str(data["action"] or "")]
-    words += [str(detail[name]) for name in ("outcome", "message", "says", "why") if detail.get(name)]
+    words += [str(detail[name]) for name in _TOLD if detail.get(name)]
     lock: dict[str, Any] = detail.get("lock") or {}
     words += [str(lock[name]) for name in ("name", "reason") if lock.get(name)]
     return ": ".join(filter(None, words))
+
+
+#: Members of a detail that are words for people.
+_TOLD: Final = ("outcome", "message", "says", "why", "reason")

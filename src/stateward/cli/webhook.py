@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
-from urllib.parse import quote
 
 import click
 
-from stateward.cli.client import Client
+from stateward.cli.client import Client, NoSuch
 from stateward.cli.command import as_json, command
 from stateward.cli.times import Duration, to_second
 from stateward.cli.words import table, write
+from stateward.domain.webhooks import NAME
 
 _COLUMNS: Final = ("Name", "Address", "Events", "Enabled", "Delivered", "Dead letters", "Trouble")
 
@@ -177,10 +178,10 @@ def dead_letters(client: Client, form: str, /, name: str) -> bool:
 
 @webhook.command()
 @_named
-@click.argument("letters", type=int, nargs=-1)
+@click.argument("letters", type=click.IntRange(1, 2**63 - 1), nargs=-1)
 @command
 def redeliver(client: Client, form: str, /, name: str, letters: tuple[int, ...]) -> bool:
-    """Deliver dead letters again: those with these numbers, or all."""
+    """Deliver dead letters again: those with these numbers, or all. One that is not there: none, and status 1."""
     done = client.native("POST", _path(name, "redeliver"), {"letters": letters or None})
     if form == "json":
         as_json(done)
@@ -190,7 +191,14 @@ def redeliver(client: Client, form: str, /, name: str, letters: tuple[int, ...])
 
 
 def _path(name: str, what: str = "") -> str:
-    return f"/webhooks/{quote(name, safe='')}" + (f"/{what}" if what else "")
+    """Return the address of a webhook, or of something of it.
+
+    Raises:
+        NoSuch: no webhook can be called so; the server would take it for another address.
+    """
+    if not re.fullmatch(NAME, name):
+        raise NoSuch(f"Webhook {name} could not be found.")
+    return f"/webhooks/{name}" + (f"/{what}" if what else "")
 
 
 def _shown(found: dict[str, Any], form: str) -> None:

@@ -13,6 +13,8 @@ import msgspec
 from stateward.domain.errors import Invalid
 from stateward.domain.events import Filter, Place, Reader
 
+#: How webhooks may be called, as a regular expression: what can be a part of an address as it is.
+NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]*"
 #: What secrets begin with, as the standard has it.
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 (what every secret begins with)
 #: Bytes of a secret, by the standard.

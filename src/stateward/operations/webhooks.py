@@ -25,11 +25,13 @@ from stateward.domain.webhooks import (
     sign,
 )
 from stateward.operations.posting import Post, check_url
-from stateward.store import operations, told, webhooks
+from stateward.store import operations, subjects, told, webhooks
 from stateward.store.engine import Database
 
 #: The type of what a test delivers; it is in no trail.
 TEST_TYPE: Final = f"{PREFIX}webhook.test"
+#: Unknown dead letters that a refusal names at most.
+_NAMED: Final = 10
 #: Of a webhook that begins anew.
 _UNTRIED: Final[Mapping[str, Any]] = {
     "failing_since": None,
@@ -103,6 +105,7 @@ class Webhooks:
         Raises:
             Conflict: another is called so.
             Invalid: its address, types or secret are none, or its parts do not go together.
+            NotFound: what it is to be about is not there.
         """
         if wanted.customer and wanted.project_id is None:
             raise Invalid("A webhook that is told what customers are told needs the project whose they are.")
@@ -132,6 +135,7 @@ class Webhooks:
                 created_at=now,
                 **values,
             )
+            subjects.check(connection, made.wanted, made.reader)
             webhooks.insert(connection, made)
             _record(connection, actor, made, "add", {"url": made.url}, at=now)
             return made
@@ -226,13 +230,20 @@ class Webhooks:
 
         Raises:
             Conflict: the webhook is disabled: nothing would be delivered.
-            NotFound: there is no such webhook.
+            NotFound: there is no such webhook, or it has no dead letter of such a number; then nothing is done.
         """
 
         def work(connection: sa.Connection) -> int:
             found = _known(connection, key)
             if not found.enabled:
                 raise Conflict(f"Webhook {found.name} is disabled; enable it first.")
+            if numbers is not None:
+                unknown = sorted(set(numbers) - webhooks.of_numbers(connection, found.id, numbers))
+                if unknown:
+                    which = ", ".join(map(str, unknown[:_NAMED])) + (" …" if unknown[_NAMED:] else "")
+                    raise NotFound(
+                        f"Webhook {found.name} has no dead letter {which}; nothing is delivered again."
+                    )
             count = webhooks.send_again(connection, found.id, numbers)
             _record(connection, actor, found, "redeliver", {"letters": count}, at=self._clock.now())
             return count
@@ -250,7 +261,9 @@ class Webhooks:
         def work(connection: sa.Connection) -> Webhook:
             found = _known(connection, key)
             changes = values(found)
-            changed = webhooks.change(connection, found.id, changes) if changes else found
+            if not changes:
+                return found
+            changed = webhooks.change(connection, found.id, changes)
             if changed is None:
                 raise NotFound(f"Webhook {key} could not be found.")
             _record(connection, actor, changed, what, detail, at=self._clock.now())

@@ -139,6 +139,14 @@ def count_letters(connection: sa.Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
+def of_numbers(connection: sa.Connection, webhook_id: str, numbers: Iterable[int]) -> set[int]:
+    """Return those of some numbers that are a webhook's dead letters'."""
+    statement = sa.select(_LETTERS.number).where(
+        _LETTERS.webhook_id == webhook_id, _LETTERS.number.in_(list(numbers))
+    )
+    return set(connection.execute(statement).scalars())
+
+
 def send_again(connection: sa.Connection, webhook_id: str, numbers: Iterable[int] | None) -> int:
     """Have dead letters delivered again, all of them where none is named; return how many."""
     statement = sa.update(WEBHOOK_LETTERS).where(_LETTERS.webhook_id == webhook_id)

@@ -124,8 +124,10 @@ async def test_who_is_told_what(api: Api) -> None:
     assert await events(api, by="member") == expected
     assert await events(api, by="stranger") == []
     assert await events(api, f"?instance={instance_id}&project=p") == expected
+    await api.desk.add(project_id="q")
     assert await events(api, "?project=q") == []
-    assert await events(api, "?instance=x") == []
+    await api.desk.add_host("alpha")
+    assert await events(api, "?host=alpha") == []
     answer = await api("GET", "/v1/events", by="member", accept="application/json")
     data = answer.body["events"][1]["data"]
     assert data["actor"] == {"kind": "admin", "user_id": None, "project_id": None}
@@ -152,6 +154,15 @@ async def test_a_state_that_changed(api: Api) -> None:
     [
         ("?after=x", "admin", 400, "'x' is no event's id: ids are like 17.0."),
         ("?after=5.0", "admin", 400, "There is no event 5.0 yet; the last record is 0."),
+        (
+            "?after=999999999999999999",
+            "admin",
+            400,
+            "There is no event 999999999999999999.9 yet; the last record is 0.",
+        ),
+        ("?host=nope", "admin", 404, "Host nope could not be found."),
+        ("?project=nope", "admin", 404, "Project nope could not be found."),
+        ("?instance=nope", "admin", 404, "Instance nope could not be found."),
         ("?project=p", "member", 403, None),
         ("?host=alpha", "member", 403, None),
         ("?x=1", "admin", 400, None),
@@ -161,10 +172,19 @@ async def test_a_state_that_changed(api: Api) -> None:
 async def test_what_cannot_be_followed(
     api: Api, query: str, by: str, status: int, detail: str | None
 ) -> None:
-    """It is refused before the stream begins."""
-    answer = await api("GET", f"/v1/events{query}", by=by)
-    assert answer.status == status
-    assert detail in {None, answer.detail}
+    """It is refused before the stream begins, and as a list."""
+    for accept in ("text/event-stream", "application/json"):
+        answer = await api("GET", f"/v1/events{query}", by=by, accept=accept)
+        assert answer.status == status
+        assert detail in {None, answer.detail}
+
+
+async def test_another_s_instance(api: Api) -> None:
+    """For a customer there is none."""
+    instance_id = await api.desk.add(project_id="q")
+    answer = await api("GET", f"/v1/events?instance={instance_id}")
+    assert (answer.status, answer.detail) == (404, f"Instance {instance_id} could not be found.")
+    assert await events(api, f"?instance={instance_id}", by="stranger") == []
 
 
 @pytest.mark.looptime

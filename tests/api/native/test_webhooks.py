@@ -78,6 +78,9 @@ async def test_once_with_a_key(api: Api) -> None:
         (BODY | {"secret": "x"}, "admin", 400),
         (BODY | {"customer": True}, "admin", 400),
         (BODY | {"name": "a b"}, "admin", 400),
+        (BODY | {"name": "a/b"}, "admin", 400),
+        (BODY | {"name": "a\n"}, "admin", 400),
+        (BODY | {"host": "nope"}, "admin", 404),
         (BODY | {"format": "xml"}, "admin", 400),
         (BODY | {"x": 1}, "admin", 400),
         (b"[", "admin", 400),
@@ -88,6 +91,17 @@ async def test_what_cannot_be_made(api: Api, body: Any, by: str, status: int) ->
     answer = await api("POST", "/v1/webhooks", body, by=by)
     assert answer.status == status
     assert answer.detail
+
+
+@pytest.mark.parametrize("number", [0, -1, 2**63, 10**23])
+async def test_numbers_that_no_letter_has(api: Api, number: int) -> None:
+    """No database can count to them."""
+    await add(api)
+    answer = await api("POST", "/v1/webhooks/pager/redeliver", {"letters": [number]}, by="admin")
+    assert answer.status == 400
+    assert answer.detail
+    answer = await api("POST", "/v1/webhooks/pager/redeliver", {"letters": [2**63 - 1]}, by="admin")
+    assert (answer.status, answer.detail[:32]) == (404, "Webhook pager has no dead letter")
 
 
 async def test_a_name_is_one_webhook_s(api: Api) -> None:

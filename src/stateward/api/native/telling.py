@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 import msgspec
+import sqlalchemy as sa
 import structlog
 from starlette.responses import Response, StreamingResponse
 
@@ -21,7 +22,7 @@ from stateward.api.native.leave import Leave
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Forbidden, Invalid
 from stateward.domain.events import WHOLE, Event, Filter, Place, Reader, cloud_event, place_of, types_of
-from stateward.store import told
+from stateward.store import subjects, told
 from stateward.store.engine import StoreUnavailable
 
 log = structlog.get_logger()
@@ -53,26 +54,28 @@ class EventsView(msgspec.Struct, frozen=True, kw_only=True):
 
 async def _events(call: Call) -> Response:
     wanted, reader, place = _wanted(call), _reader(call), _place(call)
-    if _JSON in call.request.headers.get("accept", ""):
-        return await _list(call, wanted, reader, place)
-    if call.request.method == "HEAD":
-        return Response(b"", headers=_HEADERS, media_type="text/event-stream")
     await call.services.database.seal()
-    last = Place(await call.services.database.read(told.head), WHOLE)
+
+    def look(connection: sa.Connection) -> int:
+        subjects.check(connection, wanted, reader)
+        return told.head(connection)
+
+    last = Place(await call.services.database.read(look), WHOLE)
     if place is not None and place.number > last.number:
         raise Invalid(f"There is no event {place} yet; the last record is {last.number}.")
+    if _JSON in call.request.headers.get("accept", ""):
+        return await _list(call, wanted, reader, place, last)
+    if call.request.method == "HEAD":
+        return Response(b"", headers=_HEADERS, media_type="text/event-stream")
     return StreamingResponse(
         _stream(call, wanted, reader, place or last), headers=_HEADERS, media_type="text/event-stream"
     )
 
 
-async def _list(call: Call, wanted: Filter, reader: Reader, place: Place | None) -> Response:
+async def _list(call: Call, wanted: Filter, reader: Reader, place: Place | None, last: Place) -> Response:
     most = call.services.max_limit
     limit = whole_number(call.request.query_params.get("limit", "0"), "limit", most=most)
     limit = limit or min(_PAGE, most)
-    database = call.services.database
-    await database.seal()
-    last = Place(await database.read(told.head), WHOLE)
     if place is None:
         found = await _newest(call, last.number + 1, wanted, reader, limit)
     else:

@@ -13,12 +13,14 @@ from stateward.api.native.views import Nothing
 from stateward.domain.actions import Policy, Role
 from stateward.domain.errors import Conflict
 from stateward.domain.events import PREFIX
-from stateward.domain.webhooks import Format, Letter, Webhook
+from stateward.domain.webhooks import NAME, Format, Letter, Webhook
 from stateward.operations.posting import NotDelivered
 from stateward.operations.webhooks import Wanted, Webhooks
 
 _POLICY: Final = Policy("stateward:webhooks", Role.ADMIN)
-_Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+_Name = Annotated[str, msgspec.Meta(pattern=rf"^{NAME}\Z", max_length=64)]
+#: What a database can count to.
+_Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 _Short = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 _Types = Annotated[tuple[_Short, ...], msgspec.Meta(max_length=50)]
 _Secret = Annotated[str, msgspec.Meta(max_length=128)]
@@ -59,7 +61,7 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class Redelivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which dead letters are to be delivered again, by number; none: all."""
 
-    letters: Annotated[tuple[int, ...], msgspec.Meta(max_length=1000)] | None = None
+    letters: Annotated[tuple[_Number, ...], msgspec.Meta(max_length=1000)] | None = None
 
 
 class WebhookView(msgspec.Struct, frozen=True, kw_only=True):
