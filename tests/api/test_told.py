@@ -76,7 +76,9 @@ async def test_every_change_of_state_is_told_and_billed(tmp_path: Path) -> None:
             changes = await told(cloud, f"type=instance.state-changed&instance={server}", by)
             assert [each["data"]["detail"]["to"] for each in changes] == [*billed, "deleted"]
             assert [each["data"]["detail"]["from"] for each in changes] == [None, *billed]
-        assert await told(cloud, f"instance={server}", "othertenant") == []
+        assert await told(cloud, "after=0.0", "othertenant") == []
+        answer = await cloud.ask("othertenant", "GET", f"/events?instance={server}", api="/v1")
+        assert answer.status == 404
         kinds = {
             each["type"].removeprefix("org.stateward.") for each in await told(cloud, f"instance={server}")
         }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from stateward.cli.event import _SHOWN, line
+from stateward.cli.event import SHOWN, line
 from stateward.domain.events import EVENT_TYPES, types_of
 
 
@@ -41,7 +41,7 @@ def test_a_line(found: dict[str, Any], says: str) -> None:
 
 def test_every_type_is_shown_but_logins() -> None:
     """Unless it is asked for others."""
-    shown = types_of(_SHOWN)
+    shown = types_of(SHOWN)
     left = [
         row.name for row in EVENT_TYPES if not any(row.type.startswith(each.rstrip("*")) for each in shown)
     ]

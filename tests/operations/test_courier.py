@@ -279,7 +279,7 @@ async def begun(office: Office) -> asyncio.Event:
 @pytest.mark.parametrize("change", ["delete", "disable", "rotate", "url", "types"])
 async def test_a_change_counts_from_the_next_message_on(office: Office, change: str) -> None:
     """Whatever was read together with the one that is on its way."""
-    arrives = await begun(office)
+    arrives, new = await begun(office), ""
     if change == "delete":
         await office.webhooks.delete("one", ADMIN)
     elif change == "disable":
@@ -445,7 +445,7 @@ async def test_it_must_be_about_something(office: Office) -> None:
     """A name that is nothing would be silent for ever."""
     instance_id, others = await office.desk.add(), await office.desk.add(project_id="q")
     await office.desk.add_host("h")
-    for more, says in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"host": "nope"}, "Host nope could not be found."),
         ({"project_id": "nope"}, "Project nope could not be found."),
         ({"instance_id": "nope"}, "Instance nope could not be found."),
@@ -454,7 +454,8 @@ async def test_it_must_be_about_something(office: Office) -> None:
             {"project_id": "p", "instance_id": others, "customer": True},
             f"Instance {others} could not be found.",
         ),
-    ):
+    )
+    for more, says in cases:
         with pytest.raises(NotFound, match=f"^{says}$"):
             await office.add(**more)
     await office.add(host="h", project_id="p", instance_id=instance_id, customer=True)

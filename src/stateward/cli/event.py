@@ -19,7 +19,7 @@ _AGAIN: Final = 1.0
 _PATIENCE: Final = 60.0
 _COLUMNS: Final = ("Time", "Event", "About", "By", "Says")
 #: What is asked for when nothing is: each command logs in, and would be told of that before all else.
-_SHOWN: Final = tuple(
+SHOWN: Final = tuple(
     dict.fromkeys(
         f"{kind}.*" if dot else kind
         for kind, dot, _name in (row.name.partition(".") for row in EVENT_TYPES)
@@ -118,7 +118,7 @@ def _filters(
     client: Client, types: tuple[str, ...], server: str | None, project: str | None, host: str | None
 ) -> dict[str, str | tuple[str, ...] | None]:
     return {
-        "type": types or _SHOWN,
+        "type": types or SHOWN,
         "instance": None if server is None else client.server(server),
         "project": None if project is None else client.project(project),
         "host": host,
