@@ -19,6 +19,8 @@ NAME: Final = "[A-Za-z0-9][A-Za-z0-9._-]*"
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 (what every secret begins with)
 #: Bytes of a secret, by the standard.
 SECRET_BYTES: Final = 32
+#: By what a webhook is told, as far as it can be changed: who changes one of these means it of the very next message.
+TERMS: Final = ("enabled", "url", "types", "secret", "old_secret", "old_secret_until")
 #: The part by which pauses are longer or shorter.
 _SPREAD: Final = 0.2
 
@@ -62,17 +64,8 @@ class Webhook(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def terms(self) -> tuple[object, ...]:
-        """By what it is told: who changes one of these means it of the very next message."""
-        return (
-            self.enabled,
-            self.url,
-            self.format,
-            self.wanted,
-            self.customer,
-            self.secret,
-            self.old_secret,
-            self.old_secret_until,
-        )
+        """What of ``TERMS`` it has."""
+        return tuple(getattr(self, name) for name in TERMS)
 
     @property
     def wanted(self) -> Filter:

@@ -215,8 +215,7 @@ class Courier:
         """
 
         def work(connection: sa.Connection) -> bytes | None:
-            found = webhooks.get(connection, webhook.id)
-            if found is None or found.terms != webhook.terms:
+            if not webhooks.stands(connection, webhook):
                 raise _Changed
             return self._body(connection, webhook, event)
 

@@ -10,16 +10,15 @@ from sqlalchemy.exc import IntegrityError
 
 from stateward.domain.errors import Conflict
 from stateward.domain.events import Event, Place
-from stateward.domain.webhooks import Format, Letter, Webhook
+from stateward.domain.webhooks import TERMS, Format, Letter, Webhook
 from stateward.store.webhook_tables import WEBHOOK_LETTERS, WEBHOOKS
 
 _COLUMNS: Final = WEBHOOKS.c
 _LETTERS: Final = WEBHOOK_LETTERS.c
 #: Asked before each message.
-_OF_KEY: Final = (
-    sa.select(WEBHOOKS)
-    .where(sa.or_(_COLUMNS.id == sa.bindparam("key"), _COLUMNS.name == sa.bindparam("key")))
-    .limit(1)
+_STANDS: Final = sa.select(sa.literal(1)).where(
+    _COLUMNS.id == sa.bindparam("id"),
+    *(_COLUMNS[name].is_not_distinct_from(sa.bindparam(name, type_=_COLUMNS[name].type)) for name in TERMS),
 )
 
 
@@ -43,8 +42,16 @@ def every(connection: sa.Connection) -> list[Webhook]:
 
 def get(connection: sa.Connection, key: str) -> Webhook | None:
     """Return the webhook of an id or a name."""
-    row = connection.execute(_OF_KEY, {"key": key}).one_or_none()
+    row = connection.execute(
+        sa.select(WEBHOOKS).where(sa.or_(_COLUMNS.id == key, _COLUMNS.name == key)).limit(1)
+    ).one_or_none()
     return None if row is None else _webhook(row)
+
+
+def stands(connection: sa.Connection, webhook: Webhook) -> bool:
+    """Say whether a webhook is there and has the terms that it had when it was read."""
+    terms = dict(zip(TERMS, webhook.terms, strict=True))
+    return connection.execute(_STANDS, {"id": webhook.id, **terms}).first() is not None
 
 
 def change(connection: sa.Connection, webhook_id: str, changes: Mapping[str, Any]) -> Webhook | None:
