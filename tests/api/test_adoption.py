@@ -219,9 +219,28 @@ async def test_what_nova_wrote_is_taken_up(cloud: Cloud) -> None:
     token = await cloud.ask("admin", "GET", "/auth/projects", api="/identity/v3")
     own = {each["name"]: each["id"] for each in token.body["projects"]}["admin"]
     assert (shown["tenant_id"], shown["user_id"]) == (own, cloud.users["admin"])
-    await release(cloud, first["id"])
-    (again,) = await adopt(cloud, project=cloud.projects["other"])
-    assert (await cloud.settled(again["id"]))["tenant_id"] == cloud.projects["other"]
+    for each in (first, second):
+        await release(cloud, each["id"])
+        cloud.hypervisor.change(each["id"], lambda found, _now: SimulatedGuest(id=found.id))
+    cloud.hypervisor.make(guest("instance-3"), nova=nova)
+    (third,) = await adopt(cloud, project=cloud.projects["other"])
+    assert (await cloud.settled(third["id"]))["tenant_id"] == cloud.projects["other"]
+
+
+async def test_the_past_of_a_server_stays_its_project_s(cloud: Cloud) -> None:
+    """Adopted again, it goes to whom it was before; to nobody else, who would be told and billed another's past."""
+    theirs = guest("web-1")
+    cloud.hypervisor.make(theirs)
+    await adopt(cloud, project=cloud.projects["gold"])
+    await release(cloud, theirs.instance_id)
+    for dry_run, status in ((True, 200), (False, 202)):
+        (refused,) = await adopt(cloud, status, project=cloud.projects["other"], dry_run=dry_run)
+        assert (refused["outcome"], refused["operation"]) == ("refused", None)
+        assert refused["why"].startswith(f"It was a server of project {cloud.projects['gold']} before")
+    assert cloud.hypervisor.guest(theirs.instance_id).fence == 0
+    (again,) = await adopt(cloud)
+    assert (again["outcome"], again["project_id"]) == ("adopted", cloud.projects["gold"])
+    assert (await cloud.settled(again["id"]))["tenant_id"] == cloud.projects["gold"]
 
 
 async def test_locked_from_its_first_moment(cloud: Cloud) -> None:

@@ -135,6 +135,12 @@ async def test_many_adopt_one_that_was_given_back(database: Database) -> None:
         ({"vm_state": VmState.ACTIVE.value, "host": "other"}, {}, True, "is on host other; two must not run"),
         ({"vm_state": VmState.SHELVED_OFFLOADED.value, "host": ""}, {}, True, "is on no host"),
         ({"vm_state": VmState.DELETED.value}, {"mark": Mark(project_id="p", fence=3)}, True, "was deleted"),
+        (
+            {"vm_state": VmState.DELETED.value, "project_id": "q"},
+            {},
+            True,
+            "was a server of project q before",
+        ),
         (None, {"mark": Mark(project_id="p", fence=3)}, False, "bears Stateward's mark"),
         (None, {"observed": Observed.UNKNOWN}, True, "says that it is unknown"),
     ],

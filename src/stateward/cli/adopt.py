@@ -34,7 +34,9 @@ _AT_ONCE: Final = 100
 @click.option("--host", metavar="HOST", help="Only the guests of this host.  [default: of all hosts]")
 @click.option("--name", metavar="PATTERN", help="Only those whose host calls them so, as 'web-*'.")
 @click.option(
-    "--project", metavar="PROJECT", help="Whose they become.  [default: as Nova wrote into them; else yours]"
+    "--project",
+    metavar="PROJECT",
+    help="Whose they become.  [default: as before, or as Nova wrote; else yours]",
 )
 @click.option("--lock", metavar="REASON", help="Lock them from their first moment, for this reason.")
 @click.option("--again", is_flag=True, help="Also those that bear Stateward's mark: their record was lost.")

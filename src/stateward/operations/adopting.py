@@ -82,6 +82,13 @@ def foresee(connection: sa.Connection, host: str, wish: Wish, *, again: bool) ->
         return _refused(
             wish, "Its instance was deleted; the host removes, or gives back, what is left of it."
         )
+    if found is not None and found.project_id != wish.project_id:
+        return _refused(
+            wish,
+            f"It was a server of project {found.project_id} before, whose history and usage are kept under its id "
+            "and are not another project's to see: adopt it into that project, or define the guest anew with "
+            "another UUID while it is off.",
+        )
     if stranger.mark is not None and not again:
         return _refused(
             wish,
@@ -194,7 +201,8 @@ def _row(
     )
     if instance is not None:
         return instance
-    checks = admit.conditions(ADOPT, actor.kind)
+    # Whose the record is never changes: all that is told and billed of its past is that project's (ADR 0021).
+    checks = admit.conditions(ADOPT, actor.kind, project_id=wish.project_id)
     before = instances.get(connection, wish.stranger.id)
     if before is None or before.host != host:
         # Each host counts what it sees by itself.

@@ -28,7 +28,7 @@ from stateward.operations import adopting
 from stateward.operations.admission import Admitted
 from stateward.operations.adopting import Adopted, Outcome, Wish
 from stateward.operations.stacking import LockWish
-from stateward.store import adoptions, hosts, identity
+from stateward.store import adoptions, hosts, identity, instances
 from stateward.store.identity_tables import PROJECTS, USERS
 from stateward.store.operation_queries import Found
 
@@ -83,8 +83,8 @@ class Adoption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: str
     #: Their names or ids; null: all that are not instances.
     domains: list[str] | None = None
-    #: Whose they become, by id; null: the project that Nova or Stateward wrote into each, where it exists here, else
-    #: the caller's.
+    #: Whose they become, by id; null: the project each was in before, or that Nova or Stateward wrote into it, where
+    #: it exists here, else the caller's. One that was a server before is refused any other project.
     project: str | None = None
     #: Only say what would come of it.
     dry_run: bool = False
@@ -224,7 +224,7 @@ async def _chosen(call: Call, wanted: Adoption) -> tuple[Sequence[Stranger], lis
 def _wish(
     connection: sa.Connection, call: Call, wanted: Adoption, stranger: Stranger, reservation_id: str
 ) -> Wish:
-    """Say as what a guest is adopted: what was asked for, else what is written in it, else the caller's.
+    """Say as what a guest is adopted: what was asked for, else as before, or as it is written in it, or the caller's.
 
     Raises:
         Invalid: the project that was asked for is not there.
@@ -233,8 +233,9 @@ def _wish(
     if wanted.project is not None and not _exists(connection, PROJECTS, wanted.project):
         raise Invalid(f"There is no project {wanted.project!r}.")
     marked = None if stranger.mark is None else stranger.mark.project_id
+    before = instances.project_of(connection, stranger.id)
     project_id = wanted.project or next(
-        (each for each in (nova.project_id, marked) if each and _exists(connection, PROJECTS, each)),
+        (each for each in (before, nova.project_id, marked) if each and _exists(connection, PROJECTS, each)),
         actor.project_id,
     )
     theirs = nova.user_id is not None and _exists(connection, USERS, nova.user_id)
