@@ -486,6 +486,20 @@ TOO_COMPLEX = (
             "Invalid input for query parameters changes-since. Value: now. 'now' is not a 'date-time'",
         ),
         (
+            "changes-since=0001-01-01T00:00:00%2B14:00",
+            (
+                "Invalid input for query parameters changes-since. Value: 0001-01-01T00:00:00+14:00. "
+                "'0001-01-01T00:00:00+14:00' is not a 'date-time'"
+            ),
+        ),
+        (
+            "changes-before=9999-12-31T23:59:59-14:00",
+            (
+                "Invalid input for query parameters changes-before. Value: 9999-12-31T23:59:59-14:00. "
+                "'9999-12-31T23:59:59-14:00' is not a 'date-time'"
+            ),
+        ),
+        (
             "changes-before=2024-13-01",
             "Invalid input for query parameters changes-before. Value: 2024-13-01. '2024-13-01' is not a 'date-time'",
         ),

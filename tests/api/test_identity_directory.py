@@ -421,11 +421,12 @@ async def test_an_application_credential_expires_and_its_tokens_with_it(world: E
     demo = await world.demo()
     past = await credential(world, demo, expires_at="2027-01-15T07:59:59")
     nonsense = await credential(world, demo, expires_at="tomorrow")
+    beyond = await credential(world, demo, expires_at="9999-12-31T23:59:59-14:00")
     made = (await credential(world, demo, expires_at="2027-01-15T08:10:00Z")).json()["application_credential"]
     proof = exchange(id=made["id"], secret=made["secret"])
     token = await world.client.post(TOKENS, json=proof)
 
-    assert [past.status_code, nonsense.status_code] == [400, 400]
+    assert [past.status_code, nonsense.status_code, beyond.status_code] == [400, 400, 400]
     assert made["expires_at"] == "2027-01-15T08:10:00.000000Z"
     assert token.json()["token"]["expires_at"] == "2027-01-15T08:10:00.000000Z"
     world.clock.time += 600.0

@@ -330,6 +330,8 @@ def test_what_cannot_be_read(data: Path, tmp_path: Path) -> None:
     refused = run("export", "--data", data, "--since", "yesterday")
     assert refused.exit_code == 2
     assert "'yesterday' is neither a record's number nor a time" in refused.stderr
+    for beyond in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        assert run("export", "--data", data, "--since", beyond).exit_code == 0
 
 
 def test_other_schemas(data: Path) -> None:

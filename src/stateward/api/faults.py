@@ -78,8 +78,14 @@ def fault(status: int, message: str) -> Response:
 
 def status_of(error: Exception) -> tuple[int, str] | None:
     """Give the status and sentence of an expected error; None for a fault of our own."""
-    name = error.refusal.name if isinstance(error, Refused) else _CAPITAL.sub("_", type(error).__name__)
-    REFUSED[name.lower()] += 1
+    known = _known(error)
+    if known is not None:
+        name = error.refusal.name if isinstance(error, Refused) else _CAPITAL.sub("_", type(error).__name__)
+        REFUSED[name.lower()] += 1
+    return known
+
+
+def _known(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, Refused):
         return _STATUS_OF_REFUSAL[error.refusal], str(error)
     if isinstance(error, ApiFault):

@@ -202,7 +202,35 @@ def base_url(request: Request, public_url: str | None) -> str:
 def iso_time(seconds: float) -> str:
     """Write a time (seconds since the epoch) as Keystone does, with microseconds."""
     moment = dt.datetime.fromtimestamp(seconds, dt.UTC)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+def seconds_of_iso(time: str | dt.datetime) -> float:
+    """Return a time of ISO 8601 in seconds since the epoch; one without a zone is UTC.
+
+    Raises:
+        ValueError: it is none, or one that ``iso_time`` cannot write: in UTC it is not in the years 1 to 9999.
+    """
+    parsed = dt.datetime.fromisoformat(time) if isinstance(time, str) else time
+    seconds = (parsed if parsed.tzinfo else parsed.replace(tzinfo=dt.UTC)).timestamp()
+    # What cannot be shown is refused where it comes in, not where it goes out.
+    dt.datetime.fromtimestamp(seconds, dt.UTC)
+    return seconds
+
+
+def time_asked_for(text: str, name: str) -> float:
+    """Read a query parameter that is a time, as seconds since the epoch.
+
+    Raises:
+        Invalid: it is none.
+    """
+    try:
+        return seconds_of_iso(text)
+    except ValueError:
+        raise Invalid(
+            f"Invalid input for query parameter {name}: {text!r} is no time; write one of ISO 8601, as "
+            "2030-01-31T18:00:00Z."
+        ) from None
 
 
 def _answer_to(error: Exception, request_id: str) -> Response:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import uuid
 
 import msgspec
 
-from stateward.api.http import iso_time
+from stateward.api.http import iso_time, seconds_of_iso
 from stateward.api.wording import short
 from stateward.domain.bodies import LockWanted
 from stateward.domain.errors import Forbidden, Invalid
@@ -106,9 +105,8 @@ def _expiry(text: str) -> float:
     Raises:
         Invalid: it is no time, or one that cannot be shown.
     """
-    with contextlib.suppress(ValueError, OverflowError):
-        parsed = dt.datetime.fromisoformat(text)
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=dt.UTC)).astimezone(dt.UTC).timestamp()
+    with contextlib.suppress(ValueError):
+        return seconds_of_iso(text)
     raise Invalid(
         f"Invalid input for field/attribute expires_at. Value: {short(text)}. It must be a time of ISO 8601, as "
         "2030-01-31T18:00:00Z."

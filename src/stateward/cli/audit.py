@@ -230,10 +230,10 @@ def _since(text: str | None) -> tuple[int, float | None]:
         return int(text), None
     try:
         moment = dt.datetime.fromisoformat(text)
-    except ValueError:
+        return 1, (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
+    except (ValueError, OverflowError):
         message = f"{text!r} is neither a record's number nor a time like 2026-01-31T12:00"
         raise click.BadParameter(message, param_hint="--since") from None
-    return 1, (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
 
 
 def _shown(each: Iterable[T], count: Callable[[], int], what: str) -> Iterator[T]:

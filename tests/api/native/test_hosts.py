@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stateward.api.http import iso_time
 from stateward.domain.hosts import Event, Frozen
 from stateward.domain.records import Observation
 from stateward.domain.states import Cause, Observed, VmState
@@ -93,6 +94,35 @@ async def test_bad_bodies(virtual_api: Api) -> None:
     assert bad.status == 400
     assert "reason" in bad.detail
     assert (await virtual_api("POST", "/v1/hosts/h/enable", {"x": 1}, by="admin")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("until", "says"),
+    [
+        (
+            "9999-12-31T23:59:59-14:00",
+            "The end of a maintenance, until, is no time of the years 1 to 9999 (UTC).",
+        ),
+        (
+            "0001-01-01T00:00:00+14:00",
+            "The end of a maintenance, until, is no time of the years 1 to 9999 (UTC).",
+        ),
+        (
+            "9999-12-31T23:59:59.999999Z",
+            "The end of a maintenance, until, is no time of the years 1 to 9999 (UTC).",
+        ),
+        (iso_time(NOW + 31_536_001), "A maintenance lasts a year at most: say an earlier time."),
+        (iso_time(NOW), "The end of the maintenance has passed already."),
+    ],
+)
+async def test_a_maintenance_until_no_time(virtual_api: Api, until: str, says: str) -> None:
+    """As long as with seconds, and no longer."""
+    await virtual_api.desk.add_host("h")
+    body = {"reason": "Disks.", "until": until}
+    answer = await virtual_api("POST", "/v1/hosts/h/maintenance", body, by="admin")
+    assert (answer.status, answer.detail) == (400, says)
+    body["until"] = iso_time(NOW + 31_536_000)
+    assert (await virtual_api("POST", "/v1/hosts/h/maintenance", body, by="admin")).status == 200
 
 
 async def test_confirming_a_sweep(api: Api) -> None:

@@ -183,6 +183,10 @@ async def test_who_may_release(api: Api) -> None:
             NO_TIME.format("9999-12-31T23:59:59-12:00"),
         ),
         (
+            {"expires_at": "0001-01-01T00:00:00+14:00"},
+            NO_TIME.format("0001-01-01T00:00:00+14:00"),
+        ),
+        (
             {"expires_at": 5},
             "The request's body cannot be used: Expected `str | null`, got `int` - at `$.expires_at`",
         ),

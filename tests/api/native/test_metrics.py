@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.requests import Request
 from starlette.responses import Response
 
+from stateward.api.faults import status_of
 from stateward.api.metrics import Metrics
 from stateward.domain.locks import ActorKind
 from stateward.operations.webhooks import Wanted
@@ -81,6 +82,12 @@ async def test_refusals_are_counted_by_reason(api: Api) -> None:
     before = (await samples(api)).get("stateward_refusals_total{reason=invalid}", 0)
     await api("GET", "/v1/usage?from=x")
     assert (await samples(api))["stateward_refusals_total{reason=invalid}"] == before + 1
+
+
+async def test_a_fault_of_its_own_is_no_refusal(api: Api) -> None:
+    """It is not answered as one either."""
+    assert status_of(OverflowError()) is None
+    assert "stateward_refusals_total{reason=overflow_error}" not in await samples(api)
 
 
 @pytest.mark.parametrize(

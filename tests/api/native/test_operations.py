@@ -203,8 +203,15 @@ async def test_pages(api: Api) -> None:
         ),
         ("action=x", f"There is no action 'x'; there are: {', '.join(sorted(BY_KEY))}."),
         (
+            "since=0001-01-01T00:00:00%2B14:00",
+            (
+                "Invalid input for query parameter since: '0001-01-01T00:00:00+14:00' is no time; write one of "
+                "ISO 8601, as 2030-01-31T18:00:00Z."
+            ),
+        ),
+        (
             "since=x",
-            "Invalid input for query parameters since. Value: x. 'x' is not a 'date-time'",
+            "Invalid input for query parameter since: 'x' is no time; write one of ISO 8601, as 2030-01-31T18:00:00Z.",
         ),
         (
             "colour=red",

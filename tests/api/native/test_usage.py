@@ -98,12 +98,25 @@ async def test_whose_they_are(api: Api) -> None:
     assert await listed(following, "admin") == ids[2:]
 
 
+async def test_the_calendar_s_first_moment(api: Api) -> None:
+    """It is a time like any other, also where the next page is asked for from it."""
+    for _ in range(2):
+        await api.desk.add()
+    api.desk.clock.at = NOW + 100
+    page = await api("GET", "/v1/usage?from=0001-01-01T00:00:00Z&limit=1")
+    assert (page.status, page.body["from"]) == (200, "0001-01-01T00:00:00.000000Z")
+    following = await api("GET", page.body["links"]["next"].removeprefix("http://cloud"))
+    assert (following.status, len(following.body["instances"])) == (200, 1)
+
+
 @pytest.mark.parametrize(
     ("query", "by", "status"),
     [
         ("from=x", "member", 400),
         ("from=2030-01-02&to=2030-01-01", "member", 400),
         ("from=2990-01-01", "member", 400),
+        ("from=0001-01-01T00:00:00%2B14:00", "member", 400),
+        ("to=9999-12-31T23:59:59-14:00", "member", 400),
         ("marker=x", "member", 400),
         ("intervals=perhaps", "member", 400),
         ("limit=-1", "member", 400),

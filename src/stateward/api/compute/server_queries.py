@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from stateward.api.compute.call import Call
 from stateward.api.compute.paging import only, size
 from stateward.api.faults import ApiFault
+from stateward.api.http import seconds_of_iso
 from stateward.api.wording import short
 from stateward.domain.errors import Forbidden, Invalid
 from stateward.domain.states import TaskState, VmState, states_of_status
@@ -97,12 +97,11 @@ def moment(name: str, text: str) -> float:
         Invalid: it is not one.
     """
     try:
-        parsed = datetime.fromisoformat(text)
+        return seconds_of_iso(text)
     except ValueError:
         raise Invalid(
             f"Invalid input for query parameters {name}. Value: {text}. '{text}' is not a 'date-time'"
         ) from None
-    return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
 
 
 def query_of(call: Call) -> Query:

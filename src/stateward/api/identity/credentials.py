@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import secrets
 import uuid
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from stateward.api.faults import ApiFault
-from stateward.api.http import base_url, convert, empty, iso_time, json_object, reply
+from stateward.api.http import base_url, convert, empty, iso_time, json_object, reply, seconds_of_iso
 from stateward.api.identity.caller import Callers, not_allowed
 from stateward.api.identity.kinds import Name255, NewPassword, Text
 from stateward.api.identity.service import Identity
@@ -202,8 +201,6 @@ def _moment(text: str) -> float:
         Invalid: it is none.
     """
     try:
-        moment = dt.datetime.fromisoformat(text)
-        aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC)
-        return aware.timestamp()
-    except (ValueError, OverflowError):
+        return seconds_of_iso(text)
+    except ValueError:
         raise Invalid(f"Invalid input: {text!r} is not a time in ISO 8601.") from None

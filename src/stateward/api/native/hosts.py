@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 from starlette.responses import Response
 
-from stateward.api.http import iso_time
+from stateward.api.http import iso_time, seconds_of_iso
 from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.views import Nothing
 from stateward.domain.actions import Policy, Role
@@ -23,6 +23,8 @@ from stateward.store.hosts import Host
 
 _READ: Final = Policy("stateward:hosts:read", Role.ADMIN)
 _CHANGE: Final = Policy("stateward:hosts:change", Role.ADMIN)
+#: Seconds of the longest maintenance: a year.
+_LONGEST: Final = 31_536_000
 Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
 
 
@@ -37,7 +39,7 @@ class Maintain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     reason: Reason
     until: dt.datetime | None = None
-    seconds: Annotated[float, msgspec.Meta(gt=0, le=31_536_000)] | None = None
+    seconds: Annotated[float, msgspec.Meta(gt=0, le=_LONGEST)] | None = None
 
 
 class Said(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -211,17 +213,21 @@ async def _maintain(call: Call) -> Response:
     name = call.request.path_params["name"]
     if (wanted.until is None) == (wanted.seconds is None):
         raise Invalid("Say until when, or for how many seconds: one of until and seconds.")
-    until = call.services.clock.now() + wanted.seconds if wanted.seconds is not None else _at(wanted.until)
+    now = call.services.clock.now()
+    until = _until(wanted.until, now) if wanted.until is not None else now + (wanted.seconds or 0.0)
     return reply(
         await acting(call, reply).maintain(name, call.actor, wanted.reason, until, then=seen(call, name))
     )
 
 
-def _at(until: dt.datetime | None) -> float:
-    if until is None:
-        msg = "neither until nor seconds"
-        raise ValueError(msg)
-    return (until if until.tzinfo else until.replace(tzinfo=dt.UTC)).timestamp()
+def _until(until: dt.datetime, now: float) -> float:
+    try:
+        at = seconds_of_iso(until)
+    except ValueError:
+        raise Invalid("The end of a maintenance, until, is no time of the years 1 to 9999 (UTC).") from None
+    if at > now + _LONGEST:
+        raise Invalid("A maintenance lasts a year at most: say an earlier time.")
+    return at
 
 
 async def _end_maintenance(call: Call) -> Response:

@@ -8,8 +8,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import Response
 
-from stateward.api.compute.server_queries import moment
-from stateward.api.http import whole_number
+from stateward.api.http import time_asked_for, whole_number
 from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.views import (
     Extension,
@@ -138,7 +137,7 @@ def _query(call: Call) -> OperationQuery:
         instance_id=params.get("instance"),
         states=tuple(_state(text) for text in params.getlist("state")),
         actions=actions,
-        since=moment("since", params["since"]) if "since" in params else None,
+        since=time_asked_for(params["since"], "since") if "since" in params else None,
         limit=limit or min(_PAGE, most),
         marker=params.get("marker"),
     )

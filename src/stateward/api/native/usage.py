@@ -14,8 +14,7 @@ import msgspec
 import sqlalchemy as sa
 from starlette.responses import Response
 
-from stateward.api.compute.server_queries import moment
-from stateward.api.http import iso_time, whole_number, yes_or_no
+from stateward.api.http import iso_time, time_asked_for, whole_number, yes_or_no
 from stateward.api.native.call import Call, Resource, reply
 from stateward.api.native.views import PageLinks
 from stateward.domain.actions import Policy, Role
@@ -66,9 +65,9 @@ async def _usage(call: Call) -> Response:
     if project is not None and not call.token.is_admin:
         raise Forbidden("stateward:usage:read:all_projects")
     now = call.services.clock.now()
-    begin = moment("from", params["from"]) if "from" in params else _month(now)
+    begin = time_asked_for(params["from"], "from") if "from" in params else _month(now)
     # What has not happened is not counted.
-    end = min(moment("to", params["to"]) if "to" in params else now, now)
+    end = min(time_asked_for(params["to"], "to") if "to" in params else now, now)
     if begin >= end:
         raise Invalid("The time ends before it begins: 'from' must be before 'to', and in the past.")
     exact = yes_or_no(params.get("intervals", "false"), "intervals")
