@@ -109,7 +109,9 @@ async def test_a_guest_is_listed_adopted_used_and_given_back(cloud: Cloud) -> No
             }
         ],
         "unasked": [],
+        "known": 0,
     }
+    assert (await native(cloud, "GET", "/strangers?name=web-?")).body == listed
     (plan,) = await adopt(cloud, 200, dry_run=True)
     assert (plan["outcome"], plan["operation"], plan["becomes"]) == ("adopted", None, "active")
     assert (await native(cloud, "GET", "/strangers")).body == listed
@@ -125,7 +127,9 @@ async def test_a_guest_is_listed_adopted_used_and_given_back(cloud: Cloud) -> No
         "disk": 3,
     }
     assert await used(cloud) == {"vcpus": 2, "memory": 96, "disk": 3}
-    assert (await native(cloud, "GET", "/strangers")).body["strangers"] == []
+    for query, known in (("", 1), ("?name=web-*", 1), ("?name=w", 0)):
+        left = {"strangers": [], "unasked": [], "known": known}
+        assert (await native(cloud, "GET", f"/strangers{query}")).body == left
     assert cloud.hypervisor.guest(theirs.instance_id).run == run
 
     for action, state in (("os-stop", "SHUTOFF"), ("os-start", "ACTIVE"), ("suspend", "SUSPENDED")):

@@ -119,5 +119,9 @@ async def test_what_is_refused(cloud: Cloud) -> None:
         "",
         "stateward: Host 'nowhere' could not be found.\n",
     )
+    for form in ("table", "json"):
+        status, out, err = cloud.run("adopt", "--name", "typo*", "-f", form)
+        assert (status, err) == (1, "stateward: No guest is named 'typo*' by its host.\n")
+        assert out == "" if form == "table" else msgspec.json.decode(out) == {"hosts": [], "unasked": []}
     status, out, err = cloud.run("adopt", "--name", "strange", "--project", "nothing")
     assert (status, out, err) == (1, "", "stateward: There is no project that is named 'nothing'.\n")

@@ -119,6 +119,67 @@ async def test_looking(cloud: Cloud) -> None:
     assert "Policy doesn't allow stateward:hosts:read" in refused.err
 
 
+async def test_a_host_that_is_not_there(cloud: Cloud) -> None:
+    """It is said by every command, whose status is 1 then."""
+    for words in (
+        ("show", "gamma"),
+        ("power", "gamma"),
+        ("enable", "gamma"),
+        ("disable", "gamma"),
+        ("maintenance", "gamma", "--reason", "Fans", "--until", "1h"),
+        ("maintenance", "gamma", "--end"),
+        ("confirm", "gamma"),
+        ("confirm", "gamma", "--dead"),
+        ("fence", "gamma", "--done"),
+        ("evacuate", "gamma"),
+        ("evacuate", "gamma", "--plan"),
+        ("evacuate", "gamma", "--cancel"),
+        ("evacuate", "gamma", "--approve", "x"),
+        ("drain", "gamma"),
+        ("drain", "gamma", "--plan"),
+        ("drain", "gamma", "--status"),
+        ("drain", "gamma", "--cancel"),
+    ):
+        missing = cloud.run(*words)
+        says = "stateward: Host gamma could not be found.\n"
+        assert (missing.status, missing.out, missing.err) == (1, "", says), words
+
+
+async def test_what_is_no_name(cloud: Cloud) -> None:
+    """A slash would lead to what is below another host."""
+    for words in (
+        ("show", "alpha/evacuation"),
+        ("enable", "../hosts/alpha"),
+        ("show", ""),
+        ("show", ".."),
+        ("evacuate", "alpha", "--approve", "x/approve"),
+    ):
+        refused = cloud.run(*words)
+        assert (refused.status, refused.out) == (2, ""), words
+        assert refused.err.splitlines()[-1].startswith("Error: "), refused.err
+        assert "is no name" in refused.err
+
+
+async def test_what_does_not_go_together(cloud: Cloud) -> None:
+    """Of two things that are to be done neither is."""
+    for words, says in (
+        (
+            ("evacuate", "alpha", "--plan", "--cancel"),
+            "--cancel and --plan do not go together; each goes alone.",
+        ),
+        (("evacuate", "alpha", "--cancel", "--approve", "x"), "--approve and --cancel do not go together"),
+        (("evacuate", "alpha", "--plan", "--wait"), "--wait goes with --approve."),
+        (("drain", "alpha", "--plan", "--cancel"), "--cancel and --plan do not go together"),
+        (("drain", "alpha", "--status", "--plan"), "--plan and --status do not go together"),
+        (("drain", "alpha", "--cancel", "--migrate"), "--migrate goes alone, or with --plan or --wait."),
+        (("drain", "alpha", "--cancel", "--wait"), "--wait goes without --plan and --cancel."),
+    ):
+        refused = cloud.run(*words)
+        assert (refused.status, refused.out) == (2, ""), words
+        assert refused.err.splitlines()[-1].startswith(f"Error: {says}"), refused.err
+    assert cloud.run("show", "alpha", "-f", "json").json["enabled"] is True
+
+
 async def test_enabling_and_maintaining(cloud: Cloud) -> None:
     """What is said is shown, and can be taken back."""
     assert (

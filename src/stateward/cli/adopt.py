@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -57,11 +56,11 @@ def adopt(
 
     For administrators. The status is 0 if all that were meant are servers then, or with --dry-run would be.
     """
-    found = client.native("GET", "/strangers" + ("" if host is None else f"?{urlencode({'host': host})}"))
+    meant = {key: value for key, value in (("host", host), ("name", name)) if value is not None}
+    found = client.native("GET", f"/strangers?{urlencode(meant)}")
     chosen: dict[str, list[str]] = {}
     for each in found["strangers"]:
-        if name is None or fnmatchcase(each["name"], name):
-            chosen.setdefault(each["host"], []).append(each["id"])
+        chosen.setdefault(each["host"], []).append(each["id"])
     body = {"dry_run": dry_run, **{key: value for key, value in more.items() if value}}
     if project is not None:
         body["project"] = client.project(project)
@@ -76,7 +75,10 @@ def adopt(
     if form == "json":
         as_json({"hosts": answers, "unasked": found["unasked"]})
     else:
-        _tell(answers, found["unasked"])
+        _tell(answers, found, named=name is not None)
+    if name is not None and not answers and not found["known"]:
+        click.echo(f"stateward: No guest is named {name!r} by its host.", err=True)
+        return False
     return not found["unasked"] and all(_good(guest) for answer in answers for guest in answer["guests"])
 
 
@@ -92,13 +94,13 @@ def _good(guest: dict[str, Any]) -> bool:
     return guest["outcome"] != "refused" and (operation is None or operation["state"] == "succeeded")
 
 
-def _tell(answers: list[dict[str, Any]], unasked: list[dict[str, str]]) -> None:
+def _tell(answers: list[dict[str, Any]], found: dict[str, Any], *, named: bool) -> None:
     rows = [_row(answer["host"], guest) for answer in answers for guest in answer["guests"]]
     if rows:
         write(table(_COLUMNS, rows))
-    else:
+    elif found["known"] or not named:
         click.echo("There is no such guest that is not a server already.")
-    for each in unasked:
+    for each in found["unasked"]:
         click.echo(f"{printable(each['host'])} could not be asked: {printable(each['why'])}", err=True)
 
 

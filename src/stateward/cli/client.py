@@ -13,6 +13,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any, Final, cast
 from urllib.parse import quote, urlencode
 
+import click
 import msgspec
 
 from stateward.cli.credentials import Cloud, login_of
@@ -72,6 +73,17 @@ def server_named(name: str, ask: Callable[[str], Any], *, admin: bool) -> str:
         more = "" if len(found) <= _TOLD else " and more"
         raise Failed(f"Several servers are named {name!r}; use an id: {ids}{more}.")
     return found[0]["id"]
+
+
+def in_path(name: str) -> str:
+    """Quote a name that is one part of a path.
+
+    Raises:
+        click.UsageError: nothing can have it; a server would read a slash as the beginning of another part.
+    """
+    if not name or "/" in name or name in {".", ".."}:
+        raise click.UsageError(f"{name!r} is no name: it is empty, dots, or has a '/' in it.")
+    return quote(name, safe="")
 
 
 class Client:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from stateward.cli.client import Client
+from stateward.cli.client import Client, in_path
 from stateward.cli.command import as_json, command
 from stateward.cli.times import Moment, to_second
 from stateward.cli.words import printable, table, write
@@ -131,52 +130,54 @@ def fence(client: Client, form: str, /, name: str, *, done: bool, reason: str | 
 
 @host.command()
 @_named
-@click.option("--plan", "what", flag_value="plan", help="Plan it, and show the plan; nothing else is done.")
+@click.option("--plan", is_flag=True, help="Plan it, and show the plan; nothing else is done.")
 @click.option("--approve", metavar="PLAN", help="Carry this plan out.")
-@click.option(
-    "--cancel", "what", flag_value="cancel", help="Give up what was planned; what was begun goes on."
-)
+@click.option("--cancel", is_flag=True, help="Give up what was planned; what was begun goes on.")
 @click.option("--wait", is_flag=True, help="With --approve: follow it to its end.")
 @command
 def evacuate(
-    client: Client, form: str, /, name: str, *, what: str | None, approve: str | None, wait: bool
+    client: Client, form: str, /, name: str, *, plan: bool, approve: str | None, cancel: bool, wait: bool
 ) -> bool:
     """Start a fenced host's servers on others: plan it, look at the plan, and approve it. Alone: show the plan."""
-    if approve is not None and what is not None:
-        raise click.UsageError("--approve goes without --plan and --cancel.")
+    _one_of({"--plan": plan, "--approve": approve is not None, "--cancel": cancel})
     if approve is None and wait:
         raise click.UsageError("--wait goes with --approve.")
-    if what == "cancel":
+    if cancel:
         shown(client.native("DELETE", path(name, "evacuation")), form)
         return True
     if approve is not None:
-        planned(client.native("POST", path(name, "evacuation", quote(approve, safe=""), "approve"), {}), form)
+        planned(client.native("POST", path(name, "evacuation", in_path(approve), "approve"), {}), form)
         return _kept(follow_plan(client, path(name, "evacuation"), form)) if wait else True
     place = path(name, "evacuation")
-    planned(client.native("GET", place) if what is None else client.native("POST", place, {}), form)
+    planned(client.native("POST", place, {}) if plan else client.native("GET", place), form)
     return True
 
 
 @host.command()
 @_named
 @click.option("--migrate", is_flag=True, help="Carry to other hosts what can leave; the rest is shut down.")
-@click.option("--plan", "what", flag_value="plan", help="Show what would be done; nothing is done.")
-@click.option("--status", "what", flag_value="status", help="Show how far it is.")
-@click.option("--cancel", "what", flag_value="cancel", help="Give it up; what was begun goes on.")
+@click.option("--plan", is_flag=True, help="Show what would be done; nothing is done.")
+@click.option("--status", is_flag=True, help="Show how far it is.")
+@click.option("--cancel", is_flag=True, help="Give it up; what was begun goes on.")
 @click.option("--wait", is_flag=True, help="Follow it to its end; the status is 1 if servers are left on.")
 @command
-def drain(client: Client, form: str, /, name: str, *, migrate: bool, what: str | None, wait: bool) -> bool:
+def drain(client: Client, form: str, /, name: str, *, migrate: bool, wait: bool, **what: bool) -> bool:
     """Empty a host of servers that are on: disable it, and shut them down or carry them to other hosts."""
+    _one_of({f"--{word}": said for word, said in what.items()})
+    if migrate and (what["status"] or what["cancel"]):
+        raise click.UsageError("--migrate goes alone, or with --plan or --wait.")
+    if wait and (what["plan"] or what["cancel"]):
+        raise click.UsageError("--wait goes without --plan and --cancel.")
     place = path(name, "drain")
-    if what == "cancel":
+    if what["cancel"]:
         shown(client.native("DELETE", place), form)
         return True
-    if what == "status":
+    if what["status"]:
         planned(client.native("GET", place), form)
     else:
-        body = {"how": "migrate" if migrate else "stop", "plan": what == "plan"}
+        body = {"how": "migrate" if migrate else "stop", "plan": what["plan"]}
         planned(client.native("POST", place, body), form)
-    if not wait or what == "plan":
+    if not wait:
         return True
     plan = follow_plan(client, place, form)
     on = [move["name"] for move in plan["moves"] if move["on"] and move["state"] != "done"]
@@ -186,6 +187,13 @@ def drain(client: Client, form: str, /, name: str, *, migrate: bool, what: str |
             err=True,
         )
     return _kept(plan) and not on
+
+
+def _one_of(said: dict[str, bool]) -> None:
+    """Refuse two options of which each says what is to be done."""
+    given = sorted(name for name, is_given in said.items() if is_given)
+    if len(given) > 1:
+        raise click.UsageError(f"{' and '.join(given)} do not go together; each goes alone.")
 
 
 def follow_plan(client: Client, place: str, form: str) -> dict[str, Any]:
@@ -245,7 +253,7 @@ def _said(reason: str | None) -> dict[str, str]:
 
 def path(name: str, *words: str) -> str:
     """Return the path of a host, or of something of it."""
-    return "/".join(("/hosts", quote(name, safe=""), *words))
+    return "/".join(("/hosts", in_path(name), *words))
 
 
 def shown(found: dict[str, Any], form: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
+import sys
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -30,8 +33,25 @@ _COMMANDS: Final[Mapping[str, str]] = {
 }
 
 
+#: What a file says that takes no more. A pipe that nobody reads is click's: status 1, and silence.
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
 class _Commands(click.Group):
     """The commands, each named as in its module."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Run a command; when what it writes to takes no more, say so in one line."""
+        try:
+            return super().main(*args, **options)
+        except OSError as error:
+            # That of a file which was opened has its name.
+            if error.errno not in _FULL or error.filename is not None:
+                raise
+            # Or Python would try to write the rest when it ends, and complain itself.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(f"stateward: The output cannot be written: {error.strerror}.", err=True)
+            sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)

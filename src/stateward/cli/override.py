@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from stateward.cli.client import Client
+from stateward.cli.client import Client, in_path
 from stateward.cli.command import as_json, command
 from stateward.cli.lock import lock_named
 from stateward.cli.times import Duration, to_second
@@ -75,7 +75,7 @@ def list_(client: Client, form: str, /, *, server: str) -> bool:
 @command
 def approve(client: Client, form: str, /, *, name: str) -> bool:
     """Agree, as the second administrator, to an override (its id)."""
-    _show(client.native("POST", f"/overrides/{name}/approve"), form)
+    _show(client.native("POST", f"/overrides/{in_path(name)}/approve"), form)
     return True
 
 

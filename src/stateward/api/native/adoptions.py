@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Annotated, Final
 
 import msgspec
@@ -37,7 +38,10 @@ _RELEASE: Final = BY_KEY["release_guest"]
 _LONGEST_NAME: Final = 255
 #: Seconds in which a host describes all the guests that are not known.
 _SECONDS: Final = 30.0
-_HOST: Final = {"host": "Only those of this host."}
+_QUERY: Final = {
+    "host": "Only those of this host.",
+    "name": "Only those whose host calls them so; * stands for anything, ? for one character.",
+}
 
 
 class StrangerView(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +79,8 @@ class StrangersView(msgspec.Struct, frozen=True, kw_only=True):
     strangers: list[StrangerView]
     #: Nothing is known of these.
     unasked: list[UnaskedView]
+    #: So many others that are meant were adopted, and are instances.
+    known: int
 
 
 class Adoption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,7 +133,8 @@ class AdoptionsView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def _strangers(call: Call) -> Response:
-    wanted = call.request.query_params.get("host")
+    params = call.request.query_params
+    wanted, pattern = params.get("host"), params.get("name", "*")
     found = await call.services.database.read(hosts.every)
     names = [host.name for host in found if wanted in {None, host.name}]
     if wanted is not None and not names:
@@ -139,8 +146,15 @@ async def _strangers(call: Call) -> Response:
         if isinstance(answer, str):
             unasked.append(UnaskedView(host=name, why=answer))
         else:
-            strangers += [_stranger_view(name, each) for each in answer]
-    return reply(StrangersView(strangers=strangers, unasked=unasked))
+            strangers += [_stranger_view(name, each) for each in answer if fnmatchcase(each.name, pattern)]
+
+    def known(connection: sa.Connection) -> int:
+        called = (each for name in names for each in adoptions.living_at(connection, name).values())
+        return sum(each is not None and fnmatchcase(each, pattern) for each in called)
+
+    return reply(
+        StrangersView(strangers=strangers, unasked=unasked, known=await call.services.database.read(known))
+    )
 
 
 async def _try(call: Call, host: str) -> Sequence[Stranger] | str:
@@ -348,7 +362,7 @@ RESOURCES: Final[dict[str, dict[str, Resource]]] = {
             summary="List the guests that hosts have and Stateward does not look after.",
             policy=_READ,
             answer=StrangersView,
-            query=_HOST,
+            query=_QUERY,
         )
     },
     "/adoptions": {
