@@ -62,6 +62,13 @@ def test_what_is_written_is_expected(tmp_path: Path) -> None:
     assert simulate(path)[0] == 0
 
 
+def test_a_mark_of_the_byte_order(tmp_path: Path) -> None:
+    """Some editors begin a file with one; it means nothing."""
+    path = tmp_path / "a"
+    path.write_text(SCRIPT, encoding="utf-8-sig")
+    assert simulate(path) == (0, "\n".join(LOG) + "\n", "")
+
+
 def test_a_server_s_settings(tmp_path: Path) -> None:
     """A policy of a settings file counts; what the script says is laid over it."""
     settings = tmp_path / "settings.toml"
@@ -90,6 +97,39 @@ def test_a_server_s_settings(tmp_path: Path) -> None:
             ),
         ),
         ("host h1\nhost h1", "line 2: There are two hosts h1."),
+        ("host h1..h100000000", "line 1: A script has 100 hosts at most."),
+        ("host h1..h60\nhost g1..g60", "line 2: A script has 100 hosts at most."),
+        ("host h9..h1", "line 1: 'h9..h1' names nothing: it ends before it begins."),
+        ("host h1\ninstance a1..a1001", "line 2: A script has 1000 instances at most."),
+        ("host h1\ninstance a1..a600\ninstance b1..b600", "line 3: A script has 1000 instances at most."),
+        ("host h1 memory=1000000001", "line 1: memory is 1000000000 at most."),
+        (f"host h1 memory={'9' * 5000}", "line 1: memory is 1000000000 at most."),
+        (
+            "host h1\nat 99999999999999h host h1 dies",
+            "line 2: With one host a simulation lasts 10080m at most.",
+        ),
+        ("host h1..h100\nuntil 101m", "line 2: With 100 hosts a simulation lasts 100m at most."),
+        (f"host h1\nuntil {'9' * 400}h", "line 2: With one host a simulation lasts 10080m at most."),
+        ("host h1\nat 1s clock of h1 jumps +8785h", "line 2: '+8785h' is too long; 8784h is the most."),
+        (
+            "host h1\nuntil 10s\nat 9s host h1 dies\nat 10100ms host h1 comes back",
+            "line 4: It happens after the end, which line 2 says.",
+        ),
+        ("host h1\nuntil 10s\nuntil 20s", "line 3: Line 2 says already when it ends."),
+        (
+            "host h1\ninstance a guest.shutdown=abc",
+            "line 2: guest.shutdown is a number of seconds, not 'abc'.",
+        ),
+        ("host h1\ninstance a guest.boot=-5", "line 2: guest.boot is a number of seconds, not '-5'."),
+        ("host h1\ninstance a guest.acpi=obey", "line 2: guest.acpi is ignore, not 'obey'."),
+        ("host h1\ninstance a guest.agent=yes", "line 2: guest.agent is answer or mute, not 'yes'."),
+        (
+            "host h1\ninstance a guest.typo=1",
+            (
+                "line 2: There is no guest.typo; there are guest.shutdown, guest.boot, guest.poweroff_after, "
+                "guest.panic_after, guest.acpi, guest.agent."
+            ),
+        ),
         ("host h1 cpus=3", "line 1: A host has no cpus; it has vcpus, memory, disk, zone and shared."),
         ("host h1 vcpus=many", "line 1: vcpus is a whole number, not 'many'."),
         ("host h1\ninstance a on h2", "line 2: There is no host h2: declare it by 'host h2'."),

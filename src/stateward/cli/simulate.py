@@ -39,7 +39,8 @@ def simulate(file: Path, config: Path | None, *, write: bool, verbose: bool) -> 
     else:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     try:
-        text = file.read_text(encoding="utf-8")
+        # Some editors begin a file with a mark of its byte order.
+        text = file.read_text(encoding="utf-8-sig")
         tables: dict[str, Any] = {} if config is None else tables_of(config)
         script = parse(text, tables)
         seen = play(script)

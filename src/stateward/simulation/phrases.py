@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from stateward.simulation.limits import LONGEST
 from stateward.simulation.script import BadScript, EventLine, Script, seconds_of
 from stateward.simulation.world import World
 
@@ -133,6 +134,8 @@ def _seconds(text: str, line: int) -> float:
     seconds = seconds_of(text.lstrip("+-"))
     if seconds is None:
         raise BadScript(line, f"{text!r} is no time; write 10s, 1m30s or 500ms.")
+    if seconds > LONGEST:
+        raise BadScript(line, f"{text!r} is too long; {LONGEST / 3600:.0f}h is the most.")
     return -seconds if text.startswith("-") else seconds
 
 

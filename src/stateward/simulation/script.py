@@ -11,12 +11,15 @@ from typing import Any, Final, cast
 import msgspec
 
 from stateward.settings import BadSettings, Settings, of_tables
+from stateward.simulation.limits import MOST, not_told, too_long, too_many
 
 _TIME: Final = re.compile(
     r"(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m(?!s))?(?:(?P<s>\d+(?:\.\d+)?)s)?(?:(?P<ms>\d+)ms)?", re.ASCII
 )
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_SERIES: Final = re.compile(r"(?P<stem>[A-Za-z_-]*)(?P<first>\d+)\.\.(?P=stem)(?P<last>\d+)")
+_SERIES: Final = re.compile(
+    r"(?P<stem>[A-Za-z_-]*)(?P<first>\d{1,9})\.\.(?P=stem)(?P<last>\d{1,9})", re.ASCII
+)
 _OPTION: Final = re.compile(r"(?P<key>[^\s=]+)=(?P<value>\S+)")
 _PLACE: Final = re.compile(
     r"(?P<name>\S+)(?: on (?P<host>\S+))?(?: (?P<state>[a-z-]+(?![\w.=:-])))?(?P<options>(?: \S+=\S+)*)"
@@ -172,7 +175,7 @@ class _Reader:
         self._hosts: dict[str, HostLine] = {}
         self._instances: dict[str, InstanceLine] = {}
         self._events: list[EventLine] = []
-        self._until: float | None = None
+        self._until: EventLine | None = None
         self._expected: tuple[str, ...] | None = None
         self._settings_at = 0
 
@@ -183,17 +186,30 @@ class _Reader:
         for each in self._instances.values():
             if each.host is not None and each.host not in self._hosts:
                 raise BadScript(each.line, f"There is no host {each.host}: declare it by 'host {each.host}'.")
-        last = max((event.at or 0.0 for event in self._events), default=0.0)
         hosts = tuple(self._hosts.values())
+        until = self._end(len(hosts))
         return Script(
             hosts=hosts,
             instances=tuple(self._instances.values()),
             # Those of one time stay in the order of the lines.
             events=tuple(sorted(self._events, key=lambda event: -1.0 if event.at is None else event.at)),
-            until=last + _REST if self._until is None else self._until,
+            until=until,
             settings=self._settings(hosts),
             expected=self._expected,
         )
+
+    def _end(self, hosts: int) -> float:
+        """Return when it ends, in seconds."""
+        for event in self._events:
+            self._refuse(too_long(hosts, event.at or 0.0), event.line)
+        if self._until is None or self._until.at is None:
+            return max((event.at or 0.0 for event in self._events), default=0.0) + _REST
+        end, line = self._until.at, self._until.line
+        self._refuse(too_long(hosts, end), line)
+        for event in self._events:
+            if (event.at or 0.0) > end:
+                raise BadScript(event.line, f"It happens after the end, which line {line} says.")
+        return end
 
     def _settings(self, hosts: Sequence[HostLine]) -> Settings:
         named = {str(each.get("name")): each for each in self._tables.get("host", [])}
@@ -232,7 +248,9 @@ class _Reader:
                 when, _, what = rest.partition(" ")
                 self._event(self._seconds(when, line), what, line)
             case "until":
-                self._until = self._seconds(rest, line)
+                if self._until is not None:
+                    raise BadScript(line, f"Line {self._until.line} says already when it ends.")
+                self._until = EventLine(line=line, at=self._seconds(rest, line), text="")
             case _:
                 raise BadScript(
                     line,
@@ -262,10 +280,11 @@ class _Reader:
             values[key] = self._number(key, value, line) if key in _NUMBERS else value
             if key == "shared":
                 values[key] = self._yes(value, line)
-        for name in self._names(first, line):
+        for name in self._names(first, "host", line):
             if name in self._hosts:
                 raise BadScript(line, f"There are two hosts {name}.")
             self._hosts[name] = HostLine(name=name, **values)
+        self._refuse(too_many("host", len(self._hosts)), line)
 
     @staticmethod
     def _yes(value: str, line: int) -> bool:
@@ -286,16 +305,18 @@ class _Reader:
         values = dict[str, Any]()
         for option in found["options"].split():
             self._set(values, *self._option(option, line), line)
-        for name in self._names(found["name"], line):
+        for name in self._names(found["name"], "instance", line):
             if name in self._instances:
                 raise BadScript(line, f"There are two instances {name}.")
             self._instances[name] = InstanceLine(
                 line=line, name=name, host=found["host"], state=state, **values
             )
+        self._refuse(too_many("instance", len(self._instances)), line)
 
     def _set(self, values: dict[str, Any], key: str, value: str, line: int) -> None:
         prefix, dot, rest = key.partition(".")
         if dot and prefix in _PREFIXES:
+            self._refuse(not_told(rest, value) if prefix == "guest" else None, line)
             values.setdefault(prefix, {})[rest] = value
         elif key in _NUMBERS:
             values[key] = self._number(key, value, line)
@@ -319,16 +340,26 @@ class _Reader:
 
     @staticmethod
     def _number(key: str, value: str, line: int) -> int:
-        if not value.isdecimal():
+        if not (value.isascii() and value.isdecimal()):
             raise BadScript(line, f"{key} is a whole number, not {value!r}.")
+        if len(value) > len(str(MOST)) or int(value) > MOST:
+            raise BadScript(line, f"{key} is {MOST} at most.")
         return int(value)
 
     @staticmethod
-    def _names(text: str, line: int) -> list[str]:
+    def _refuse(why: str | None, line: int) -> None:
+        if why is not None:
+            raise BadScript(line, why)
+
+    def _names(self, text: str, what: str, line: int) -> list[str]:
         """Return the one name, or those of ``w1..w20``."""
         series = _SERIES.fullmatch(text)
         if series is not None:
             stem, first, last = series["stem"], int(series["first"]), int(series["last"])
+            if last < first:
+                raise BadScript(line, f"{text!r} names nothing: it ends before it begins.")
+            # Before they are made.
+            self._refuse(too_many(what, last - first + 1), line)
             return [f"{stem}{number}" for number in range(first, last + 1)]
         if _NAME.fullmatch(text) is None:
             raise BadScript(line, f"{text!r} is no name; write web1, or w1..w20 for twenty.")

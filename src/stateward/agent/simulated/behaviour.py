@@ -19,6 +19,21 @@ DEFAULT_SHUTDOWN: Final = 0.05
 AGENT_SECONDS: Final = 5.0
 
 
+#: The words ``stateward.*`` that are followed by seconds.
+SECONDS: Final = ("shutdown", "boot", "poweroff_after", "panic_after")
+#: The others, with what they can be.
+WORDS: Final = {"acpi": ("ignore",), "agent": ("answer", "mute")}
+
+
+def seconds_in(text: str) -> float | None:
+    """Read a number of seconds; None for what is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
 class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     """What a guest does between boot and power off; seconds, all of them."""
 
@@ -43,11 +58,7 @@ def behaviour(spec: GuestSpec) -> Behaviour:
     words = dict(word.split("=", 1) for word in properties.get(COMMAND_LINE, "").split() if "=" in word)
 
     def seconds(name: str) -> float | None:
-        try:
-            value = float(words.get(f"stateward.{name}", ""))
-        except ValueError:
-            return None
-        return value if math.isfinite(value) and value >= 0 else None
+        return seconds_in(words.get(f"stateward.{name}", ""))
 
     shutdown = seconds("shutdown")
     return Behaviour(
