@@ -205,7 +205,7 @@ async def test_what_is_not_so(cloud: Cloud) -> None:
         assert (refused.status, refused.err) == (1, f"stateward: {says}\n")
     plan = cloud.run("evacuate", "alpha", "--plan", "-f", "json").json
     assert [(move["name"], move["action"], move["says"]) for move in plan["moves"]] == [
-        ("web", None, "its disk is on the dead host")
+        ("web", None, "its disk is on that host")
     ]
     assert cloud.run("evacuate", "alpha", "-f", "json").json == plan
     refused = cloud.run("evacuate", "alpha", "--approve", plan["id"])

@@ -86,6 +86,12 @@ def test_json(tmp_path: Path) -> None:
             ),
         ),
         ("[policy.a]\nrules = 1", (), 1, "unknown field"),
+        (
+            SETTINGS,
+            ("--copy", "older"),
+            1,
+            "stateward: A copy is seen as duplicate; leave copy out where crashed is seen.\n",
+        ),
         (SETTINGS, ("--cause", "x"), 2, "Invalid value for '--cause'"),
     ],
 )

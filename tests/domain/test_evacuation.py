@@ -76,7 +76,7 @@ def test_every_state(state: VmState) -> None:
         (True, Wish.EVACUATE, "evacuate", "its disk is kept on storage that other hosts reach"),
         (True, Wish.REBUILD, "evacuate", "its disk is kept on storage that other hosts reach"),
         (True, Wish.STAY, None, "it stays, as its flavor says"),
-        (False, Wish.EVACUATE, None, "its disk is on the dead host"),
+        (False, Wish.EVACUATE, None, "its disk is on that host"),
         (
             False,
             Wish.REBUILD,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -66,19 +66,18 @@ def explain(client: Client, form: str, /, *, server: str) -> bool:
         f"{printable(found['name'])} is recorded as {found['vm_state']} and was seen {found['observed']}."
     )
     click.echo(f"{now['verdict']}, by {now['decided_by']}: {now['says']}")
-    click.echo("\nPolicies, the one that goes first at the top; what none of them says the table decides:")
-    write(
-        table(
-            ("Layer", "Policy", "Followed"),
-            (
-                (each["layer"], each["policy"], "yes" if each["followed"] else f"no: {each['why']}")
-                for each in found["chosen"]
-            ),
-        )
+    _listed(
+        "Policies, the one that goes first at the top; what none of them says the table decides",
+        ("Layer", "Policy", "Followed"),
+        [
+            (each["layer"], each["policy"], "yes" if each["followed"] else f"no: {each['why']}")
+            for each in found["chosen"]
+        ],
     )
-    click.echo(f"\nWhat they change while it is recorded as {found['vm_state']}:")
-    write(
-        table(("Seen", *_OUTCOME), ((each["observed"], *_row(each)) for each in found["changes"])),
+    _listed(
+        f"What they change while it is recorded as {found['vm_state']}",
+        ("Seen", *_OUTCOME),
+        [(each["observed"], *_row(each)) for each in found["changes"]],
     )
     loop = found["crash_loop"]
     click.echo(
@@ -87,6 +86,12 @@ def explain(client: Client, form: str, /, *, server: str) -> bool:
         + ("" if not loop["wait"] else f" Before the next time there are {loop['wait']:g} s.")
     )
     return good
+
+
+def _listed(what: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    click.echo(f"\n{what}:" if rows else f"\n{what}: none.")
+    if rows:
+        write(table(columns, rows))
 
 
 def _choice(kind: Iterable[str]) -> click.Choice[str]:
@@ -103,8 +108,7 @@ def _choice(kind: Iterable[str]) -> click.Choice[str]:
 @click.option(
     "--copy",
     type=_choice(Stray),
-    default=Stray.RUNNING.value,
-    help="Of a copy on another host (--observed duplicate): which.",
+    help="Of a copy on another host (--observed duplicate): which.  [default: running]",
 )
 @click.option(
     "--policy",
@@ -130,7 +134,7 @@ def simulate(
     locked: bool,
     held: bool,
     kept_off: bool,
-    copy: str,
+    copy: str | None,
     policies: tuple[str, ...],
     config: Path | None,
 ) -> bool:
@@ -142,7 +146,7 @@ def simulate(
         locked=locked,
         held=held,
         kept_off=kept_off,
-        copy=Stray(copy),
+        copy=None if copy is None else Stray(copy),
         policies=policies,
     )
     found = _asked(client(), trial) if config is None else _by_file(config, trial)

@@ -198,7 +198,7 @@ def _evacuated(evacuee: Evacuee, cluster: Cluster, *, shared: bool, guards: Guar
     if evacuee.adopted:
         return _left(evacuee, "it was adopted: its disks are its host's own")
     if not shared and evacuee.wish is not Wish.REBUILD:
-        return _left(evacuee, "its disk is on the dead host")
+        return _left(evacuee, "its disk is on that host")
     if evacuee.blocks & guards[action]:
         return _left(evacuee, "a lock or a hold blocks it")
     to = cluster.place(evacuee)

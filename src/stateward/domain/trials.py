@@ -27,8 +27,8 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     #: A hold is on it, and perhaps keeps the guest off.
     held: bool = False
     kept_off: bool = False
-    #: Of a copy on another host: which.
-    copy: Stray = Stray.RUNNING
+    #: Of a copy on another host (``observed`` is ``duplicate``): which; None: one that runs.
+    copy: Stray | None = None
     #: As if the instance named them, the first before those after it; the default policy is below them.
     policies: tuple[str, ...] = ()
 
@@ -49,8 +49,12 @@ def try_out(policies: Policies, trial: Trial) -> list[Outcome]:
     """Return what would follow, those causes together for which it is the same.
 
     Raises:
-        Invalid: a policy is not there.
+        Invalid: a policy is not there, or there is no copy to say anything of.
     """
+    if trial.copy is not None and trial.observed is not Observed.DUPLICATE:
+        raise Invalid(
+            f"A copy is seen as {Observed.DUPLICATE}; leave copy out where {trial.observed} is seen."
+        )
     choices = tuple(_choices(policies, trial.policies))
     found: dict[Verdict, list[Cause]] = {}
     for cause in Cause if trial.cause is None else (trial.cause,):
@@ -61,7 +65,7 @@ def try_out(policies: Policies, trial: Trial) -> list[Outcome]:
             locked=trial.locked or trial.held,
             held=trial.held or trial.kept_off,
             kept_off=trial.kept_off,
-            stray=trial.copy,
+            stray=trial.copy or Stray.RUNNING,
             choices=choices,
         )
         # By what is said of them: the rows of two causes may match differently and still be one to who asks.

@@ -202,7 +202,7 @@ async def _simulate(call: Call) -> Response:
         locked=_flag(call, "locked"),
         held=_flag(call, "held"),
         kept_off=_flag(call, "kept_off"),
-        copy=word(Stray, said["copy"], "copy") if "copy" in said else Stray.RUNNING,
+        copy=word(Stray, said["copy"], "copy") if "copy" in said else None,
         policies=tuple(said.getlist("policy")),
     )
     return reply(TrialView(trial=trial, outcomes=try_out(call.services.policies, trial)))
@@ -238,7 +238,7 @@ RESOURCES: Final[dict[str, dict[str, Resource]]] = {
                 "locked": "true: it is locked.",
                 "held": "true: a hold is on it.",
                 "kept_off": "true: a hold keeps it off.",
-                "copy": "Of a copy on another host (observed duplicate): older, older-running, running, resting.",
+                "copy": "Of a copy on another host (observed duplicate): older, older-running, running (if left out), resting.",
                 "policy": "As if the instance named this policy; may be given several times, the first goes first.",
             },
         )
