@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,10 @@ _STYLES = {
 }
 #: Wider than any table: what is not read by people must not be cut.
 _UNCUT = 100_000
+#: Spaces between two columns.
+_BETWEEN = 2
+#: A word that is longer is cut on a terminal: it is no word, but somebody's text without a space.
+_LONGEST_WORD = 60
 
 
 def terminal() -> Console:
@@ -32,12 +37,38 @@ def terminal() -> Console:
 def write(shown: Table) -> None:
     """Write a table; colours, and lines that are folded to a width, are for terminals only."""
     if sys.stdout.isatty():
-        terminal().print(shown)
+        console = terminal()
+        fit(shown, console)
+        console.print(shown)
         return
     plain = Console(highlight=False, width=_UNCUT, no_color=True, force_terminal=False)
     with plain.capture() as captured:
         plain.print(shown)
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def fit(shown: Table, console: Console) -> None:
+    """Give a table's columns widths by which no word is cut, and the terminal more than it has if they need it."""
+    room = console.width - _BETWEEN * (len(shown.columns) - 1)
+    least, most = list[int](), list[int]()
+    for column in shown.columns:
+        sizes = [
+            Measurement.get(console, console.options.update_width(_UNCUT), cell)
+            for cell in (Text(str(column.header)), *column.cells)
+        ]
+        most.append(max(size.maximum for size in sizes))
+        words = max(size.minimum for size in sizes)
+        least.append(most[-1] if column.no_wrap else min(words, _LONGEST_WORD))
+    widths, left = least.copy(), room - sum(least)
+    # What needs least is given first: one long text shall not fold all that is short.
+    order = sorted(range(len(widths)), key=lambda number: most[number] - least[number])
+    for done, number in enumerate(order):
+        more = min(most[number] - least[number], max(left, 0) // (len(order) - done))
+        widths[number] += more
+        left -= more
+    for column, width in zip(shown.columns, widths, strict=True):
+        column.width = width
+    console.width = max(console.width, sum(widths) + _BETWEEN * (len(widths) - 1))
 
 
 def printable(value: object) -> str:

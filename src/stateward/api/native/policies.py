@@ -238,7 +238,8 @@ RESOURCES: Final[dict[str, dict[str, Resource]]] = {
                 "locked": "true: it is locked.",
                 "held": "true: a hold is on it.",
                 "kept_off": "true: a hold keeps it off.",
-                "copy": "Of a copy on another host (observed duplicate): older, older-running, running (if left out), resting.",
+                "copy": "Of a copy on another host (observed duplicate): "
+                "older, older-running, running (without it), resting.",
                 "policy": "As if the instance named this policy; may be given several times, the first goes first.",
             },
         )
