@@ -92,7 +92,12 @@ async def test_bad_bodies(virtual_api: Api) -> None:
     await virtual_api.desk.add_host("h")
     bad = await virtual_api("POST", "/v1/hosts/h/disable", {"reason": ""}, by="admin")
     assert bad.status == 400
-    assert "reason" in bad.detail
+    assert bad.detail == "The request's body cannot be used: `reason` must not be empty."
+    for until in ("2h", 5):
+        body = {"reason": "Disks.", "until": until}
+        bad = await virtual_api("POST", "/v1/hosts/h/maintenance", body, by="admin")
+        assert bad.status == 400
+        assert "`until` must be a time of ISO 8601, as 2030-01-31T18:00:00Z" in bad.detail
     assert (await virtual_api("POST", "/v1/hosts/h/enable", {"x": 1}, by="admin")).status == 400
 
 

@@ -20,6 +20,7 @@ from stateward.api.compute.services import Services
 from stateward.api.faults import Unauthorized, status_of
 from stateward.api.http import base_url, has_nul, read_body
 from stateward.api.identity.tokens import Token
+from stateward.api.native.sentences import sentence
 from stateward.api.native.views import Problem
 from stateward.api.once import HEADER, Once, ticket_of
 from stateward.api.policy import allow
@@ -70,6 +71,8 @@ class Call:
         raw = await self._body() or b"{}"
         try:
             decoded = msgspec.json.decode(raw, type=kind)
+        except msgspec.ValidationError as error:
+            raise Invalid(f"The request's body cannot be used: {sentence(error, kind)}") from None
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Invalid(f"The request's body cannot be used: {error}") from None
         if has_nul(raw):
