@@ -7,9 +7,9 @@ it shows is what a server does. A part is added here, and both have it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -54,6 +54,17 @@ from stateward.operations.progress import keep_progress
 from stateward.operations.reclaim import Reclaimer
 from stateward.settings import Settings
 from stateward.store.engine import Database
+from stateward.threads import on_thread
+
+T = TypeVar("T")
+
+
+class Blocking(Protocol):
+    """Does what waits for storage, such that nobody else waits: on a thread, as a rule."""
+
+    def __call__(self, call: Callable[[], T], /) -> Coroutine[Any, Any, T]:
+        """Do it."""
+        ...
 
 
 class Power(Witness, Fence, Protocol):
@@ -73,6 +84,7 @@ class Plane:
         changes: Changes,
         forget_images: Callable[[Sequence[str]], None] = lambda _ids: None,
         power: Power | None = None,
+        blocking: Blocking = on_thread,
     ) -> None:
         """Compose it; nothing is begun.
 
@@ -84,6 +96,7 @@ class Plane:
             changes: told of everything that clients may follow.
             forget_images: see ``Admission``.
             power: in the stead of the controllers and programs that settings name, where they name them.
+            blocking: reads leases.
         """
         self._database = database
         self._bus = bus
@@ -122,7 +135,7 @@ class Plane:
             DeathRules(
                 silence=said.silence, many=said.many, share=said.share, approved=said.evacuate == "auto"
             ),
-            means=means(settings, bmcs, power),
+            means=means(settings, bmcs, power, blocking),
             wishes=wishes,
             approved=self._moves.wake,
         )
@@ -191,8 +204,9 @@ def new_agent(
     journal: Path,
     settings: Settings,
     consoles: Consoles | None = None,
+    blocking: Blocking = on_thread,
 ) -> Agent:
-    """Make a host's agent, as the settings say."""
+    """Make a host's agent, as the settings say; ``blocking`` renews its lease."""
     return Agent(
         host=host,
         driver=driver,
@@ -205,6 +219,7 @@ def new_agent(
         limit_scale=settings.agent.limits,
         asks_first=True,
         lease=None if settings.death.lease is None else Path(settings.death.lease),
+        blocking=blocking,
     )
 
 
@@ -218,19 +233,25 @@ def management_controllers(settings: Settings) -> dict[str, Bmc]:
     }
 
 
-def means(settings: Settings, bmcs: Mapping[str, Bmc], power: Power | None = None) -> Callable[[str], Means]:
+def means(
+    settings: Settings,
+    bmcs: Mapping[str, Bmc],
+    power: Power | None = None,
+    blocking: Blocking = on_thread,
+) -> Callable[[str], Means]:
     """Return what the operator has set up to make sure of a host's death.
 
     Args:
         settings: the operator's.
         bmcs: those of hosts that have one.
         power: is asked in the stead of management controllers and programs.
+        blocking: reads leases.
     """
     said = settings.death
     witnesses: list[Witness] = []
     fences: list[Fence] = []
-    if said.lease is not None and power is None:
-        witnesses.append(LeaseWitness(Path(said.lease), said.lease_seconds))
+    if said.lease is not None:
+        witnesses.append(LeaseWitness(Path(said.lease), said.lease_seconds, blocking=blocking))
     if said.probe:
         witnesses.append(power or CommandWitness(said.probe, said.probe_timeout))
     if said.fence:

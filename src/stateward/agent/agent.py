@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -34,6 +36,7 @@ from stateward.bus.port import (
 from stateward.clock import Clock
 from stateward.domain.questions import Standing
 from stateward.domain.records import ConsoleReply, ConsoleRequest
+from stateward.threads import on_thread
 
 log = structlog.get_logger()
 
@@ -59,6 +62,7 @@ class Agent:
         limit_scale: float = 1.0,
         asks_first: bool = False,
         lease: Path | None = None,
+        blocking: Callable[[Callable[[], None]], Coroutine[Any, Any, None]] = on_thread,
     ) -> None:
         """Prepare it.
 
@@ -73,6 +77,7 @@ class Agent:
             limit_scale: what the limits on the driver's calls are multiplied by.
             asks_first: before it acts, it asks what it must not act on any more: its host may have been fenced.
             lease: the folder, on shared storage, of the lease that it renews with its heartbeats; None: none.
+            blocking: renews it.
         """
         self.host = host
         #: Whatever is asked of it has a limit.
@@ -104,6 +109,7 @@ class Agent:
                 seconds=heartbeat_seconds,
                 boot_id=self.driver.boot_id,
                 counter=self._journal.next_seq,
+                blocking=blocking,
             )
         )
         self._tasks: list[asyncio.Task[None]] = []

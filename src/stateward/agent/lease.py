@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -35,13 +37,15 @@ class LeaseFile:
         seconds: float,
         boot_id: Callable[[], str],
         counter: Callable[[], int],
+        blocking: Callable[[Callable[[], None]], Coroutine[Any, Any, None]] = on_thread,
     ) -> None:
-        """Renew ``folder/HOST.lease`` every so many seconds, with what the two say then."""
+        """Renew ``folder/HOST.lease`` every so many seconds, with what the two say then; ``blocking`` writes it."""
         self._path = folder / f"{host}.lease"
         self._host = host
         self._seconds = seconds
         self._boot_id = boot_id
         self._counter = counter
+        self._blocking = blocking
 
     async def run(self) -> None:
         """Renew it until cancelled. Storage that hangs or fails holds up nothing else of the agent."""
@@ -49,7 +53,7 @@ class LeaseFile:
         while True:
             lease = Lease(host=self._host, boot_id=self._boot_id(), counter=self._counter())
             try:
-                await on_thread(self.renew, lease)
+                await self._blocking(functools.partial(self.renew, lease))
             except OSError as error:
                 if not failed:
                     log.warning("the lease cannot be renewed", path=str(self._path), error=str(error))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -65,17 +65,25 @@ class Fence(Protocol):
 class LeaseWitness:
     """Looks at the lease that a host's agent renews on shared storage, whatever has become of the network."""
 
-    def __init__(self, folder: Path, seconds: float, time: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        seconds: float,
+        time: Callable[[], float] | None = None,
+        blocking: Callable[[Callable[[], bytes]], Coroutine[Any, Any, bytes]] = on_thread,
+    ) -> None:
         """Watch the leases of a folder.
 
         Args:
             folder: on storage that the hosts and this machine reach.
             seconds: a lease that is not renewed for so long is lost.
             time: counts seconds; None: the event loop. No clock of another machine counts.
+            blocking: reads it.
         """
         self._folder = folder
         self._seconds = seconds
         self._time = time
+        self._blocking = blocking
         #: By host and silence: what was in the lease, and since when it is so.
         self._seen: dict[tuple[str, float], tuple[bytes, float]] = {}
         #: The reads that storage has not answered yet, by host.
@@ -108,7 +116,7 @@ class LeaseWitness:
         reading = self._reading.get(host)
         if reading is None:
             path = self._folder / f"{host}.lease"
-            reading = self._reading[host] = asyncio.create_task(on_thread(path.read_bytes))
+            reading = self._reading[host] = asyncio.create_task(self._blocking(path.read_bytes))
             reading.add_done_callback(lambda done: self._read_at_last(host, done))
         return await asyncio.shield(reading)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+import msgspec
+
 from stateward.agent.agent import Agent
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from stateward.agent.simulated.guests import SimulatedGuest
@@ -94,6 +96,11 @@ class ToldDatabase:
             raise StoreUnavailable("The database cannot be reached.")
 
 
+async def at_once(call: Callable[[], T], /) -> T:
+    """Do what is done on a thread elsewhere: a file in memory keeps nobody waiting, and threads know no virtual time."""
+    return call()
+
+
 class Host:
     """A machine with a hypervisor, and an agent while it has power and nobody killed it."""
 
@@ -131,6 +138,7 @@ class Host:
             clock=self.clock,
             journal=self._journal,
             settings=self._settings,
+            blocking=at_once,
         )
         await self.agent.start()
 
@@ -160,19 +168,19 @@ class World:
     ) -> None:
         """Build the machines; nothing runs."""
         self._power = power(self)
-        self.settings = settings
         self.log = log
         self.clock = WallClock()
         self._folder = Path(
             tempfile.mkdtemp(prefix="stateward-simulation-", dir=_MEMORY if _MEMORY.is_dir() else None)
         )
+        self.settings = _with_leases(settings, self._folder)
         self._file = self._folder / "stateward.db"
         self._file.write_bytes(empty_database())
         self.teller = Teller(log)
         self.database = ToldDatabase(
             open_database(f"sqlite:///{self._file}", inline_commit=True), self.teller
         )
-        self.hosts = {line.name: Host(line, settings, self._folder, log) for line in lines}
+        self.hosts = {line.name: Host(line, self.settings, self._folder, log) for line in lines}
         self.wires: dict[str, Wire] = {}
         self._dice = random.Random(seed)  # noqa: S311 (repeatable on purpose)
         self._plane: Plane | None = None
@@ -230,6 +238,7 @@ class World:
             settings=self.settings,
             changes=Changes(),
             power=self._power,
+            blocking=at_once,
         )
         await self._plane.start()
         for host in self.hosts.values():
@@ -340,6 +349,14 @@ class World:
         """Wait until the loop's clock shows a whole second, and the messages under way have come."""
         loop = asyncio.get_running_loop()
         await asyncio.sleep(math.ceil(loop.time() + 1.0) - loop.time())
+
+
+def _with_leases(settings: Settings, folder: Path) -> Settings:
+    """Have leases renewed in a folder of the simulation's, where there are any; all machines reach it at all times."""
+    if settings.death.lease is None:
+        return settings
+    death = msgspec.structs.replace(settings.death, lease=str(folder))
+    return msgspec.structs.replace(settings, death=death)
 
 
 @functools.cache
