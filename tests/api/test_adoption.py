@@ -128,8 +128,8 @@ async def test_a_guest_is_listed_adopted_used_and_given_back(cloud: Cloud) -> No
     }
     assert await used(cloud) == {"vcpus": 2, "memory": 96, "disk": 3}
     for query, known in (("", 1), ("?name=web-*", 1), ("?name=w", 0)):
-        left = {"strangers": [], "unasked": [], "known": known}
-        assert (await native(cloud, "GET", f"/strangers{query}")).body == left
+        none: dict[str, Any] = {"strangers": [], "unasked": [], "known": known}
+        assert (await native(cloud, "GET", f"/strangers{query}")).body == none
     assert cloud.hypervisor.guest(theirs.instance_id).run == run
 
     for action, state in (("os-stop", "SHUTOFF"), ("os-start", "ACTIVE"), ("suspend", "SUSPENDED")):

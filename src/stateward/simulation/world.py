@@ -97,7 +97,7 @@ class ToldDatabase:
 
 
 async def at_once(call: Callable[[], T], /) -> T:
-    """Do what is done on a thread elsewhere: a file in memory keeps nobody waiting, and threads know no virtual time."""
+    """Do what is done on a thread elsewhere: a file in memory makes nobody wait, and threads know no virtual time."""
     return call()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import inspect
@@ -80,9 +80,10 @@ def _not_one_of(match: re.Match[str], info: inspect.Type | None) -> str:
 
 
 def _not_as_described(match: re.Match[str], info: inspect.Type | None) -> str:
-    described = (
-        (info.extra_json_schema or {}).get("description") if isinstance(info, inspect.Metadata) else None
-    )
+    described: object = None
+    if isinstance(info, inspect.Metadata):
+        extra = cast("dict[str, object] | None", info.extra_json_schema)  # pyright: ignore[reportUnknownMemberType] (msgspec's)
+        described = (extra or {}).get("description")
     return f"must be {described}" if described else f"must be written as the pattern {match['pattern']} says"
 
 
