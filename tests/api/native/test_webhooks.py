@@ -93,6 +93,24 @@ async def test_what_cannot_be_made(api: Api, body: Any, by: str, status: int) ->
     assert answer.detail
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (
+            {"name": "a b"},
+            "`name` must be letters, digits, '.', '_' and '-', with a letter or a digit first.",
+        ),
+        ({"format": "xml"}, "`format` is 'xml', which is none of: cloudevents, nova."),
+        ({"types": ["x", 5]}, "`types[1]` must be a text, not a whole number."),
+        ({"types": ["x"] * 51}, "`types` must have at most 50 entries."),
+    ],
+)
+async def test_what_to_write_instead(api: Api, body: dict[str, Any], says: str) -> None:
+    """It is said, and no type is named."""
+    answer = await api("POST", "/v1/webhooks", BODY | body, by="admin")
+    assert (answer.status, answer.detail) == (400, f"The request's body cannot be used: {says}")
+
+
 @pytest.mark.parametrize("number", [0, -1, 2**63, 10**23])
 async def test_numbers_that_no_letter_has(api: Api, number: int) -> None:
     """No database can count to them."""

@@ -18,7 +18,14 @@ from stateward.operations.posting import NotDelivered
 from stateward.operations.webhooks import Wanted, Webhooks
 
 _POLICY: Final = Policy("stateward:webhooks", Role.ADMIN)
-_Name = Annotated[str, msgspec.Meta(pattern=rf"^{NAME}\Z", max_length=64)]
+_Name = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"^{NAME}\Z",
+        max_length=64,
+        description="letters, digits, '.', '_' and '-', with a letter or a digit first",
+    ),
+]
 #: What a database can count to.
 _Number = Annotated[int, msgspec.Meta(ge=1, le=2**63 - 1)]
 _Short = Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
