@@ -215,7 +215,7 @@ async def test_storage_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with file.open("wb"):
         pass
     # What was read in the end counts, and the next one is read anew.
-    assert (await witness.ask("h", 1.0)).says == "It has not renewed its lease for 0 s yet."
+    assert (await witness.ask("h", 1.0)).says == "Whether it renews its lease is known in 60 s."
     file.unlink()
     file.write_bytes(b"another")
     assert (await witness.ask("h", 1.0)).word is Word.ALIVE

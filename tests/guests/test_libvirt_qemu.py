@@ -26,8 +26,8 @@ from tests.guests.conftest import NewSpec, TinyImages
 
 pytestmark = pytest.mark.guests
 
-#: Seconds within which a change made behind our back must be known: by an event, long before anybody looks again. How fast
-#: that is (B8) is measured over many in ``test_behind_our_back``; a single one may meet a machine that is busy.
+#: Seconds within which a change made behind our back must be known: by an event, long before anybody looks again. How
+#: fast that is (B8) is measured over many in ``test_behind_our_back``; a single one may meet a machine that is busy.
 AT_ONCE = 2.0
 
 IGNORED_ACPI = "stateward.acpi=ignore"

@@ -109,7 +109,11 @@ class LeaseWitness:
             return Evidence(word=Word.ALIVE, says="It renews its lease on the shared storage.")
         if now - at >= self._seconds:
             return Evidence(word=Word.DEAD, says=f"It has not renewed its lease for {now - at:.0f} s.")
-        return Evidence(word=Word.UNKNOWN, says=f"It has not renewed its lease for {now - at:.0f} s yet.")
+        if now == at:
+            says = f"Whether it renews its lease is known in {self._seconds:.0f} s."
+        else:
+            says = f"It has not renewed its lease for {now - at:.0f} s yet."
+        return Evidence(word=Word.UNKNOWN, says=says)
 
     async def _read(self, host: str) -> bytes:
         """Read a lease. Storage that hangs keeps one thread, however often it is asked for."""
