@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import itertools
 from typing import TypeVar
 
@@ -10,12 +12,15 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from stateward.arbiter.reconcile import Arbiter
+from stateward.arbiter.writing import write_in
+from stateward.domain.hosts import Frozen
 from stateward.domain.records import Instance, Observation, Report
 from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.verdicts import judge_instance
 from stateward.operations.admission import Admission, ShutdownDefaults
-from stateward.store import instances, operations
+from stateward.store import hosts, instances, operations
 from stateward.store.engine import Database, SqliteDatabase, Work
-from stateward.store.tables import INSTANCES
+from stateward.store.tables import AUDIT, AUDIT_UNSEALED, INSTANCES
 from tests.rows import NOW, SetClock, insert
 
 T = TypeVar("T")
@@ -49,6 +54,21 @@ async def row_of(database: Database, instance_id: str) -> Instance:
 
 async def add(database: Database, **changes: object) -> str:
     return (await database.write(lambda connection: insert(connection, **changes))).id
+
+
+async def alerts(database: Database) -> int:
+    """Count the verdicts in the trail that tell the operator."""
+
+    def count(connection: sa.Connection) -> int:
+        # On PostgreSQL sealed or not yet.
+        return sum(
+            connection.execute(
+                sa.select(sa.func.count()).where(table.c.event == "verdict", table.c.action == "alert")
+            ).scalar_one()
+            for table in (AUDIT, AUDIT_UNSEALED)
+        )
+
+    return await database.read(count)
 
 
 async def test_a_report_is_kept(database: Database) -> None:
@@ -87,6 +107,60 @@ async def test_a_deviation_that_stays_is_judged_again(database: Database) -> Non
         report(10, (instance_id, Observed.SHUTOFF), cause=Cause.DESTROYED)
     )
     assert (await row_of(database, instance_id)).observed_seq == 10
+
+
+async def test_an_alert_is_due_until_it_is_told(database: Database) -> None:
+    """What was seen is kept before it is judged: each life that is killed between the two leaves it to the next (R15).
+
+    Once told it is not due again, to nobody; what was told of has passed when something else is seen.
+    """
+    instance_id = await add(database)
+    for seq in (1, 2):
+        await make_arbiter(database).intake.take(report(seq, complete=True))
+        assert (await row_of(database, instance_id)).observed_seq == seq
+    await asyncio.gather(*(make_arbiter(database).reconcile(instance_id) for _ in range(2)))
+    assert await alerts(database) == 1
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(3, complete=True))
+    assert (await row_of(database, instance_id)).observed_seq == 2
+    await arbiter.reconcile(instance_id)
+    assert await alerts(database) == 1
+    for seen in ((instance_id, Observed.RUNNING),), ():
+        await arbiter.intake.take(report(4 + (not seen), *seen, complete=True))
+    await arbiter.reconcile(instance_id)
+    assert await alerts(database) == 2
+
+
+async def test_an_alert_waits_for_the_thaw(database: Database) -> None:
+    """Nothing of a frozen host is told, and none of it counts as told, whoever has the host judged again."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    instance_id = await add(database)
+    await database.write(lambda connection: hosts.freeze(connection, "h", Frozen.SILENT, "", NOW))
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(1, complete=True))
+    await arbiter.reconcile(instance_id)
+    row = await row_of(database, instance_id)
+    verdict = judge_instance(row)
+    assert not await database.write(lambda connection: write_in(connection, NOW, row, verdict, {}))
+    assert await alerts(database) == 0
+    await database.write(lambda connection: hosts.thaw(connection, "h", Frozen.SILENT))
+    await arbiter.intake.take(report(2, complete=True))
+    assert (await row_of(database, instance_id)).observed_seq == 2
+    await arbiter.reconcile(instance_id)
+    assert await alerts(database) == 1
+
+
+async def test_what_is_no_alert_any_more_is_told_when_it_is_again(database: Database) -> None:
+    """Without anything else being seen: here the record was put in error, and out of it again."""
+    instance_id = await add(database, observed="missing", cause="other", observed_seq=1)
+    for number, state in enumerate(("active", "error", "active")):
+        await database.write(
+            functools.partial(
+                instances.guarded_update, instance_id=instance_id, checks=(), changes={"vm_state": state}
+            )
+        )
+        await make_arbiter(database).reconcile(instance_id)
+        assert await alerts(database) == 1 + number // 2
 
 
 async def test_a_complete_report_says_who_is_missing(database: Database) -> None:

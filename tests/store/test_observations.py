@@ -31,6 +31,21 @@ def test_an_observation_changes_its_own_columns_only(connection: sa.Connection) 
     assert (after.observed_seq, after.observed_at) == (5, NOW + 5)
 
 
+def test_what_was_alerted_passes_with_what_was_seen(connection: sa.Connection) -> None:
+    """The same seen again keeps that a person was told of it."""
+    instance_id = insert(
+        connection, observed="shutoff", cause="destroyed", alerted="active shutoff destroyed"
+    ).id
+    for seq, observed, alerted in (
+        (5, Observed.SHUTOFF, "active shutoff destroyed"),
+        (6, Observed.PAUSED, None),
+        (7, Observed.SHUTOFF, None),
+    ):
+        assert observations.observe(connection, observation(instance_id, seq, observed), host="h")
+        (seen,) = observations.seen_by_id(connection, [instance_id])
+        assert (seen.alerted, seen.told) == (alerted, alerted is not None)
+
+
 def test_a_sequence_number_may_be_large(connection: sa.Connection) -> None:
     """Epoch seconds shifted by 28 bits still fit, for the next two hundred years."""
     seq = 8_000_000_000 << 28

@@ -81,7 +81,7 @@ class Arbiter:
         await self.intake.start(bus)
 
     async def stop(self) -> None:
-        """Stop; what was due is seen again in the next report."""
+        """Stop; what was due is due again with each host's first answer to the next life."""
         await self.boots.stop()
         await self._strays.stop()
         if self._task is not None:
@@ -143,7 +143,7 @@ class Arbiter:
             return None
         verdict = self._policies.judge(instance)
         if verdict.kind is not Kind.ALERT:
-            self._writing.no_alert(instance_id)
+            await self._writing.no_alert(instance)
         match verdict.kind:
             case Kind.AGREE | Kind.IGNORE:
                 return verdict

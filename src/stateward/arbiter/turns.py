@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stateward.arbiter.writing import write_in
+from stateward.arbiter.writing import note_alert, write_in
 from stateward.domain.actions import BY_KEY
 from stateward.domain.boots import (
     CAUSE,
@@ -190,7 +190,7 @@ def record_fate(connection: sa.Connection, instance: Instance, fate: Fate, now: 
     """Write what becomes of an instance to its record, where that changes, and to the audit trail.
 
     Returns:
-        False when the record was to change and something was admitted since it was read.
+        False when the record was to change, or to stay, and something was admitted since it was read.
     """
     if fate.quiet:
         return True
@@ -209,6 +209,8 @@ def record_fate(connection: sa.Connection, instance: Instance, fate: Fate, now: 
         if alerts:
             changes["fault"] = Fault(code=500, message=fate.says, created=now)
         return write_in(connection, now, instance, verdict, changes, alerts=alerts, cause=CAUSE)
+    if fate.kind is Kept.LEAVE and not note_alert(connection, instance):
+        return False
     operations.record(
         connection,
         at=now,

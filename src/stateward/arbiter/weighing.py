@@ -17,7 +17,8 @@ from stateward.store.sweeps import of_host as sweep_of
 #: Verdicts by which nothing follows from what was seen.
 _NOTHING = frozenset({Kind.AGREE, Kind.IGNORE})
 
-#: The same of what was seen before: an alert is told once, and not due again; of a sweep it counts while that lasts.
+#: The same of what a person was told of: an alert is due until that is in its row, whoever was killed meanwhile and
+#: whatever was frozen. Of a sweep it counts while that lasts.
 _TOLD = _NOTHING | {Kind.ALERT}
 
 #: What has a guest off again; of one that is off, as it may be after all, it takes nothing.
@@ -120,7 +121,7 @@ def weigh(
             continue
         changed = (row.observed, row.cause) != (seen.observed, seen.cause)
         # What an operation in flight brings about is no deviation.
-        done = _NOTHING if changed or row.id in suspects else _TOLD
+        done = _TOLD if row.told and not changed and row.id not in suspects else _NOTHING
         follows = row.task_state is None and _follows(row, seen, policies, done=done)
         if changed or follows:
             news.append(seen)

@@ -20,7 +20,7 @@ from stateward.domain.admit import Condition, Test
 from stateward.domain.errors import Refusal, Refused
 from stateward.domain.policies import CrashLoop, Policies
 from stateward.domain.records import Fault, Instance, Operation, OperationState
-from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.states import VmState
 from stateward.domain.verdicts import Verdict
 from stateward.operations.admission import Admission, operation_for
 from stateward.operations.immediate import system_actor
@@ -39,12 +39,15 @@ class Writing:
         self._admission = admission
         self._policies = policies
         self._judge_later = judge_later
-        #: What was alerted last, so that a deviation that stays is told once.
-        self._alerted: dict[str, tuple[VmState, Observed, Cause]] = {}
 
-    def no_alert(self, instance_id: str) -> None:
+    async def no_alert(self, instance: Instance) -> None:
         """Note that there is nothing to alert of an instance; the next alert of it is news."""
-        self._alerted.pop(instance_id, None)
+        if instance.alerted is not None:
+            await self._admission.database.write(
+                lambda connection: instances.guarded_update(
+                    connection, instance.id, _as_judged(instance), {"alerted": None}
+                )
+            )
 
     async def adopt(self, instance: Instance, verdict: Verdict) -> None:
         """Have the record follow the guest."""
@@ -120,23 +123,19 @@ class Writing:
 
     async def alert(self, instance: Instance, verdict: Verdict) -> None:
         """Tell the operator, once for as long as it stays so."""
-        what = (instance.vm_state, instance.observed, instance.cause)
-        if self._alerted.get(instance.id) == what:
-            return
-        # One that came too late was told to nobody.
-        if await self._write(instance, verdict, {}):
-            self._alerted[instance.id] = what
+        if instance.alerted != instance.deviation:
+            await self._write(instance, verdict, {})
 
     async def _write(
         self, instance: Instance, verdict: Verdict, changes: dict[str, Any], *, alerts: bool = False
-    ) -> bool:
-        """Write a verdict that needs no agent; say whether it was written."""
+    ) -> None:
+        """Write a verdict that needs no agent, unless it comes too late."""
 
         def work(connection: sa.Connection) -> bool:
             now = self._admission.clock.now()
             return write_in(connection, now, instance, verdict, changes, alerts=alerts)
 
-        return await self._admission.database.write(work)
+        await self._admission.database.write(work)
 
 
 def write_in(
@@ -156,7 +155,8 @@ def write_in(
         now: seconds since the epoch.
         instance: as it was judged.
         verdict: what is written.
-        changes: of the record; nothing is written where it is not as it was judged any more.
+        changes: of the record; nothing is written where it is not as it was judged any more. An alert has none: what it
+            tells is noted in the row, and it is not written where that is so already.
         alerts: a person has to look; that is a record of its own.
         cause: to be told in the stead of the observation's.
 
@@ -165,24 +165,21 @@ def write_in(
     """
     action = BY_KEY["adopt"]
     actor = system_actor(f"req-{uuid.uuid4()}")
-    checks = (
-        *admit.conditions(action, actor.kind, fence=instance.fence),
-        Condition(
-            column="observed_seq", test=Test.EQUALS, value=instance.observed_seq, refusal=Refusal.OVERTAKEN
-        ),
-    )
-    updated = instance
+    checks = (*admit.conditions(action, actor.kind), *_as_judged(instance))
     if changes:
-        changed = instances.guarded_update(connection, instance.id, checks, changes | {"updated_at": now})
-        if changed is None:
-            return False
-        updated = changed
+        written = changes | {"updated_at": now}
+    else:
+        told = instance.deviation
+        written = {"alerted": told}
+        checks += (Condition(column="alerted", test=Test.DIFFERS, value=told, refusal=Refusal.OVERTAKEN),)
+    updated = instances.guarded_update(connection, instance.id, checks, written)
+    if updated is None:
+        return False
+    if changes:
         operation = operation_for(
             action, updated, actor, now=now, operation_id=str(uuid.uuid4()), message=verdict.says
         )
         operations.insert(connection, operation)
-    elif not judged(connection, instance):
-        return False
     detail = _detail(instance, verdict) | ({} if cause is None else {"cause": cause})
     operations.record(
         connection,
@@ -205,6 +202,21 @@ def write_in(
             detail=detail | {"says": told},
         )
     return True
+
+
+def note_alert(connection: sa.Connection, instance: Instance) -> bool:
+    """Note in its row that a person is told of an instance as it is; False when it is not so any more."""
+    noted = {"alerted": instance.deviation}
+    return instances.guarded_update(connection, instance.id, _as_judged(instance), noted) is not None
+
+
+def _as_judged(instance: Instance) -> tuple[Condition, ...]:
+    """Return what must hold for a verdict not to come too late."""
+    wanted = {"fence": instance.fence, "observed_seq": instance.observed_seq}
+    return tuple(
+        Condition(column=column, test=Test.EQUALS, value=value, refusal=Refusal.OVERTAKEN)
+        for column, value in wanted.items()
+    )
 
 
 def judged(connection: sa.Connection, instance: Instance) -> bool:

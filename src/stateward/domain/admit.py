@@ -26,6 +26,7 @@ class Test(enum.StrEnum):
     NULL_OR_IN = "null-or-in"
     NO_BITS = "no-bits"
     EQUALS = "equals"
+    DIFFERS = "differs"
     NOT_NULL = "not-null"
     #: The host that the column names has its instances judged; a host that nobody knows has.
     JUDGED = "judged"
@@ -124,6 +125,8 @@ def holds(condition: Condition, actual: str | int | None) -> bool:
             return not int(actual or 0) & mask
         case Test.EQUALS, int() | str() as value:
             return actual == value
+        case Test.DIFFERS, int() | str() as value:
+            return actual != value
         case Test.NOT_NULL, _:
             return actual is not None
         case _:

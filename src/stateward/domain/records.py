@@ -11,7 +11,7 @@ from stateward.domain.locks import ActorKind, OperationClass
 from stateward.domain.networks import Port, PortAddress
 from stateward.domain.seeds import Seed, SeedFacts
 from stateward.domain.shutdown import Ending, Rung, ShutdownPlan
-from stateward.domain.states import Cause, Observed, TaskState, VmState
+from stateward.domain.states import Cause, Observed, TaskState, VmState, deviation
 from stateward.domain.steps import Step
 
 
@@ -154,6 +154,8 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     #: The hypervisor's name for a guest that was adopted, whose definition and disks are not ours; None: it was made
     #: here.
     adopted_as: str | None = None
+    #: The deviation that a person was told of last, for as long as it has not passed (R15).
+    alerted: str | None = None
 
     @property
     def domain_name(self) -> str:
@@ -164,6 +166,11 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     def locked(self) -> bool:
         """Whether anything locks it."""
         return self.locked_by is not None
+
+    @property
+    def deviation(self) -> str:
+        """What is recorded of it and what was seen, as an alert of it is told once."""
+        return deviation(self.vm_state, self.observed, self.cause)
 
     @property
     def held(self) -> bool:

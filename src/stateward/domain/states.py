@@ -184,3 +184,8 @@ def states_of_status(word: str) -> tuple[frozenset[VmState], frozenset[TaskState
         return frozenset(pair[0] for pair in in_task), frozenset(pair[1] for pair in in_task)
     found = frozenset(state for state, name in _STATUS.items() if name == word)
     return (found, frozenset()) if found else None
+
+
+def deviation(expected: VmState, observed: Observed, cause: Cause) -> str:
+    """Return what is recorded and what was seen, as the row keeps of which of them a person was told."""
+    return f"{expected} {observed} {cause}"

@@ -78,6 +78,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         hints,
         state_since,
         adopted_as,
+        alerted,
     ) = cast("tuple[Any, ...]", row)
     return Instance(
         id=instance_id,
@@ -127,6 +128,7 @@ def instance_of(row: sa.Row[Any]) -> Instance:
         hints=hints,
         state_since=state_since,
         adopted_as=adopted_as,
+        alerted=alerted,
     )
 
 
@@ -183,6 +185,8 @@ def _guarded(checks: tuple[Condition, ...], columns: tuple[str, ...], bump_fence
                 clauses.append(sa.or_(column.is_(None), _one_of(column, allowed)))
             case Test.NO_BITS, int() as mask:
                 clauses.append(column.bitwise_and(sa.literal_column(str(mask))) == sa.literal_column("0"))
+            case Test.DIFFERS, int() | str():
+                clauses.append(column.is_distinct_from(sa.bindparam(f"c_{number}")))
             case Test.NOT_NULL, _:
                 clauses.append(column.is_not(None))
             case Test.EQUALS, int() | str():
@@ -221,7 +225,7 @@ def guarded_update(
     parameters: dict[str, Any] = {"b_id": instance_id}
     shape: list[Condition] = []
     for number, condition in enumerate(checks):
-        if condition.test is Test.EQUALS:
+        if condition.test in {Test.EQUALS, Test.DIFFERS}:
             # The value is a parameter, not a part of the statement, or each fence would make a new statement.
             parameters[f"c_{number}"] = condition.value
             shape.append(msgspec.structs.replace(condition, value=0))

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from stateward.domain.networks import PortAddress
 from stateward.domain.records import Observation
-from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.states import Cause, Observed, VmState, deviation
 from stateward.domain.verdicts import Verdict, judge
 from stateward.store.tables import HOSTS, INSTANCES
 
@@ -27,6 +27,15 @@ _OBSERVE = (
     .values(
         observed=sa.bindparam("b_observed"),
         cause=sa.bindparam("b_cause"),
+        # What was told of has passed where something else was seen.
+        alerted=sa.case(
+            (
+                sa.and_(
+                    _COLUMNS.observed == sa.bindparam("b_observed"), _COLUMNS.cause == sa.bindparam("b_cause")
+                ),
+                _COLUMNS.alerted,
+            )
+        ),
         observed_seq=sa.bindparam("b_seq"),
         observed_at=sa.bindparam("b_at"),
     )
@@ -86,6 +95,12 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     observed: Observed
     cause: Cause
     observed_seq: int
+    alerted: str | None
+
+    @property
+    def told(self) -> bool:
+        """Whether a person was told of it as it is."""
+        return self.alerted == deviation(self.vm_state, self.observed, self.cause)
 
     def verdict(self, observed: Observed, cause: Cause) -> Verdict:
         """Say what the arbiter's table makes of it, were this seen."""
@@ -115,6 +130,7 @@ def _seen_of(rows: Iterable[sa.Row[Any]]) -> list[Seen]:
             observed=Observed(row.observed),
             cause=Cause(row.cause),
             observed_seq=row.observed_seq,
+            alerted=row.alerted,
         )
         for row in rows
     ]

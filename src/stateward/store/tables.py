@@ -115,6 +115,8 @@ INSTANCES: Final = sa.Table(
     sa.Column("state_since", sa.Double),
     #: Its host's name for a guest that was adopted; null: it was made here.
     sa.Column("adopted_as", sa.String(255)),
+    #: The deviation that a person was told of last; null: of none, or it has passed.
+    sa.Column("alerted", sa.String(64)),
     # B3 as a constraint: a task state belongs to an operation, and a deleted instance has neither.
     sa.CheckConstraint("task_state IS NULL OR operation_id IS NOT NULL", name="task_has_operation"),
     sa.Index(None, "project_id", "created_at"),
