@@ -142,8 +142,8 @@ def turn(name: str, priority: int = 0, state: TurnState = TurnState.WAITING, **m
 
 def chosen(*turns: Turn, busy: str = "", **pace: Any) -> tuple[str, float | None]:
     ready = {each.instance_id for each in turns} - set(busy)
-    found, again_at = next_turns(turns, ready, Pace(**({"parallel": 2} | pace)), NOW)
-    return "".join(each.instance_id for each in found), again_at
+    found, again_in = next_turns(turns, ready, Pace(**({"parallel": 2} | pace)), NOW)
+    return "".join(each.instance_id for each in found), again_in
 
 
 STARTED, ENDED, LEFT = TurnState.STARTED, TurnState.ENDED, TurnState.LEFT
@@ -166,9 +166,9 @@ def test_higher_priorities_first() -> None:
     low, high = turn("1"), turn("2", 5)
     assert chosen(low, high, delay=10) == ("2", None)
     began = turn("2", 5, STARTED, began_at=NOW - 3)
-    assert chosen(low, began, patience=60, delay=10) == ("", NOW + 67)
+    assert chosen(low, began, patience=60, delay=10) == ("", 67)
     ended = turn("2", 5, ENDED, began_at=NOW - 3, ended_at=NOW - 1)
-    assert chosen(low, ended, delay=10) == ("", NOW + 9)
+    assert chosen(low, ended, delay=10) == ("", 9)
     assert chosen(low, ended, delay=1) == ("1", None)
 
 

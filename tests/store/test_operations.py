@@ -160,15 +160,19 @@ def test_pages_of_what_was_asked_for(connection: sa.Connection, instance_id: str
 
 
 def test_counting_what_was_tried(connection: sa.Connection, instance_id: str) -> None:
-    """Of the named actions, from the moment on, of this instance."""
+    """Of the named actions, of the last seconds, of this instance; a clock that was set back wrote what lies ahead."""
     other = insert(connection).id
     add(connection, instance_id, id="a", action="restore_start", started_at=NOW - 1)
     add(connection, instance_id, id="b", action="restore_start")
     add(connection, instance_id, id="c", action="restore_pause", started_at=NOW + 1)
     add(connection, instance_id, id="d", action="stop", started_at=NOW + 1)
     add(connection, other, id="e", action="restore_start", started_at=NOW + 1)
-    assert len(operations.since(connection, instance_id, {"restore_start", "restore_pause"}, NOW)) == 2
-    assert operations.since(connection, instance_id, set[str](), NOW) == []
+    restores = {"restore_start", "restore_pause"}
+    assert [
+        "".join(each.id for each in operations.since(connection, instance_id, restores, seconds, NOW + now))
+        for seconds, now in ((1, 1), (3, 2), (3, 0), (10, -2))
+    ] == ["cb", "cba", "ba", ""]
+    assert operations.since(connection, instance_id, set[str](), 10, NOW) == []
 
 
 def test_the_outbox_keeps_order(connection: sa.Connection) -> None:

@@ -43,7 +43,8 @@ class Boots:
         self._policies = policies
         self._pace = pace
         self._judge = judge
-        #: Hosts with a plan under way, each with the time to look at it again.
+        #: Hosts with a plan under way, each with the time to look at it again, by the event loop's: no clock that jumps
+        #: has anybody wait.
         self._hosts: dict[str, float] = {}
         self._signal = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -132,8 +133,9 @@ class Boots:
         return [instance.id for instance in found]
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
-            now = self._admission.clock.now()
+            now = loop.time()
             for host in [each for each, at in self._hosts.items() if at <= now]:
                 self._hosts[host] = now + _PERIOD
                 try:
@@ -146,9 +148,7 @@ class Boots:
             rest = min(self._hosts.values(), default=None)
             # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(
-                    None if rest is None else max(rest - self._admission.clock.now(), 0.0)
-                ):
+                async with asyncio.timeout_at(rest):
                     await self._signal.wait()
             self._signal.clear()
 
@@ -166,8 +166,9 @@ class Boots:
             # Unless another plan has begun since.
             if self._hosts.get(host) == mark:
                 self._hosts.pop(host, None)
-        elif done.again_at is not None:
-            self._hosts[host] = min(done.again_at, self._hosts.get(host, done.again_at))
+        elif done.again_in is not None:
+            again_at = asyncio.get_running_loop().time() + done.again_in
+            self._hosts[host] = min(again_at, self._hosts.get(host, again_at))
         if done.admitted:
             self._admission.wake()
         for instance_id in done.judge:

@@ -155,7 +155,7 @@ class Strays:
         action = None if verdict.action is None else BY_KEY[verdict.action]
         alerts, says = verdict.kind is not Kind.RESTORE, verdict.says
         if action is not None:
-            tries = operations.since(connection, instance.id, {action.name}, now - loop.seconds)
+            tries = operations.since(connection, instance.id, {action.name}, loop.seconds, now)
             if len(tries) >= loop.restores:
                 if (instance.id, host) in self._told:
                     return _Written(acts=False, told=True)

@@ -57,8 +57,8 @@ class Step:
         self._now = admission.clock.now()
         #: Nothing is left of the plan.
         self.over = False
-        #: When to do the next one if nothing happens until then; None: no time will make a difference.
-        self.again_at: float | None = None
+        #: Seconds until the next one if nothing happens until then; None: no time will make a difference.
+        self.again_in: float | None = None
         #: Something is in the outbox.
         self.admitted = False
         #: What the arbiter's table has to judge now.
@@ -70,25 +70,31 @@ class Step:
             return
         turns: list[Turn] = []
         ready: dict[str, tuple[Instance, Fate]] = {}
-        for turn in boots.turns(self._connection, host, hold=True):
+        for turn in map(self._not_ahead, boots.turns(self._connection, host, hold=True)):
             if turn.state is TurnState.STARTED:
                 turns.append(self._ended(turn))
             elif turn.state is TurnState.WAITING:
                 turns.append(self._look(turn, ready))
             else:
                 turns.append(turn)
-        chosen, self.again_at = next_turns(turns, ready.keys(), self._pace, self._now)
+        chosen, self.again_in = next_turns(turns, ready.keys(), self._pace, self._now)
         for turn in chosen:
             turns[turns.index(turn)] = self._begin(turn, *ready[turn.instance_id])
         states = {turn.state for turn in turns}
         if states & {TurnState.WAITING, TurnState.STARTED}:
             if chosen:
                 # Some of these may have been given up, and left their places to others.
-                self.again_at = self._now
+                self.again_in = 0.0
             return
         self.over = True
         if TurnState.ENDED in states:
             self._end(host, turns)
+
+    def _not_ahead(self, turn: Turn) -> Turn:
+        """Take what was written by a clock that has been set back since for written now: nobody waits for it again."""
+        times = {"began_at": turn.began_at, "ended_at": turn.ended_at}
+        ahead = {name: self._now for name, at in times.items() if at is not None and at > self._now}
+        return boots.change(self._connection, turn, **ahead) if ahead else turn
 
     def _look(self, turn: Turn, ready: dict[str, tuple[Instance, Fate]]) -> Turn:
         """See what is to be done about an instance that waits for its turn; it may have been changed meanwhile."""
@@ -150,11 +156,12 @@ class Step:
         operation = operations.get(self._connection, turn.operation_id or "")
         if operation is not None and operation.finished_at is None:
             return turn
+        ended_at = None if operation is None else operation.finished_at
         return boots.change(
             self._connection,
             turn,
             state=TurnState.ENDED.value,
-            ended_at=self._now if operation is None else operation.finished_at,
+            ended_at=self._now if ended_at is None else min(ended_at, self._now),
             outcome="gone" if operation is None else operation.state.value,
         )
 

@@ -78,7 +78,7 @@ class Writing:
             if action.pending is None and operations.unfinished(connection, instance.id):
                 # No task state keeps a second reap from being admitted beside the first.
                 raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance.id)
-            tries = operations.since(connection, instance.id, restores(), now - loop.seconds)
+            tries = operations.since(connection, instance.id, restores(), loop.seconds, now)
             # Who starts a held guest again and again does not get it that way.
             if action.pending is not None and not instance.held and len(tries) >= loop.restores:
                 return None

@@ -196,14 +196,14 @@ def next_turns(
     """Say which instances are to be started now.
 
     Args:
-        turns: the whole plan of a host.
+        turns: the whole plan of a host; no time in it lies ahead of ``now``.
         ready: those of the waiting ones, by id, that nothing else is being done to; the others hold nobody up.
         pace: the operator's.
         now: seconds since the epoch.
 
     Returns:
-        Those whose turn it is, and the time at which to ask again if nothing happens until then; None: no time will
-        make a difference.
+        Those whose turn it is, and the seconds after which to ask again if nothing happens until then; None: no time
+        will make a difference.
     """
     waiting = [turn for turn in turns if turn.state is TurnState.WAITING and turn.instance_id in ready]
     if not waiting:
@@ -212,7 +212,7 @@ def next_turns(
     before = [turn for turn in turns if turn.priority > priority and turn.state is not TurnState.LEFT]
     begins = max((_through(turn, pace) for turn in before if turn.began_at is not None), default=None)
     if begins is not None and begins + pace.delay > now:
-        return [], begins + pace.delay
+        return [], begins + pace.delay - now
     free = pace.parallel - sum(turn.state is TurnState.STARTED for turn in turns)
     group = sorted((turn for turn in waiting if turn.priority == priority), key=lambda turn: turn.number)
     return group[: max(free, 0)], None

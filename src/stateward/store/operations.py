@@ -239,15 +239,18 @@ def unfinished(connection: sa.Connection, instance_id: str | None = None) -> lis
 
 
 def since(
-    connection: sa.Connection, instance_id: str, actions: Iterable[str], begin: float
+    connection: sa.Connection, instance_id: str, actions: Iterable[str], seconds: float, now: float
 ) -> list[Operation]:
-    """Return an instance's operations of some actions that began at or after a time, newest first."""
+    """Return an instance's operations of some actions that began within the last ``seconds``, newest first.
+
+    What lies ahead of ``now`` was written by a clock that was set back since: it is not of the last seconds.
+    """
     rows = connection.execute(
         sa.select(OPERATIONS)
         .where(
             _COLUMNS.instance_id == instance_id,
             _COLUMNS.action.in_(sorted(actions)),
-            _COLUMNS.started_at >= begin,
+            _COLUMNS.started_at.between(now - seconds, now),
         )
         .order_by(_COLUMNS.started_at.desc())
     )

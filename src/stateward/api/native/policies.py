@@ -136,7 +136,7 @@ async def _of_instance(call: Call) -> Response:
     loop = policies.crash_loop_of(instance)
 
     def look(connection: sa.Connection) -> list[Operation]:
-        return operations.since(connection, instance.id, restores(), now - loop.seconds)
+        return operations.since(connection, instance.id, restores(), loop.seconds, now)
 
     tries = len(await call.services.database.read(look))
     return reply(
