@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 import pytest
 import sqlalchemy as sa
 
+from stateward.domain.actions import Action
 from stateward.domain.evacuation import PlanKind, PlanState
+from stateward.domain.events import EVENT_TYPES
 from stateward.domain.hosts import Event
 from stateward.domain.locks import ActorKind
 from stateward.domain.placement import NOTHING, Rules
 from stateward.domain.records import Outcome, Result
+from stateward.operations.admission import Admitted
 from stateward.operations.completion import Completion
 from stateward.operations.host_moves import HostMoves, Pace
 from stateward.operations.hosts import Hosts
 from stateward.store import host_plans, hosts
 from stateward.store.engine import Database, StoreUnavailable
-from stateward.store.host_plans import KeptPlan
+from stateward.store.host_plans import KeptMove, KeptPlan
 from stateward.store.tables import HOSTS
 from tests.operations.desk import Desk
 from tests.rows import NOW, actor
@@ -87,6 +93,72 @@ async def test_so_many_at_a_time(desk: Desk) -> None:
     assert plan is not None
     assert plan.state is PlanState.DONE
     assert await moves.look() is False
+
+
+async def test_customers_are_told_no_names(desk: Desk) -> None:
+    """The host's and the plan's are in the audit trail, and nowhere else that a customer looks."""
+    (instance_id,), plan_id = await evacuating(desk, 1)
+    await HostMoves(desk.admission, SWIFT).look()
+    (operation,) = await desk.operations(instance_id)
+    assert operation.message == "The provider empties its host."
+    assert plan_id not in operation.request_id
+    (detail,) = [detail for event, _, detail in await desk.audit() if event == "admitted"]
+    assert (detail["why"], detail["host"], detail["plan"]) == (operation.message, "dead", plan_id)
+    (shown,) = [row.shown for row in EVENT_TYPES if "admitted" in row.records]
+    assert {"host", "plan"} & set(shown or ()) == set()
+
+
+async def test_what_is_refused_takes_no_time(desk: Desk) -> None:
+    """A line that begins nothing does not count among so many a minute."""
+    ids, plan_id = await evacuating(desk, 3)
+    for instance_id in ids[:2]:
+        await desk.change(instance_id, {"vm_state": "deleted"})
+    moves = HostMoves(desk.admission, Pace(parallel=2, per_minute=1))
+    await moves.look()
+    assert await states(desk, plan_id) == ["refused", "refused", "admitted"]
+
+
+async def test_a_line_s_fault_keeps_no_other_waiting(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again, and takes nobody's place."""
+    ids, plan_id = await evacuating(desk, 3)
+    admit_in = desk.admission.admit_in
+
+    def fails(
+        connection: sa.Connection, action: Action, instance_id: str, *rest: Any, **more: Any
+    ) -> Admitted:
+        if instance_id == ids[0]:
+            raise RuntimeError
+        return admit_in(connection, action, instance_id, *rest, **more)
+
+    moves = HostMoves(desk.admission, SWIFT)
+    with monkeypatch.context() as broken:
+        broken.setattr(desk.admission, "admit_in", fails)
+        await moves.look()
+        assert await states(desk, plan_id) == ["waiting", "admitted", "admitted"]
+    await end(desk, ids[1])
+    await moves.look()
+    assert await states(desk, plan_id) == ["admitted", "done", "admitted"]
+
+
+async def test_a_plan_s_fault_keeps_no_other_waiting(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what cannot even be read."""
+    _ids, plan_id = await evacuating(desk, 1)
+    whole = await desk.database.read(lambda c: host_plans.get(c, plan_id))
+    assert whole is not None
+    broken, moves = msgspec.structs.replace(whole, id="broken"), host_plans.moves
+
+    def lines(connection: sa.Connection, plan_id: str) -> list[KeptMove]:
+        if plan_id == broken.id:
+            raise RuntimeError
+        return moves(connection, plan_id)
+
+    def approved(_connection: sa.Connection, _state: PlanState) -> list[KeptPlan]:
+        return [broken, whole]
+
+    monkeypatch.setattr(host_plans, "in_state", approved)
+    monkeypatch.setattr(host_plans, "moves", lines)
+    await HostMoves(desk.admission, SWIFT).look()
+    assert await states(desk, plan_id) == ["admitted"]
 
 
 async def test_a_plan_that_was_given_up(desk: Desk) -> None:

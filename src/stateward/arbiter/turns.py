@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stateward.arbiter.writing import note_alert, write_in
+from stateward.arbiter.writing import write_in
 from stateward.domain.actions import BY_KEY
 from stateward.domain.boots import (
     CAUSE,
@@ -33,7 +33,7 @@ from stateward.domain.states import Cause, VmState
 from stateward.domain.verdicts import Kind, Verdict
 from stateward.operations.admission import Admission
 from stateward.operations.immediate import system_actor
-from stateward.store import audit, boots, hosts, instances, operations
+from stateward.store import audit, boots, hosts, instances, observations, operations
 
 
 class Step:
@@ -216,7 +216,7 @@ def record_fate(connection: sa.Connection, instance: Instance, fate: Fate, now: 
         if alerts:
             changes["fault"] = Fault(code=500, message=fate.says, created=now)
         return write_in(connection, now, instance, verdict, changes, alerts=alerts, cause=CAUSE)
-    if fate.kind is Kept.LEAVE and not note_alert(connection, instance):
+    if fate.kind is Kept.LEAVE and not observations.note_alert(connection, instance, instance.deviation):
         return False
     operations.record(
         connection,

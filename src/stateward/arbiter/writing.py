@@ -24,7 +24,7 @@ from stateward.domain.states import VmState
 from stateward.domain.verdicts import Verdict
 from stateward.operations.admission import Admission, operation_for
 from stateward.operations.immediate import system_actor
-from stateward.store import boots, hosts, instances, operations
+from stateward.store import boots, hosts, instances, observations, operations
 
 log = structlog.get_logger()
 
@@ -44,9 +44,7 @@ class Writing:
         """Note that there is nothing to alert of an instance; the next alert of it is news."""
         if instance.alerted is not None:
             await self._admission.database.write(
-                lambda connection: instances.guarded_update(
-                    connection, instance.id, _as_judged(instance), {"alerted": None}
-                )
+                lambda connection: observations.note_alert(connection, instance, None)
             )
 
     async def adopt(self, instance: Instance, verdict: Verdict) -> None:
@@ -165,7 +163,12 @@ def write_in(
     """
     action = BY_KEY["adopt"]
     actor = system_actor(f"req-{uuid.uuid4()}")
-    checks = (*admit.conditions(action, actor.kind), *_as_judged(instance))
+    checks = (
+        *admit.conditions(action, actor.kind, fence=instance.fence),
+        Condition(
+            column="observed_seq", test=Test.EQUALS, value=instance.observed_seq, refusal=Refusal.OVERTAKEN
+        ),
+    )
     if changes:
         written = changes | {"updated_at": now}
     else:
@@ -202,21 +205,6 @@ def write_in(
             detail=detail | {"says": told},
         )
     return True
-
-
-def note_alert(connection: sa.Connection, instance: Instance) -> bool:
-    """Note in its row that a person is told of an instance as it is; False when it is not so any more."""
-    noted = {"alerted": instance.deviation}
-    return instances.guarded_update(connection, instance.id, _as_judged(instance), noted) is not None
-
-
-def _as_judged(instance: Instance) -> tuple[Condition, ...]:
-    """Return what must hold for a verdict not to come too late."""
-    wanted = {"fence": instance.fence, "observed_seq": instance.observed_seq}
-    return tuple(
-        Condition(column=column, test=Test.EQUALS, value=value, refusal=Refusal.OVERTAKEN)
-        for column, value in wanted.items()
-    )
 
 
 def judged(connection: sa.Connection, instance: Instance) -> bool:

@@ -26,6 +26,15 @@ class Frozen(enum.StrEnum):
     MAINTENANCE = "maintenance"
 
 
+#: For who may not know the host, nor what else is on it.
+FROZEN_SAYS: Final[dict[Frozen, str]] = {
+    Frozen.SWEEP: "What its host says is not believed until it is confirmed; nothing is done about it meanwhile.",
+    Frozen.BOOT: "The machine has booted; its instances are judged once its whole inventory is known.",
+    Frozen.SILENT: "Its host is not heard of; nothing is done about it meanwhile.",
+    Frozen.MAINTENANCE: "Its host is maintained; nothing is done about it meanwhile.",
+}
+
+
 class Condition(enum.StrEnum):
     """Whether a host can be used."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import msgspec
 import sqlalchemy as sa
@@ -188,8 +188,12 @@ class Admission:
         project_id: str | None = None,
         fence: int | None = None,
         why: str | None = None,
+        told: Mapping[str, Any] = {},
     ) -> Admitted:
-        """Admit an operation inside a transaction of the caller's, who then calls ``wake``; see ``admit``."""
+        """Admit an operation inside a transaction of the caller's, who then calls ``wake``; see ``admit``.
+
+        ``told`` is for the audit trail alone, and for the provider's eyes: customers are shown none of it.
+        """
         rows = action if isinstance(action, tuple) else (action,)
         now = self.clock.now()
         operation_id = str(uuid.uuid4())
@@ -247,7 +251,8 @@ class Admission:
                 why=why,
                 overtakes=ended.operations or None,
                 lock=None if lock is None else stacking.told(lock),
-            ),
+            )
+            | dict(told),
         )
         if not instance.host:
             gone = _gone(connection, operation, instance, actor, ended.images)

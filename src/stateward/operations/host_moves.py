@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import uuid
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -78,7 +80,13 @@ class HostMoves:
         database = self._admission.database
         plans = await database.read(lambda c: host_plans.in_state(c, PlanState.APPROVED))
         for plan in plans:
-            await self._follow(plan)
+            try:
+                await self._follow(plan)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                # One plan's fault must not keep those behind it waiting.
+                log.exception("a plan for a host could not be carried on; it is tried again", plan=plan.id)
         return bool(plans)
 
     async def _follow(self, plan: KeptPlan) -> None:
@@ -86,27 +94,38 @@ class HostMoves:
         moves = await database.read(lambda c: host_plans.moves(c, plan.id))
         for move in moves:
             if move.state in UNDER_WAY:
-                await database.write(functools.partial(self._further, plan=plan, move=move))
+                await self._write(functools.partial(self._further, plan=plan, move=move), move)
         moves = await database.read(lambda c: host_plans.moves(c, plan.id))
         under_way = sum(move.state in UNDER_WAY for move in moves)
         for move in moves:
             if move.state is not MoveState.WAITING:
                 continue
-            if under_way >= self._pace.parallel or not self._may_begin(plan):
+            now = asyncio.get_running_loop().time()
+            if under_way >= self._pace.parallel or self._next.get(plan.id, now) > now:
                 break
-            if await database.write(functools.partial(self._begin, plan=plan, move=move)):
+            if await self._write(functools.partial(self._begin, plan=plan, move=move), move):
+                # What was refused has begun nothing.
                 under_way += 1
+                self._next[plan.id] = now + 60.0 / self._pace.per_minute
             self._admission.wake()
         moves = await database.read(lambda c: host_plans.moves(c, plan.id))
         if not any(move.state in UNDER_WAY or move.state is MoveState.WAITING for move in moves):
             await database.write(lambda c: self._end(c, plan))
+            self._next.pop(plan.id, None)
 
-    def _may_begin(self, plan: KeptPlan) -> bool:
-        now = asyncio.get_running_loop().time()
-        if self._next.get(plan.id, now) > now:
+    async def _write(self, work: Callable[[sa.Connection], bool | None], move: KeptMove) -> bool:
+        """Bring a line further; False when it is not, or by a fault of its own cannot be: the others go on."""
+        try:
+            return bool(await self._admission.database.write(work))
+        except StoreUnavailable:
+            raise
+        except Exception:
+            log.exception(
+                "a line of a plan could not be carried on; it is tried again",
+                plan=move.plan_id,
+                instance=move.instance_id,
+            )
             return False
-        self._next[plan.id] = now + 60.0 / self._pace.per_minute
-        return True
 
     def _begin(self, connection: sa.Connection, plan: KeptPlan, move: KeptMove) -> bool:
         """Admit a line's operation, and note it; False when it was refused, which is noted too."""
@@ -135,9 +154,11 @@ class HostMoves:
                 connection,
                 BY_KEY[move.action or ""],
                 move.instance_id,
-                system_actor(f"req-{plan.id}"),
+                # Not the plan's id: customers see the request's.
+                system_actor(f"req-{uuid.uuid4()}"),
                 wanted=Wanted(host=host),
-                why=f"Host {plan.host} is {_WHY[plan.kind]} (plan {plan.id}).",
+                why=_WHY,
+                told={"host": plan.host, "plan": plan.id},
             )
 
     def _further(self, connection: sa.Connection, plan: KeptPlan, move: KeptMove) -> None:
@@ -173,7 +194,12 @@ class HostMoves:
         try:
             with audit.part(connection):
                 admitted = self._admission.admit_in(
-                    connection, row, instance.id, operation.actor, why=f"Plan {plan.id}."
+                    connection,
+                    row,
+                    instance.id,
+                    operation.actor,
+                    why=_WHY,
+                    told={"host": plan.host, "plan": plan.id},
                 )
         except Refused as refused:
             self._failed(connection, move, f"It has arrived, and waits to be confirmed: {refused}")
@@ -217,15 +243,15 @@ class HostMoves:
             except StoreUnavailable as error:
                 log.warning("plans for hosts cannot be looked at now", error=str(error))
             except Exception:
-                # One plan's fault must not end all others for ever.
-                log.exception("a plan for a host could not be carried on; it is tried again")
+                log.exception("plans for hosts could not be looked at; it is tried again")
             # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
 
 
-_WHY: Final = {PlanKind.EVACUATE: "fenced, and evacuated", PlanKind.DRAIN: "drained"}
+#: Customers read it, so no host is named.
+_WHY: Final = "The provider empties its host."
 
 
 def _carried(move: KeptMove) -> bool:

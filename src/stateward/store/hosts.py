@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from stateward.domain.hosts import TRANSITIONS, Condition, Event, Frozen
+from stateward.domain.hosts import FROZEN_SAYS, TRANSITIONS, Condition, Event, Frozen
 from stateward.domain.placement import NOTHING, Room
 from stateward.domain.records import HostReport
 from stateward.domain.states import VmState
@@ -369,7 +369,7 @@ def become(
 
 
 #: What is told of a host that has booted, until its inventory is judged.
-BOOTED: Final = "The machine has booted; its instances are judged once its whole inventory is known."
+BOOTED: Final = FROZEN_SAYS[Frozen.BOOT]
 
 
 def note_boot(connection: sa.Connection, name: str, boot_id: str, seq: int, now: float) -> bool:

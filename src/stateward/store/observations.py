@@ -9,7 +9,7 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.domain.networks import PortAddress
-from stateward.domain.records import Observation
+from stateward.domain.records import Instance, Observation
 from stateward.domain.states import Cause, Observed, VmState, deviation
 from stateward.domain.verdicts import Verdict, judge
 from stateward.store.tables import HOSTS, INSTANCES
@@ -56,6 +56,20 @@ def observe(connection: sa.Connection, observation: Observation, *, host: str) -
         },
     )
     return result.rowcount == 1
+
+
+def note_alert(connection: sa.Connection, instance: Instance, deviation: str | None) -> bool:
+    """Note what a person is told of an instance, or that it has passed; False when it is not as it was read."""
+    statement = (
+        sa.update(INSTANCES)
+        .where(
+            _COLUMNS.id == instance.id,
+            _COLUMNS.fence == instance.fence,
+            _COLUMNS.observed_seq == instance.observed_seq,
+        )
+        .values(alerted=deviation)
+    )
+    return connection.execute(statement).rowcount == 1
 
 
 def addresses_of(

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from stateward.arbiter.boots import Boots
 from stateward.domain.boots import Pace
+from stateward.domain.hosts import FROZEN_SAYS, Frozen
 from stateward.domain.policies import NO_POLICIES
 from stateward.store import hosts
 from tests.api.native.bench import Api
@@ -53,3 +54,15 @@ async def test_why_it_is_off(api: Api, state: str, says: str) -> None:
     )
     await api.desk.database.write(lambda connection: boots.judge_in(connection, "h", "two"))
     assert await explained(api, instance_id) == says
+
+
+@pytest.mark.parametrize("why", Frozen)
+async def test_why_it_is_not_judged(api: Api, why: Frozen) -> None:
+    """What is told of the host is the provider's: its name, and how many other instances are there."""
+    await api.desk.add_host("h")
+    instance_id = await api.desk.add()
+    says = "7 of 10 instances would change. stateward host confirm h"
+    await api.desk.database.write(lambda connection: hosts.freeze(connection, "h", why, says, NOW))
+    assert await explained(api, instance_id) == FROZEN_SAYS[why]
+    seen = (await api("GET", f"/v1/instances/{instance_id}/explain", by="admin")).body["seen"]
+    assert (seen["verdict"], seen["decided_by"]) == (says, None)

@@ -17,6 +17,7 @@ from stateward.api.native.views import ActorView, actor_view
 from stateward.api.policy import allow
 from stateward.domain.actions import BY_KEY, Action, Policy, Role
 from stateward.domain.errors import Invalid, Refused
+from stateward.domain.hosts import FROZEN_SAYS
 from stateward.domain.records import Instance, Operation, OperationState
 from stateward.domain.states import Cause, Observed, TaskState, VmState
 from stateward.operations import foresight, stacking
@@ -146,7 +147,11 @@ async def _explain(call: Call) -> Response:
 
 def _seen(connection: sa.Connection, call: Call, instance: Instance) -> SeenView:
     # What decides about it in the stead of the arbiter's table, first.
-    frozen = hosts.why_frozen(connection, instance.host)
+    if call.token.is_admin:
+        frozen = hosts.why_frozen(connection, instance.host)
+    else:
+        why = hosts.frozen(connection, instance.host)
+        frozen = None if why is None else FROZEN_SAYS[why]
     turn = boots.awaited(connection, instance)
     elsewhere = frozen or (None if turn is None else turn.says)
     verdict = call.services.policies.judge(instance)
