@@ -20,7 +20,7 @@ import structlog
 
 from stateward.arbiter.boots import Boots
 from stateward.arbiter.breaker import Breaker
-from stateward.arbiter.weighing import Known, Weighed, weigh
+from stateward.arbiter.weighing import Known, Weighed, still_due, weigh
 from stateward.bus.port import REPORTS, TALLIES, Bus, NobodyAnswered, questions_subject
 from stateward.domain.hosts import Frozen
 from stateward.domain.policies import Policies
@@ -168,9 +168,9 @@ class Intake:
         if weighed.booted:
             await self._boot(report, weighed)
         elif weighed.frozen is Frozen.SWEEP:
-            await self._sweep_goes_on(report, weighed)
+            await self._sweep_goes_on(report, weighed, recent)
         elif weighed.frozen is None and self._breaker.trips(host, weighed.changing, weighed.total):
-            await self._sweep_begins(report, weighed)
+            await self._sweep_begins(report, weighed, recent)
         elif weighed.news:
             await self._keep(host, weighed)
         # Only now: a report that could not be kept comes again, and must count then.
@@ -214,13 +214,26 @@ class Intake:
         for instance_id in due:
             self._judge(pause if instance_id in waiting else 0.0, instance_id)
 
-    async def _sweep_begins(self, report: Report, weighed: Weighed) -> None:
-        """Freeze the host with the first word of a sweep, and see the whole of it."""
+    async def _sweep_begins(self, report: Report, weighed: Weighed, recent: frozenset[str]) -> None:
+        """Freeze the host with the first word of a sweep, and see the whole of it.
+
+        What was let change a moment ago is of it, where nothing was done about it yet; the others are told of.
+        """
         host, claims, total = report.host, weighed.claims, weighed.total
         self._of(host).told = None
+        others = sorted(recent - {each.instance_id for each in claims})
 
         def work(connection: sa.Connection) -> list[str]:
-            sweeps.hold(connection, host, claims, total=total, actor=_actor(), now=self._clock.now())
+            waiting = still_due(connection, others, self._policies, report.at)
+            sweeps.hold(
+                connection,
+                host,
+                [*claims, *waiting],
+                total=total,
+                before=len(others) - len(waiting),
+                actor=_actor(),
+                now=self._clock.now(),
+            )
             return _observed(connection, host, weighed.harmless)
 
         for instance_id in await self._database.write(work):
@@ -230,10 +243,11 @@ class Intake:
         else:
             await self._ask_everything(host)
 
-    async def _sweep_goes_on(self, report: Report, weighed: Weighed) -> None:
+    async def _sweep_goes_on(self, report: Report, weighed: Weighed, recent: frozenset[str]) -> None:
         """Keep what the host says now of its sweep; judge again when it does not say so any more."""
         host, known = report.host, self._of(report.host)
-        over = self._breaker.limits(host).allow(len(weighed.claims), weighed.total)
+        before = len(recent - {each.instance_id for each in weighed.claims})
+        over = self._breaker.limits(host).allow(len(weighed.claims) + before, weighed.total)
 
         def work(connection: sa.Connection) -> list[str]:
             now = self._clock.now()
@@ -242,7 +256,9 @@ class Intake:
             if over:
                 _observed(connection, host, weighed.news)
                 return sweeps.passed(connection, host, actor=_actor(), now=now) or []
-            sweeps.hold(connection, host, weighed.claims, total=weighed.total, actor=_actor(), now=now)
+            sweeps.hold(
+                connection, host, weighed.claims, total=weighed.total, before=before, actor=_actor(), now=now
+            )
             return _observed(connection, host, weighed.harmless)
 
         for instance_id in await self._database.write(work):

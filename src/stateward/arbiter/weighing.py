@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 import sqlalchemy as sa
 
@@ -137,6 +139,27 @@ def weigh(
             urgent.add(row.id)
     total = len(living) if report.complete or not claims else observations.living(connection, host)
     return Weighed(news, claims, changing, total, frozen, booted, strays, frozenset(urgent))
+
+
+def still_due(
+    connection: sa.Connection, ids: Sequence[str], policies: Policies, at: float
+) -> list[Observation]:
+    """Return what was seen of those of these instances of whom something is still to follow from that.
+
+    Args:
+        connection: where to look.
+        ids: instances of whom nothing new was seen.
+        policies: by which something may follow where the table says nothing.
+        at: seconds since the epoch; these columns do not say when each was seen.
+    """
+    found: list[Observation] = []
+    for row in observations.seen_by_id(connection, ids):
+        seen = Observation(
+            instance_id=row.id, observed=row.observed, cause=row.cause, seq=row.observed_seq, at=at
+        )
+        if row.task_state is None and _follows(row, seen, policies, done=_NOTHING):
+            found.append(seen)
+    return found
 
 
 def _follows(row: observations.Seen, seen: Observation, policies: Policies, *, done: frozenset[Kind]) -> bool:

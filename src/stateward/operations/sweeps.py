@@ -30,6 +30,7 @@ def hold(
     total: int,
     actor: Actor,
     now: float,
+    before: int = 0,
 ) -> bool:
     """Judge nothing of a host, and keep what it says; tell the operator, once for each sweep.
 
@@ -40,11 +41,14 @@ def hold(
         total: how many living instances it has.
         actor: the control plane.
         now: seconds since the epoch.
+        before: instances that changed a moment ago, were let, and count as well.
 
     Returns:
         False when the host's instances are not judged for another reason; nothing is kept then.
     """
     says = _says(claims, total)
+    if before:
+        says = f"{says} {before} more did a moment ago."
     fresh = hosts.freeze(connection, host, Frozen.SWEEP, says, now)
     if not fresh and not hosts.still_frozen(connection, host, Frozen.SWEEP, says):
         return False
