@@ -14,6 +14,7 @@ import pytest_asyncio
 import sqlalchemy as sa
 
 from stateward.agent.agent import Agent
+from stateward.agent.driver import DriverError
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
 from stateward.bus.memory import Disorder
 from stateward.bus.port import operations_subject
@@ -176,6 +177,27 @@ class TestOnTwoHosts:
         assert (row.vm_state, row.fault) == (VmState.ACTIVE, None)
         (verdict,) = await two.stack.verdicts(instance_id)
         assert (verdict["verdict"], verdict["host"]) == ("alert", "g")
+
+    async def test_a_copy_that_comes_back_is_told_again(self, two: TwoHosts) -> None:
+        """It was removed by hand since, and somebody's script put it there anew."""
+        instance_id = await two.stack.create()
+        for number in (1, 2):
+            await two.copy(instance_id, fence=None, runs=False)
+            await asyncio.sleep(30)
+            assert len(await two.stack.verdicts(instance_id)) == number
+            two.hypervisor.undefine(instance_id)
+            await asyncio.sleep(15)
+
+    async def test_that_it_was_tried_in_vain_is_told_too(self, two: TwoHosts) -> None:
+        """Though a person was told of the copy before: this says that nobody but a person will do it."""
+        instance_id = await two.stack.create()
+        for _ in range(9):
+            two.hypervisor.fail_next("pause", DriverError("No."))
+        await two.copy(instance_id, fence=None, runs=True)
+        await asyncio.sleep(120)
+        assert two.there(instance_id) is Observed.RUNNING
+        said = [each["says"] for each in await two.stack.verdicts(instance_id, "alert")]
+        assert [each.endswith("do it by hand.") for each in said] == [False] * 5 + [True]
 
     async def test_what_was_migrated_away_by_hand_is_started_nowhere(self, two: TwoHosts) -> None:
         """The only guest that there is may be halted, even where an older one was, and no second one is started."""

@@ -20,12 +20,14 @@ import structlog
 
 from stateward.arbiter.boots import Boots
 from stateward.arbiter.breaker import Breaker
+from stateward.arbiter.strays import Strays
 from stateward.arbiter.weighing import Known, Weighed, still_due, weigh
 from stateward.bus.port import REPORTS, TALLIES, Bus, NobodyAnswered, questions_subject
 from stateward.domain.hosts import Frozen
 from stateward.domain.policies import Policies
 from stateward.domain.questions import Answer, Inventory, Question, SecondLook
 from stateward.domain.records import Actor, Observation, Report, Tally
+from stateward.domain.states import Observed
 from stateward.domain.sweeps import Signal, Trace, signal
 from stateward.operations import sweeps
 from stateward.operations.admission import Admission
@@ -56,7 +58,7 @@ class Intake:
         *,
         judge: Callable[[float, str], None],
         boots: Boots,
-        stray: Callable[[str, Observation], None],
+        strays: Strays,
         policies: Policies,
     ) -> None:
         """Keep what is news in an admission's database.
@@ -66,7 +68,7 @@ class Intake:
             breaker: says what is too much at once.
             judge: has an instance judged in so many seconds.
             boots: plans what follows where a machine has booted.
-            stray: called with a host, and what was seen there of an instance whose record names another.
+            strays: is told what was seen on a host of instances whose records name another.
             policies: by which something may follow where the table says nothing.
         """
         self._database = admission.database
@@ -74,7 +76,7 @@ class Intake:
         self._breaker = breaker
         self._judge = judge
         self._boots = boots
-        self._stray = stray
+        self._strays = strays
         self._policies = policies
         self._hosts: dict[str, Known] = {}
         self._turns = asyncio.Semaphore(_TURNS)
@@ -176,14 +178,21 @@ class Intake:
         # Only now: a report that could not be kept comes again, and must count then.
         for each in report.observations if not report.complete else ():
             known.seen[each.instance_id] = max(each.seq, known.last(each.instance_id))
-        for each in weighed.strays:
-            self._stray(host, each)
+        self._copies(report, weighed.strays)
         if weighed.news or weighed.strays:
             known.doubt()
         if report.complete:
             if known.doubts == doubts and not any(seq > report.seq for seq in known.seen.values()):
                 known.digest = report.digest
             known.rise(report.seq)
+
+    def _copies(self, report: Report, found: list[Observation]) -> None:
+        """Have copies judged, and those forgotten that a look at everything did not find."""
+        if report.complete:
+            unknown = {each.instance_id for each in report.observations if each.observed is Observed.UNKNOWN}
+            self._strays.look(report.host, unknown | {each.instance_id for each in found})
+        for each in found:
+            self._strays.notice(report.host, each)
 
     async def _boot(self, report: Report, weighed: Weighed) -> None:
         """Take note of a boot, which explains what has changed there; with its inventory all is judged again (R14)."""

@@ -66,7 +66,7 @@ class Arbiter:
             Breaker(sweeps),
             judge=self._later,
             boots=self.boots,
-            stray=self._strays.notice,
+            strays=self._strays,
             policies=policies,
         )
         self._due: dict[str, None] = {}

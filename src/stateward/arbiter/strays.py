@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import msgspec
@@ -41,8 +42,8 @@ class _Written(msgspec.Struct, frozen=True, kw_only=True):
 
     #: An agent has something to do.
     acts: bool
-    #: A person was told.
-    told: bool
+    #: What a person was told.
+    told: str | None
 
 
 class Strays:
@@ -56,8 +57,8 @@ class Strays:
         self._due: dict[tuple[str, str], Observation] = {}
         self._signal = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        #: What was told last of a copy, so that one that stays is told once.
-        self._told: set[tuple[str, str]] = set()
+        #: What was told of copies that are there, by instance and host, so that each of it is told once.
+        self._told: dict[tuple[str, str], set[str]] = {}
         #: When an older copy was seen first and last, by the event loop's time.
         self._older: dict[tuple[str, str], tuple[float, float]] = {}
 
@@ -76,6 +77,11 @@ class Strays:
         """Have a guest judged that was seen on a host that is not its record's."""
         self._due[observation.instance_id, host] = observation
         self._signal.set()
+
+    def look(self, host: str, there: AbstractSet[str]) -> None:
+        """Take note of which instances a look at everything found copies of; of the others nothing was told."""
+        for copy in [each for each in self._told if each[1] == host and each[0] not in there]:
+            del self._told[copy]
 
     async def _run(self) -> None:
         while True:
@@ -102,7 +108,9 @@ class Strays:
             return verdict
         if stray is Stray.OLDER and not self._settled(host, observation):
             return verdict
-        if verdict.kind is Kind.ALERT and (instance.id, host) in self._told:
+        copy = (instance.id, host)
+        if verdict.kind is Kind.ALERT and copy in self._told:
+            # It rests, as was told, or since it was halted.
             return verdict
         try:
             written = await self._admission.database.write(
@@ -112,8 +120,8 @@ class Strays:
             # Something was admitted since the row was read, or what was is not finished.
             log.debug("a verdict came too late", instance=instance.id, error=str(refused))
             return verdict
-        if written.told:
-            self._told.add((instance.id, host))
+        if written.told is not None:
+            self._told.setdefault(copy, set()).add(written.told)
         if written.acts:
             self._admission.wake()
         log.info(
@@ -157,10 +165,10 @@ class Strays:
         if action is not None:
             tries = operations.since(connection, instance.id, {action.name}, loop.seconds, now)
             if len(tries) >= loop.restores:
-                if (instance.id, host) in self._told:
-                    return _Written(acts=False, told=True)
                 action, alerts = None, True
                 says = f"{says} That was tried {loop.restores} times, and the copy is still there; do it by hand."
+                if says in self._told.get((instance.id, host), ()):
+                    return _Written(acts=False, told=None)
         changed = instance
         if verdict.becomes is not None and instance.vm_state is not verdict.becomes:
             changed = self._put_in_error(connection, instance, verdict, actor, now)
@@ -205,7 +213,7 @@ class Strays:
                 action=verdict.kind.value,
                 detail=detail,
             )
-        return _Written(acts=action is not None, told=alerts)
+        return _Written(acts=action is not None, told=says if alerts else None)
 
     def _put_in_error(
         self, connection: sa.Connection, instance: Instance, verdict: Verdict, actor: Actor, now: float
