@@ -226,10 +226,14 @@ class Intake:
     async def _sweep_begins(self, report: Report, weighed: Weighed, recent: frozenset[str]) -> None:
         """Freeze the host with the first word of a sweep, and see the whole of it.
 
-        What was let change a moment ago is of it, where nothing was done about it yet; the others are told of.
+        What was let change a moment ago is of it, where nothing was done about it yet; the others are told of. One that
+        follows another at once, which was true, is told by its end alone: it is the same that goes on.
         """
         host, claims, total = report.host, weighed.claims, weighed.total
-        self._of(host).told = None
+        known, now = self._of(host), asyncio.get_running_loop().time()
+        known.told = None
+        window = self._breaker.limits(host).window
+        goes_on = known.confirmed_at is not None and now - known.confirmed_at <= window
         others = sorted(recent - {each.instance_id for each in claims})
 
         def work(connection: sa.Connection) -> list[str]:
@@ -240,6 +244,7 @@ class Intake:
                 [*claims, *waiting],
                 total=total,
                 before=len(others) - len(waiting),
+                told=goes_on,
                 actor=_actor(),
                 now=self._clock.now(),
             )
@@ -286,6 +291,7 @@ class Intake:
         says = signal((each.observed, traces.get(each.instance_id, Trace())) for each in claims)
         known = self._of(host)
         if says is Signal.CONFIRMED:
+            known.confirmed_at = asyncio.get_running_loop().time()
             due = await self._database.write(
                 lambda connection: sweeps.believe(
                     connection, host, actor=_actor(), now=self._clock.now(), by="second-look"

@@ -45,6 +45,8 @@ class Known:
         self.again = False
         #: What a second look last said of its sweep, which is told once.
         self.told: Signal | None = None
+        #: When a second look last confirmed a sweep, by the event loop's time.
+        self.confirmed_at: float | None = None
 
     def doubt(self) -> None:
         """Have the next tally compared anew."""

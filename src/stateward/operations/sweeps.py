@@ -31,6 +31,7 @@ def hold(
     actor: Actor,
     now: float,
     before: int = 0,
+    told: bool = False,
 ) -> bool:
     """Judge nothing of a host, and keep what it says; tell the operator, once for each sweep.
 
@@ -42,6 +43,7 @@ def hold(
         actor: the control plane.
         now: seconds since the epoch.
         before: instances that changed a moment ago, were let, and count as well.
+        told: the operator knows already that the host is being swept.
 
     Returns:
         False when the host's instances are not judged for another reason; nothing is kept then.
@@ -53,7 +55,7 @@ def hold(
     if not fresh and not hosts.still_frozen(connection, host, Frozen.SWEEP, says):
         return False
     sweeps.put(connection, host, claims, total)
-    if fresh:
+    if fresh and not told:
         says = f"{says} Nothing is changed until that is confirmed."
         sweep = sweeps.Sweep(observations=tuple(claims), total=total)
         _tell(connection, host, sweep, actor=actor, now=now, says=says)
