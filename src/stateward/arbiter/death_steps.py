@@ -167,7 +167,7 @@ class DeathSteps:
         def work(connection: sa.Connection) -> str | None:
             host = hosts.hold_fenced(connection, pulse.name)
             last = host_plans.of_host(connection, pulse.name, PlanKind.EVACUATE)
-            if host is None or (last is not None and last.made_at >= (host.condition_at or 0.0)):
+            if host is None or (last is not None and last.detail.get(planning.SINCE) == host.condition_at):
                 return None
             now = self._admission.clock.now()
             actor = system_actor(f"req-{uuid.uuid4()}")

@@ -81,6 +81,12 @@ def preview(
     )
 
 
+#: In a plan's detail: since when its host was in its condition when the plan was made.
+SINCE: Final = "since"
+#: Seconds by which a plan is at least newer than the one before it.
+_AFTER: Final = 0.001
+
+
 def keep(
     connection: sa.Connection,
     plan: Plan,
@@ -100,16 +106,18 @@ def keep(
     if last is not None and last.state is PlanState.APPROVED:
         raise Conflict(f"Plan {last.id} for host {plan.host} is not over yet.")
     host_plans.cancel(connection, plan.host, kind, now, approved=False)
+    host = hosts.named(connection, plan.host)
     kept = KeptPlan(
         id=str(uuid.uuid4()),
         host=plan.host,
         kind=kind,
         state=PlanState.APPROVED if approved else PlanState.PLANNED,
-        made_at=now,
+        # The newest is the last one made, also after a clock that was set back.
+        made_at=now if last is None else max(now, last.made_at + _AFTER),
         made_by=actor.user_id,
         approved_at=now if approved else None,
         approved_by=actor.user_id if approved else None,
-        detail=dict(detail),
+        detail={**detail, SINCE: None if host is None else host.condition_at},
     )
     host_plans.insert(connection, kept, plan.moves)
     operations.record(
