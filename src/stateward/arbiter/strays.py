@@ -59,8 +59,8 @@ class Strays:
         self._task: asyncio.Task[None] | None = None
         #: What was told of copies that are there, by instance and host, so that each of it is told once.
         self._told: dict[tuple[str, str], set[str]] = {}
-        #: When an older copy was seen first and last, by the event loop's time.
-        self._older: dict[tuple[str, str], tuple[float, float]] = {}
+        #: When an older copy was seen first, by the event loop's time.
+        self._older: dict[tuple[str, str], float] = {}
 
     async def start(self) -> None:
         """Judge what is noticed from now on."""
@@ -79,9 +79,10 @@ class Strays:
         self._signal.set()
 
     def look(self, host: str, there: AbstractSet[str]) -> None:
-        """Take note of which instances a look at everything found copies of; of the others nothing was told."""
-        for copy in [each for each in self._told if each[1] == host and each[0] not in there]:
-            del self._told[copy]
+        """Take note of which instances a look at everything found copies of; of the others nothing is known."""
+        for notes in (self._told, self._older):
+            for copy in [each for each in notes if each[1] == host and each[0] not in there]:
+                notes.pop(copy, None)
 
     async def _run(self) -> None:
         while True:
@@ -136,16 +137,20 @@ class Strays:
     def _settled(self, host: str, observation: Observation) -> bool:
         """Say whether an older copy has been there for long enough; if not, it is judged again then."""
         loop, copy = asyncio.get_running_loop(), (observation.instance_id, host)
-        first, last = self._older.get(copy, (loop.time(), loop.time()))
-        if loop.time() - last > _SETTLE_SECONDS:
-            first = loop.time()
-        self._older[copy] = (first, loop.time())
-        left = first + _SETTLE_SECONDS - loop.time()
-        if left > 0:
-            loop.call_later(left, self.notice, host, observation)
+        first = self._older.get(copy)
+        if first is None:
+            self._older[copy] = loop.time()
+            loop.call_later(_SETTLE_SECONDS, self._once_settled, host, observation)
+            return False
+        if loop.time() < first + _SETTLE_SECONDS:
             return False
         del self._older[copy]
         return True
+
+    def _once_settled(self, host: str, observation: Observation) -> None:
+        # A look at everything has not found it gone meanwhile.
+        if (observation.instance_id, host) in self._older:
+            self.notice(host, observation)
 
     def _write(
         self, connection: sa.Connection, instance: Instance, host: str, seen: Observed, verdict: Verdict

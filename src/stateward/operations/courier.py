@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Set as AbstractSet
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -142,6 +142,7 @@ class Courier:
     async def look(self) -> None:
         """Begin to deliver to every webhook that may have something to be told, and is not being told now."""
         found = await self._database.read(webhooks.every)
+        self._forget({each.id for each in found} | self._busy.keys())
         if not found:
             return
         await self._database.seal()
@@ -151,6 +152,14 @@ class Courier:
                 task = asyncio.create_task(self._serve(webhook, last), name=f"webhook {webhook.name}")
                 self._busy[webhook.id] = task
                 task.add_done_callback(partial(self._done, webhook.id))
+
+    def _forget(self, kept: AbstractSet[str]) -> None:
+        """Forget the webhooks that are gone."""
+        notes: tuple[dict[str, Any], ...] = (self._passed, self._sent, self._noted)
+        for each in notes:
+            for gone in each.keys() - kept:
+                del each[gone]
+        self._failing.forget(kept)
 
     def _done(self, webhook_id: str, _task: asyncio.Task[None]) -> None:
         self._busy.pop(webhook_id, None)
@@ -198,13 +207,17 @@ class Courier:
             self._passed[webhook.id] = place
             if not batch.more:
                 break
-            if self._clock.now() - self._noted.get(webhook.id, 0.0) >= _NOTED:
+            if self._is_to_be_noted(webhook):
                 reached = await self._note(webhook, place)
                 if reached is None:
                     return
                 webhook = reached
-        if self._clock.now() - self._noted.get(webhook.id, 0.0) >= _NOTED:
+        if self._is_to_be_noted(webhook):
             await self._note(webhook, place)
+
+    def _is_to_be_noted(self, webhook: Webhook) -> bool:
+        noted = self._noted.get(webhook.id)
+        return noted is None or asyncio.get_running_loop().time() - noted >= _NOTED
 
     async def _send(self, webhook: Webhook, event: Event) -> bool:
         """Send an event; False: the webhook's format has no word for it.
@@ -241,7 +254,7 @@ class Courier:
             return webhooks.get(connection, webhook.id)
 
         found = await self._database.write(work)
-        self._noted[webhook.id] = self._clock.now()
+        self._noted[webhook.id] = asyncio.get_running_loop().time()
         # Whatever came of it: what is noted counts from now on.
         self._sent.pop(webhook.id, None)
         self._passed.pop(webhook.id, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set as AbstractSet
 from typing import Final
 
 import sqlalchemy as sa
@@ -87,6 +87,11 @@ class Failing:
             attempts=attempts,
             error=says,
         )
+
+    def forget(self, kept: AbstractSet[str]) -> None:
+        """Forget all webhooks but these."""
+        for gone in self._seen.keys() - kept:
+            del self._seen[gone]
 
     def _for_too_long(self, webhook: Webhook, now: float) -> bool:
         """Say whether nothing could be delivered for so long that nobody waits for it any more.

@@ -121,6 +121,8 @@ class HttpPost:
     @contextlib.asynccontextmanager
     async def _line(self, *key: *tuple[str, str, int]) -> AsyncGenerator[httpx2.AsyncClient]:
         """Give what posts to one receiver alone; those that nobody posts to are closed, the oldest first."""
+        import httpx2  # noqa: PLC0415 (as above)
+
         line = self._lines.pop(key, None) or _Line(self._client())
         self._lines[key] = line
         line.users += 1
@@ -129,8 +131,11 @@ class HttpPost:
         finally:
             line.users -= 1
             idle = [each for each, other in self._lines.items() if not other.users]
-            for each in idle[: max(len(self._lines) - _KEPT, 0)]:
-                await self._lines.pop(each).client.aclose()
+            # Out of sight before any is waited for: somebody else may close, or begin to post, meanwhile.
+            closing = [self._lines.pop(each) for each in idle[: max(len(self._lines) - _KEPT, 0)]]
+            for old in closing:
+                with contextlib.suppress(httpx2.HTTPError, OSError):
+                    await old.client.aclose()
 
     def _client(self) -> httpx2.AsyncClient:
         import httpx2  # noqa: PLC0415 (as above)
