@@ -28,7 +28,10 @@ Amount = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-_BMC_ADDRESS: Final = re.compile(r"(https?|ipmi)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?/?")
+_BMC_ADDRESS: Final = re.compile(
+    r"(https?|ipmi)://([A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\])(:(?P<port>[0-9]{1,5}))?/?"
+)
+_LAST_PORT: Final = 65535
 
 _LOOP: Final = CrashLoop()
 _SWEEP: Final = SweepLimits()
@@ -407,9 +410,14 @@ def _check_death(death: DeathSettings, heartbeat: float) -> None:
         )
 
 
+def _is_bmc_address(text: str) -> bool:
+    found = _BMC_ADDRESS.fullmatch(text)
+    return found is not None and (found["port"] is None or 0 < int(found["port"]) <= _LAST_PORT)
+
+
 def _check_hosts(hosts: tuple[HostSettings, ...]) -> None:
     for host in hosts:
-        if host.bmc is not None and not _BMC_ADDRESS.fullmatch(host.bmc.address):
+        if host.bmc is not None and not _is_bmc_address(host.bmc.address):
             raise BadSettings(
                 f"The settings cannot be used: the bmc of host {host.name} has the address {host.bmc.address!r}; "
                 "it must be like https://ADDRESS or http://ADDRESS for Redfish, or ipmi://ADDRESS."

@@ -19,6 +19,7 @@ import pytest
 import pytest_asyncio
 
 from stateward.arbiter.bmc import Bmc
+from stateward.arbiter.bmc_program import Refused, meant
 from stateward.arbiter.witnesses import Evidence, FenceFailed, FirstThatWorks, Word
 from stateward.domain.hosts import Power, PowerSaid
 from stateward.settings import BmcSettings
@@ -173,6 +174,28 @@ async def test_nobody_is_there(tmp_path: Path) -> None:
         ).power()
     assert said.power is Power.UNKNOWN
     assert said.says == f"Its management controller at {address} cannot be asked: Connection refused."
+
+
+class Said:
+    """A machine of a controller that has several."""
+
+    def __init__(self, said: str | None) -> None:
+        self.uuid = said
+
+
+def test_whose_power_is_not_certain() -> None:
+    """Two machines that say no uuid, or the same one, are two; nobody's power is taken by chance."""
+    one = Said(str(GUID).upper())
+    assert meant(GUID, [Said(None), one]) is one
+    assert meant(None, [one]) is one
+    for wanted, machines, says in (
+        (None, [Said(None), Said(None)], "it manages 2 machines: say which by its uuid"),
+        (None, [], "it manages 0 machines"),
+        (GUID, [one, Said(str(GUID))], f"and more than one {GUID}"),
+        (GUID, [Said(None)], f"and not {GUID}"),
+    ):
+        with pytest.raises(Refused, match=says):
+            meant(wanted, machines)
 
 
 class Way:

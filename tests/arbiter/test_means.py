@@ -40,7 +40,16 @@ def test_each_host_has_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "address",
-    ["10.0.0.1", "ftp://10.0.0.1", "https://user@10.0.0.1", "https://", "ipmi://10.0.0.1/x", "https://a:b"],
+    [
+        "10.0.0.1",
+        "ftp://10.0.0.1",
+        "https://user@10.0.0.1",
+        "https://",
+        "ipmi://10.0.0.1/x",
+        "https://a:b",
+        "ipmi://a:99999",
+        "ipmi://a:0",
+    ],
 )
 def test_an_address_that_cannot_be_one(tmp_path: Path, address: str) -> None:
     """It is said which host's, and what it must be like."""

@@ -29,6 +29,7 @@ from stateward.bus.port import questions_subject
 from stateward.domain.hosts import Condition
 from stateward.domain.questions import Answer, Expel, Leaves
 from stateward.domain.states import Observed
+from stateward.operations.lives import heard_again
 from stateward.store import hosts, strays
 from stateward.store.engine import Database
 from tests.operations.desk import Desk
@@ -151,6 +152,53 @@ async def test_a_fence_that_fails_is_tried_again(inline_database: Database) -> N
 
 @pytest.mark.asyncio
 @pytest.mark.looptime
+async def test_a_fence_that_fails_for_weeks(inline_database: Database) -> None:
+    """It is tried every ten minutes for as long as that lasts."""
+    desk = Desk(inline_database)
+    switch = Switch(failures=10**6)
+    means = Means(witnesses=(Says(Word.DEAD),), fence=switch)
+    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), means=lambda _host: means)
+    await silent(desk, deaths)
+    for number in range(1100):
+        await asyncio.sleep(600.0)
+        await desk.add_host("g", at=desk.clock.at + 100 + number)
+        await deaths.look()
+    pulled = switch.pulled
+    await deaths.look()
+    assert (switch.pulled, pulled) == (pulled, 1101)
+
+
+class Late:
+    """A witness that is asked for so long that the host is heard of meanwhile."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+
+    async def ask(self, host: str, since: float) -> Evidence:
+        """Have it heard of, and say that it is dead."""
+        del since
+
+        def heard(connection: sa.Connection) -> None:
+            heard_again(connection, host, "It was heard of again.", self.desk.clock.at)
+
+        await self.desk.database.write(heard)
+        return Evidence(word=Word.DEAD, says="It is dead.")
+
+
+@pytest.mark.asyncio
+@pytest.mark.looptime
+async def test_a_host_that_was_heard_of_meanwhile_is_not_told_to_be_dead(inline_database: Database) -> None:
+    """What is told is what was written, and in the same transaction."""
+    desk = Desk(inline_database)
+    means = Means(witnesses=(Late(desk),))
+    deaths = Deaths(desk.admission, MemoryBus(), DeathRules(), means=lambda _host: means)
+    await silent(desk, deaths)
+    assert await condition(desk) is Condition.UP
+    assert [detail["says"] for event, _action, detail in await desk.audit() if event == "alert"] == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.looptime
 async def test_a_maintained_host_may_be_silent(inline_database: Database) -> None:
     """Nobody is asked about it, and nothing becomes of it."""
     desk = Desk(inline_database)
@@ -196,6 +244,20 @@ async def test_a_lease(tmp_path: Path) -> None:
     assert found == [Word.UNKNOWN, Word.UNKNOWN, Word.ALIVE, Word.UNKNOWN, Word.DEAD, Word.ALIVE]
     # Another silence: what was seen in the one before says nothing.
     assert (await witness.ask("h", 2.0)).word is Word.UNKNOWN
+
+
+async def test_storage_that_was_away(tmp_path: Path) -> None:
+    """Nor could the host reach it: its time begins anew, though the lease is what it was before."""
+    time = Seconds()
+    witness = LeaseWitness(tmp_path, 60.0, time)
+    file = tmp_path / "h.lease"
+    file.write_bytes(b"1")
+    found: list[Word] = []
+    for at, there in ((0.0, True), (30.0, False), (90.0, True), (140.0, True), (151.0, True)):
+        time.at = at
+        file.write_bytes(b"1") if there else file.unlink()
+        found.append((await witness.ask("h", 1.0)).word)
+    assert found == [Word.UNKNOWN] * 4 + [Word.DEAD]
 
 
 async def test_storage_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,6 +366,20 @@ async def test_a_probe(body: str, word: Word, says: str) -> None:
     """By its status; one that hangs is ended."""
     evidence = await CommandWitness(script(body), 2.0).ask("alpha", 0.0)
     assert (evidence.word, evidence.says) == (word, says)
+
+
+_LEAVES = "import subprocess; subprocess.Popen(['sleep', '8'], start_new_session=True); "
+
+
+@pytest.mark.parametrize(
+    ("ends", "seconds", "word"), [("sys.exit(1)", 20.0, Word.DEAD), ("time.sleep(60)", 2.0, Word.UNKNOWN)]
+)
+async def test_a_program_that_leaves_something_running(ends: str, seconds: float, word: Word) -> None:
+    """What holds that on which it wrote, and is out of reach, keeps nobody: when it has ended as when it hangs."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    assert (await CommandWitness(script(_LEAVES + ends), seconds).ask("alpha", 0.0)).word is word
+    assert loop.time() - began < 7.0
 
 
 async def test_a_program_that_is_not_there() -> None:

@@ -6,6 +6,7 @@ keep threads: they run in a program of their own (``bmc_program``), which is kil
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Final, Literal
@@ -18,7 +19,8 @@ from stateward.domain.hosts import Power, PowerSaid
 from stateward.settings import BmcSettings
 from stateward.threads import on_thread
 
-_PROGRAM: Final = (sys.executable, "-m", "stateward.arbiter.bmc_program")
+#: Not from the folder that the server happens to be started in: what is there would be given the password.
+_PROGRAM: Final = (sys.executable, "-P", "-m", "stateward.arbiter.bmc_program")
 #: Seconds that the program may need besides those that it gives the controller.
 _SLACK: Final = 2.0
 
@@ -63,9 +65,10 @@ class Bmc:
     async def _ask(self, act: Literal["look", "off"], seconds: float) -> PowerSaid:
         said = self._controller
         try:
-            password = await on_thread(Path(said.password_file).read_text, "utf-8")
+            async with asyncio.timeout(seconds):
+                password = await on_thread(Path(said.password_file).read_text, "utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            why = "it is not text" if isinstance(error, UnicodeDecodeError) else error.strerror or "no answer"
             says = (
                 f"The password of its management controller cannot be read from {said.password_file}: {why}."
             )

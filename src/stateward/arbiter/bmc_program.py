@@ -10,8 +10,8 @@ import ssl
 import sys
 import time
 import uuid
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
@@ -28,6 +28,18 @@ _IPMI_PORT: Final = 623
 _LONGEST: Final = 200
 #: What the request allows is counted from here.
 _BEGAN: Final = time.monotonic()
+
+
+class Managed(Protocol):
+    """A machine, as a controller that may have several says which it is."""
+
+    @property
+    def uuid(self) -> str | None:
+        """Its own, where it says one."""
+        ...
+
+
+M = TypeVar("M", bound=Managed)
 
 
 class Refused(Exception):
@@ -57,14 +69,7 @@ def by_redfish(request: Request) -> Power:
                 connect_timeout=_CONNECT_SECONDS,
                 read_timeout=_ANSWER_SECONDS,
             )
-            systems = {str(each.uuid).lower(): each for each in root.get_system_collection().get_members()}
-            if said.uuid is None and len(systems) != 1:
-                raise Refused(
-                    f"it manages {len(systems)} machines: say which by its uuid, of {sorted(systems)}"
-                )
-            system = systems.get(str(said.uuid)) if said.uuid is not None else next(iter(systems.values()))
-            if system is None:
-                raise Refused(f"it manages {sorted(systems)}, and not {said.uuid}")
+            system = meant(said.uuid, root.get_system_collection().get_members())
 
             def power() -> Power:
                 system.refresh(force=True)
@@ -92,6 +97,17 @@ def _reason(error: Exception) -> str:
             return inner.strerror
         inner = inner.__cause__ or inner.__context__
     return str(error)
+
+
+def meant(wanted: uuid.UUID | None, machines: Sequence[M]) -> M:
+    """Return the machine that is meant; where that is not certain none is, for its power may be taken."""
+    there = [str(each.uuid).lower() for each in machines]
+    found = [each for each in machines if wanted is None or str(each.uuid).lower() == str(wanted)]
+    if len(found) == 1:
+        return found[0]
+    if wanted is None:
+        raise Refused(f"it manages {len(machines)} machines: say which by its uuid, of {sorted(there)}")
+    raise Refused(f"it manages {sorted(there)}, and {'not' if not found else 'more than one'} {wanted}")
 
 
 #: What Redfish's PowerState says of it; what is going on or off has power.

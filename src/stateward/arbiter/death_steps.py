@@ -34,6 +34,8 @@ log = structlog.get_logger()
 #: Seconds until a fence that failed is tried again, at first; twice as long each time.
 _FENCE_PAUSE: Final = 15.0
 _LONGEST_FENCE_PAUSE: Final = 600.0
+#: Beyond any pause; a rack that has no power fails for weeks.
+_DOUBLINGS: Final = 16
 
 
 class Failures(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,14 +131,20 @@ class DeathSteps:
             return Evidence(word=Word.UNKNOWN, says=f"A witness failed: {error!r}")
 
     async def _confirm(self, pulse: Pulse, says: str) -> None:
-        await self._become(pulse, Event.CONFIRMED, says)
-        if self._means(pulse.name).fence is None:
-            await self._tell(
-                pulse,
-                "dead",
-                f"Host {pulse.name} is dead: {says} Take its power, then say so: "
-                f"stateward host fence --done {pulse.name}",
-            )
+        fenced_by_hand = self._means(pulse.name).fence is None
+
+        def work(connection: sa.Connection) -> None:
+            now = self._admission.clock.now()
+            became = become(connection, pulse.name, Event.CONFIRMED, says, now, since=pulse.since)
+            if became is Condition.DEAD and fenced_by_hand:
+                asks = (
+                    f"Host {pulse.name} is dead: {says} Take its power, then say so: "
+                    f"stateward host fence --done {pulse.name}"
+                )
+                record_alert(connection, asks, now, host=pulse.name)
+
+        # Together: nothing more is done about it by itself, so whoever has to must be told.
+        await self._database.write(work)
         self._wake()
 
     async def _take_power(self, pulse: Pulse, fence: Fence) -> None:
@@ -150,7 +158,7 @@ class DeathSteps:
         except Exception as error:
             if not isinstance(error, FenceFailed):
                 log.exception("a fence failed by a fault of its own", host=pulse.name)
-            pause = min(_FENCE_PAUSE * 2**failed, _LONGEST_FENCE_PAUSE)
+            pause = min(_FENCE_PAUSE * 2 ** min(failed, _DOUBLINGS), _LONGEST_FENCE_PAUSE)
             # From the end of the attempt: one that hangs is not followed by the next at once.
             self._failures[pulse.name] = Failures(
                 since=pulse.since, count=failed + 1, due=loop.time() + pause
@@ -167,7 +175,7 @@ class DeathSteps:
         def work(connection: sa.Connection) -> str | None:
             host = hosts.hold_fenced(connection, pulse.name)
             last = host_plans.of_host(connection, pulse.name, PlanKind.EVACUATE)
-            if host is None or (last is not None and last.detail.get(planning.SINCE) == host.condition_at):
+            if host is None or (last is not None and planning.is_of(last, host)):
                 return None
             now = self._admission.clock.now()
             actor = system_actor(f"req-{uuid.uuid4()}")

@@ -65,11 +65,12 @@ class UnderWay(msgspec.Struct, frozen=True):
 
     def is_about(self, pulse: Pulse) -> bool:
         """Say whether the host is still in the condition in which this was begun."""
-        return (pulse.condition, pulse.since, pulse.maintained) == (
-            self.pulse.condition,
-            self.pulse.since,
-            self.pulse.maintained,
-        )
+        return _mark(pulse) == _mark(self.pulse)
+
+
+def _mark(pulse: Pulse) -> tuple[object, ...]:
+    """Return what makes another thing of what is to be done about a host."""
+    return pulse.condition, pulse.since, pulse.maintained, pulse.forced_down
 
 
 class Deaths:

@@ -21,7 +21,7 @@ from stateward.store.strays import Stray
 
 log = structlog.get_logger()
 
-#: Seconds in which a host removes one, or takes the power of all.
+#: Seconds in which a host removes one, or takes its power.
 _SECONDS: Final = 60.0
 #: So many are asked for at a time: fewer than the calls that a driver lets through.
 _AT_ONCE: Final = 4
@@ -60,18 +60,15 @@ class Returning:
         return rid
 
     async def _off(self, found: Sequence[Stray]) -> bool:
-        """Take the power of all, whether or not one does not give it up; what is not done in time is done again."""
+        """Take the power of all, whether or not one does not give it up."""
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def off(stray: Stray) -> bool:
             async with turns:
                 return await self._ask(stray, Leaves.OFF)
 
-        try:
-            async with asyncio.timeout(_SECONDS):
-                return all(await asyncio.gather(*(off(stray) for stray in found)))
-        except TimeoutError:
-            return False
+        # Each within its own time: those in front that hang must not keep the others from being asked.
+        return all(await asyncio.gather(*(off(stray) for stray in found)))
 
     async def _ask(self, stray: Stray, leaves: Leaves) -> bool:
         question = Expel(instance_id=stray.instance_id, fence=stray.fence, leaves=leaves)

@@ -84,8 +84,8 @@ class LeaseWitness:
         self._seconds = seconds
         self._time = time
         self._blocking = blocking
-        #: By host and silence: what was in the lease, and since when it is so.
-        self._seen: dict[tuple[str, float], tuple[bytes, float]] = {}
+        #: By host: the silence, what was in the lease, and since when it is so.
+        self._seen: dict[str, tuple[float, bytes, float]] = {}
         #: The reads that storage has not answered yet, by host.
         self._reading: dict[str, asyncio.Task[bytes]] = {}
 
@@ -94,18 +94,23 @@ class LeaseWitness:
         try:
             async with asyncio.timeout(_READ_SECONDS):
                 found = await self._read(host)
-        except FileNotFoundError:
-            return Evidence(word=Word.UNKNOWN, says=f"It has no lease in {self._folder}.")
-        except TimeoutError:
-            return Evidence(
-                word=Word.UNKNOWN, says=f"Its lease cannot be read: {self._folder} does not answer."
-            )
         except OSError as error:
-            return Evidence(word=Word.UNKNOWN, says=f"Its lease cannot be read: {error}")
+            # The host may not have reached the storage either: its time begins anew.
+            self._seen.pop(host, None)
+            match error:
+                case FileNotFoundError():
+                    says = f"It has no lease in {self._folder}."
+                case TimeoutError():
+                    says = f"Its lease cannot be read: {self._folder} does not answer."
+                case _:
+                    says = f"Its lease cannot be read: {error}"
+            return Evidence(word=Word.UNKNOWN, says=says)
         now = self._time() if self._time is not None else asyncio.get_running_loop().time()
-        was, at = self._seen.setdefault((host, since), (found, now))
+        silence, was, at = self._seen.get(host, (since, found, now))
+        if silence != since:
+            was, at = found, now
+        self._seen[host] = (since, found, at if was == found else now)
         if was != found:
-            self._seen[host, since] = (found, now)
             return Evidence(word=Word.ALIVE, says="It renews its lease on the shared storage.")
         if now - at >= self._seconds:
             return Evidence(word=Word.DEAD, says=f"It has not renewed its lease for {now - at:.0f} s.")

@@ -87,6 +87,14 @@ SINCE: Final = "since"
 _AFTER: Final = 0.001
 
 
+def is_of(plan: KeptPlan, host: Host) -> bool:
+    """Say whether a plan was made since its host is in its condition."""
+    if SINCE in plan.detail:
+        return bool(plan.detail[SINCE] == host.condition_at)
+    # Made by a version that did not note it.
+    return plan.made_at >= (host.condition_at or 0.0)
+
+
 def keep(
     connection: sa.Connection,
     plan: Plan,
