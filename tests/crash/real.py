@@ -13,6 +13,8 @@ from tests.harness import Admin
 #: virsh's words, of guests that nobody is doing anything to.
 _SAYS: Final = {
     "running": Observed.RUNNING,
+    # Its power is being taken.
+    "in shutdown": Observed.RUNNING,
     "paused": Observed.PAUSED,
     "shut off": Observed.SHUTOFF,
     "saved": Observed.SUSPENDED,
