@@ -86,7 +86,7 @@ def _row(row: Verdict) -> tuple[str, ...]:
     then = next((f" `{value}`" for value in (row.action, row.becomes) if value), "")
     held = "off" if row.kept_off else _yes(row.held)
     return (
-        f"`{row.expected}`",
+        f"`{row.expected}`{', adopted' if row.adopted else ''}",
         f"`{row.observed}`",
         causes_of(row),
         _yes(row.locked),

@@ -259,7 +259,7 @@ async def test_refusals_say_what_to_do(bench: Bench) -> None:
     ):
         await bench.driver.power_on("a")
     await bench.driver.discard_memory("a")
-    assert await bench.state() == (Observed.SHUTOFF, Cause.SAVED)
+    assert await bench.state() == (Observed.SHUTOFF, Cause.OTHER)
     with pytest.raises(
         DriverError, match=r"^The guest is shutoff: it has no saved memory to start from\.$"
     ) as refusal:

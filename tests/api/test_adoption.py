@@ -397,12 +397,26 @@ async def test_only_administrators(cloud: Cloud) -> None:
     assert (await native(cloud, "POST", f"/instances/{uuid.uuid4()}/release")).status == 404
 
 
-async def test_what_comes_back_after_it_was_given_back_is_given_back_again(cloud: Cloud) -> None:
-    """As by a report that was late, or a saved definition: the arbiter removes what is left, which deletes nothing."""
+@pytest.mark.parametrize("seen", [Observed.RUNNING, Observed.PAUSED, Observed.SUSPENDED, Observed.SHUTOFF])
+async def test_what_comes_back_after_it_was_given_back_is_given_back_again(
+    cloud: Cloud, seen: Observed
+) -> None:
+    """As by a snapshot, a saved memory or a definition of its owner's, which has our mark from before.
+
+    Only that is taken off: it runs on, and keeps its memory.
+    """
     theirs = guest("web-1")
     cloud.hypervisor.make(theirs)
     (done,) = await adopt(cloud)
     await release(cloud, done["id"])
+    before = cloud.hypervisor.guest(theirs.instance_id)
+    changes = {
+        Observed.PAUSED: cloud.hypervisor.pause,
+        Observed.SUSPENDED: cloud.hypervisor.save,
+        Observed.SHUTOFF: cloud.hypervisor.destroy,
+    }
+    if seen in changes:
+        changes[seen](theirs.instance_id)
     cloud.hypervisor.change(
         theirs.instance_id,
         lambda found, _now: msgspec.structs.replace(found, origin=Origin(adopted=True)),
@@ -411,4 +425,5 @@ async def test_what_comes_back_after_it_was_given_back_is_given_back_again(cloud
         while (cloud.hypervisor.guest(theirs.instance_id).origin or Origin()).adopted:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.005)
     left = cloud.hypervisor.guest(theirs.instance_id)
-    assert (left.spec, left.disk, left.fence) == (theirs, 3, 0)
+    assert (left.spec, left.disk, left.fence, left.observed) == (theirs, 3, 0, seen)
+    assert left.run == (None if seen is Observed.SHUTOFF else before.run)

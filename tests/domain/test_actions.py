@@ -96,6 +96,7 @@ def test_keys_are_what_is_stored() -> None:
         "place_lock",
         "place_lock_overtaking",
         "reap",
+        "reap_adopted",
         "reboot_hard",
         "reboot_soft",
         "rebuild",
@@ -103,6 +104,7 @@ def test_keys_are_what_is_stored() -> None:
         "reclaim",
         "release_guest",
         "release_lock",
+        "release_stray",
         "remove_stray",
         "rescue",
         "reset_state",
@@ -273,7 +275,7 @@ def test_what_changes_a_guest_is_guarded(row: Action) -> None:
         or reads
         or on_its_way
         or row.elsewhere
-        or key(row) in restores() | {"reap"}
+        or key(row) in restores() | {"reap", "reap_adopted"}
     )
 
 
@@ -315,7 +317,7 @@ def test_every_task_state_is_set_by_an_operation() -> None:
 def test_an_operation_is_admitted_somewhere(row: Action) -> None:
     """Only ``create`` has no state before it; of what is deleted the guest is removed, or comes back."""
     assert (row.when == frozenset()) == (row is CREATE)
-    assert (VmState.DELETED in row.when) == (row in {BY_KEY["reap"], ADOPT} or row.elsewhere)
+    assert (VmState.DELETED in row.when) == (row.name == "reap" or row is ADOPT or row.elsewhere)
 
 
 @pytest.mark.parametrize("row", ACTIONS, ids=by_key)

@@ -86,7 +86,13 @@ def test_what_the_table_does_can_be_said_by_a_policy() -> None:
         locked, held = bool(row.locked), bool(row.held or row.kept_off)
         for cause in row.causes or Cause:
             found = judge(
-                row.expected, row.observed, cause, locked=locked, held=held, stray=row.stray or Stray.OLDER
+                row.expected,
+                row.observed,
+                cause,
+                locked=locked,
+                held=held,
+                adopted=bool(row.adopted),
+                stray=row.stray or Stray.OLDER,
             )
             possible = alternatives(row.expected, row.observed, cause)
             if found is row and possible.kinds and gives_way(row, locked=locked, held=held):
@@ -95,14 +101,22 @@ def test_what_the_table_does_can_be_said_by_a_policy() -> None:
                 assert row.becomes in {None, possible.becomes}
 
 
-def test_what_may_run_elsewhere_is_never_started() -> None:
-    """A guest that was migrated away outside Stateward, and one in the middle of a migration."""
-    for observed in (Observed.SHUTOFF, Observed.PAUSED):
-        possible = alternatives(A, observed, Cause.MIGRATION)
-        assert possible.kinds == {Kind.IGNORE, Kind.ALERT, Kind.QUARANTINE}
-        assert one(rule(A, observed, Kind.RESTORE)).decide(
-            A, observed, Cause.MIGRATION, choices=(Choice(layer=Layer.DEFAULT, policy="p"),)
-        ) is judge(A, observed, Cause.MIGRATION, locked=False)
+@pytest.mark.parametrize(
+    ("observed", "cause"),
+    [
+        (Observed.SHUTOFF, Cause.MIGRATION),
+        (Observed.SHUTOFF, Cause.SAVED),
+        (Observed.PAUSED, Cause.MIGRATION),
+        (Observed.PAUSED, Cause.HALF_MIGRATED),
+    ],
+)
+def test_what_may_run_elsewhere_is_never_started(observed: Observed, cause: Cause) -> None:
+    """A guest that was migrated away, or is being, or whose memory was saved to a file, outside Stateward."""
+    possible = alternatives(A, observed, cause)
+    assert possible.kinds == {Kind.IGNORE, Kind.ALERT, Kind.QUARANTINE}
+    assert one(rule(A, observed, Kind.RESTORE)).decide(
+        A, observed, cause, choices=(Choice(layer=Layer.DEFAULT, policy="p"),)
+    ) is judge(A, observed, cause, locked=False)
 
 
 #: Every cell that can be, changed in every way that it can be.

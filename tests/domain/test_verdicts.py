@@ -9,7 +9,9 @@ import pytest
 
 from stateward.domain.actions import ACTIONS, BY_KEY, Role, key, restores
 from stateward.domain.locks import ALL_CLASSES
+from stateward.domain.policies import NO_POLICIES
 from stateward.domain.states import ON_NO_HOST, Cause, Observed, TaskState, VmState
+from stateward.domain.steps import Step
 from stateward.domain.verdicts import IN_FLIGHT, VERDICTS, Kind, Stray, Verdict, judge, judge_instance
 from stateward.domain.verdicts.alternatives import alternatives
 from tests.rows import instance
@@ -24,27 +26,44 @@ FREE, LOCKED, HELD, KEPT_OFF = (
 Locks = tuple[bool, bool, bool]
 #: What is known of a copy elsewhere counts for one observation only.
 COMBINATIONS = tuple(
-    (expected, observed, cause, locks, stray)
-    for expected, observed, cause, locks, stray in itertools.product(
-        VmState, Observed, Cause, (FREE, LOCKED, HELD, KEPT_OFF), Stray
+    (expected, observed, cause, locks, stray, adopted)
+    for expected, observed, cause, locks, stray, adopted in itertools.product(
+        VmState, Observed, Cause, (FREE, LOCKED, HELD, KEPT_OFF), Stray, (False, True)
     )
     if observed is Observed.DUPLICATE or stray is Stray.RUNNING
 )
 
 
-def judged(expected: VmState, observed: Observed, cause: Cause, locks: Locks, stray: Stray) -> Verdict:
+def judged(  # noqa: PLR0917 (a combination, unpacked)
+    expected: VmState,
+    observed: Observed,
+    cause: Cause,
+    locks: Locks,
+    stray: Stray,
+    adopted: bool = False,  # noqa: FBT001, FBT002 (the last of a combination)
+) -> Verdict:
     locked, held, kept_off = locks
-    return judge(expected, observed, cause, locked=locked, held=held, kept_off=kept_off, stray=stray)
+    return judge(
+        expected,
+        observed,
+        cause,
+        locked=locked,
+        held=held,
+        kept_off=kept_off,
+        adopted=adopted,
+        stray=stray,
+    )
 
 
-def matches(row: Verdict, combination: tuple[VmState, Observed, Cause, Locks, Stray]) -> bool:
-    expected, observed, cause, locks, stray = combination
+def matches(row: Verdict, combination: tuple[VmState, Observed, Cause, Locks, Stray, bool]) -> bool:
+    expected, observed, cause, locks, stray, adopted = combination
     asked = (row.locked, row.held, row.kept_off)
     return (
         row.expected is expected
         and row.observed is observed
         and (row.causes is None or cause in row.causes)
         and row.stray in {None, stray}
+        and row.adopted in {None, adopted}
         and all(one in {None, is_so} for one, is_so in zip(asked, locks, strict=True))
     )
 
@@ -112,15 +131,15 @@ def test_every_restoring_action_is_in_the_table() -> None:
     }
     assert by_policy - named == {"restore_paused"}
     elsewhere = {key(action) for action in ACTIONS if action.elsewhere}
-    assert restores() | {"reap"} | elsewhere == named | by_policy
+    assert restores() | {"reap", "reap_adopted"} | elsewhere == named | by_policy
 
 
 def test_an_adoption_ends() -> None:
     """What is adopted is then as recorded, or is restored; it is never adopted a second time."""
-    for expected, observed, cause, locks, stray in COMBINATIONS:
-        row = judged(expected, observed, cause, locks, stray)
+    for expected, observed, cause, locks, stray, adopted in COMBINATIONS:
+        row = judged(expected, observed, cause, locks, stray, adopted)
         if row.becomes is not None and row.kind is Kind.ADOPT:
-            after = judged(row.becomes, observed, cause, locks, stray)
+            after = judged(row.becomes, observed, cause, locks, stray, adopted)
             agrees = observed in as_recorded(row.becomes)
             assert after.kind is (Kind.AGREE if agrees else Kind.RESTORE), row
 
@@ -131,9 +150,10 @@ def test_unknown_changes_nothing(expected: VmState) -> None:
     assert judge(expected, Observed.UNKNOWN, Cause.OTHER, locked=True).kind is Kind.IGNORE
 
 
-A, P, S, T, E, D = (
+A, P, R, S, T, E, D = (
     VmState.ACTIVE,
     VmState.PAUSED,
+    VmState.RESCUED,
     VmState.SUSPENDED,
     VmState.STOPPED,
     VmState.ERROR,
@@ -155,11 +175,17 @@ A, P, S, T, E, D = (
         (A, Observed.SHUTOFF, Cause.MIGRATION, False, Kind.ALERT, None),
         (P, Observed.SHUTOFF, Cause.MIGRATION, False, Kind.ALERT, None),
         (S, Observed.SHUTOFF, Cause.MIGRATION, True, Kind.ALERT, None),
+        # The memory that somebody saved to a file must not come back to a disk that went on without it.
+        *((each, Observed.SHUTOFF, Cause.SAVED, False, Kind.ALERT, None) for each in (A, P, R)),
+        (S, Observed.SHUTOFF, Cause.SAVED, False, Kind.ADOPT, T),
+        (T, Observed.SHUTOFF, Cause.SAVED, False, Kind.AGREE, None),
         (A, Observed.SHUTOFF, Cause.OTHER, False, Kind.RESTORE, "restore_start"),
         (A, Observed.CRASHED, Cause.CRASHED, False, Kind.RESTORE, "restore_start"),
         (A, Observed.PAUSED, Cause.OPERATOR, False, Kind.RESTORE, "restore_unpause"),
         (A, Observed.PAUSED, Cause.IO_ERROR, False, Kind.ALERT, None),
         (A, Observed.PAUSED, Cause.MIGRATION, False, Kind.IGNORE, None),
+        # Neither half of a migration that broke off can run, so somebody must be told (R15).
+        *((each, Observed.PAUSED, Cause.HALF_MIGRATED, False, Kind.ALERT, None) for each in (A, R)),
         # A guest that sleeps wakes by itself, and one that is being saved is saved in a moment.
         (A, Observed.PAUSED, Cause.GUEST, False, Kind.IGNORE, None),
         (A, Observed.PAUSED, Cause.SAVED, False, Kind.IGNORE, None),
@@ -241,6 +267,18 @@ def test_an_instance_is_judged_by_its_own_columns() -> None:
     for locked_by, action in ((None, "restore_stop"), ("owner", "restore_off"), ("admin", "restore_off")):
         row = instance(vm_state=T, observed=Observed.RUNNING, locked_by=locked_by)
         assert judge_instance(row).action == action
+
+
+@pytest.mark.parametrize("observed", sorted(set(Observed) - {Observed.MISSING, Observed.UNKNOWN}))
+def test_what_was_given_back_is_its_owner_s(observed: Observed) -> None:
+    """No verdict about a deleted instance that was adopted takes its guest's power, memory or definition."""
+    for locks, cause, stray in itertools.product((FREE, LOCKED, HELD, KEPT_OFF), Cause, Stray):
+        row = judged(D, observed, cause, locks, stray, adopted=True)
+        assert row.action is not None
+        assert BY_KEY[row.action].steps == (Step.RELEASE,)
+    found = instance(vm_state=D, observed=Observed.RUNNING, adopted_as="theirs")
+    assert judge_instance(found).action == NO_POLICIES.judge(found).action == "reap_adopted"
+    assert NO_POLICIES.judge_stray(found, Stray.RUNNING).action == "release_stray"
 
 
 def test_nothing_brings_a_held_guest_back() -> None:

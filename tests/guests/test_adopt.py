@@ -117,6 +117,10 @@ class Theirs:
             "stateward.dev" not in text and "<on_crash>restart</on_crash>" in text for text in texts
         )
 
+    def defined_again(self, definition: str) -> None:
+        """Define it as it once was, and start it, in one go: as it runs it is seen with what is in that."""
+        self._operator.defineXML(definition).create()
+
     def remove(self) -> None:
         """Take it away."""
         if self.domain.isActive():
@@ -167,6 +171,7 @@ async def _story(server: ServerProcess, theirs: Theirs) -> None:
     assert shown["OS-EXT-SRV-ATTR:instance_name"] == theirs.name
     assert theirs.process() == process
     texts = (theirs.domain.XMLDesc(), theirs.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+    kept = theirs.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE)
     assert all(
         "stateward.dev" in text and "<on_crash>destroy</on_crash>" in text and "nova:instance" in text
         for text in texts
@@ -198,6 +203,19 @@ async def _story(server: ServerProcess, theirs: Theirs) -> None:
     assert theirs.disk.exists()
     assert (theirs.said(UP), theirs.said(ASKED)) == (2, 1)
     assert (await admin.ask("GET", f"/compute/v2.1/servers/{theirs.id}")).status == 404
+
+    # Its owner has kept the definition of when it was a server, mark and all: it is theirs nevertheless, and runs on.
+    theirs.domain.destroy()
+    theirs.defined_again(kept)
+    process = theirs.process()
+
+    async def given_back() -> bool | None:
+        return True if theirs.is_as_made() else None
+
+    await until(given_back, seconds=PATIENCE, says=admin.server.tail)
+    await theirs.says(UP, 3)
+    assert theirs.process() == process
+    assert theirs.said(ASKED) == 1
 
 
 async def _act(admin: Admin, server_id: str, action: str) -> None:

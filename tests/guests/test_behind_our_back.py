@@ -109,6 +109,12 @@ def by(call: Callable[[libvirt.virDomain], Any]) -> Callable[[Operator, str], Aw
     return lambda operator, name: operator.does(name, call)
 
 
+async def saves(operator: Operator, name: str) -> float:
+    """Save a guest's memory to a file of the operator's."""
+    file = operator.cloud.server.data / "hosts/one/memory"
+    return await operator.does(name, lambda guest: guest.save(str(file)))
+
+
 async def by_itself(operator: Operator, name: str) -> float:
     """Wait until the guest, which was made so, goes off; return when it last said something."""
     console = operator.cloud.server.data / "hosts/one/instances" / operator.cloud.ids[name] / "console.log"
@@ -157,6 +163,7 @@ SCENARIOS: Final = (
         act=by(lambda guest: guest.managedSave(0)),
         expected=("active", "running", "restore_resume"),
     ),
+    Scenario(name="virsh save", before="active", act=saves, expected=("active", "shutoff", "alert")),
     Scenario(
         name="virsh resume",
         first=(("pause", None),),

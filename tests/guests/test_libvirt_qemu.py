@@ -164,6 +164,56 @@ async def test_a_restored_guest_goes_on_where_it_was(rig: Rig) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_memory_in_a_file_of_somebody_s_is_not_one_that_was_removed(
+    rig: Rig, operator: libvirt.virConnect, folder: Path
+) -> None:
+    """After either libvirt says the same of the guest: off by a save, and no memory there."""
+    instance_id = await rig.running()
+    domain, file = operator.lookupByUUIDString(instance_id), folder / f"memory-{instance_id}"
+
+    async def seen() -> set[tuple[Observed, Cause]]:
+        (listed,) = [each for each in await rig.driver.list() if each.instance_id == instance_id]
+        return {await rig.state(instance_id), (listed.observed, listed.cause)}
+
+    for _ in range(2):
+        await asyncio.to_thread(domain.save, str(file))
+        assert await seen() == {(Observed.SHUTOFF, Cause.SAVED)}
+        await asyncio.to_thread(operator.restore, str(file))
+        assert await seen() == {RUNNING}
+        # What libvirt keeps is removed by somebody, or by us.
+        await asyncio.to_thread(domain.managedSave)
+        assert await seen() == {SUSPENDED}
+        domain.managedSaveRemove()
+        assert await seen() == {(Observed.SHUTOFF, Cause.OTHER)}
+        await rig.driver.power_on(instance_id)
+        assert await seen() == {RUNNING}
+        await asyncio.to_thread(domain.managedSave)
+        await rig.driver.discard_memory(instance_id)
+        assert await seen() == {(Observed.SHUTOFF, Cause.OTHER)}
+        await rig.driver.power_on(instance_id)
+        assert await seen() == {RUNNING}
+    file.unlink()
+
+
+@pytest.mark.asyncio
+async def test_a_guest_that_is_dumped_is_halted_for_a_while(
+    rig: Rig, operator: libvirt.virConnect, folder: Path
+) -> None:
+    """It is being written to a file, which nobody may fight."""
+    instance_id = await rig.running()
+    domain, file = operator.lookupByUUIDString(instance_id), folder / f"dump-{instance_id}"
+    # Whoever opens this to write waits for a reader.
+    os.mkfifo(file)
+    dumping = asyncio.create_task(asyncio.to_thread(domain.coreDump, str(file), 0))
+    assert (await rig.until(instance_id, Observed.PAUSED)).cause is Cause.SAVED
+    reading = await asyncio.create_subprocess_exec("cat", str(file), stdout=asyncio.subprocess.DEVNULL)
+    await dumping
+    await reading.wait()
+    assert await rig.state(instance_id) == RUNNING
+    file.unlink()
+
+
+@pytest.mark.asyncio
 async def test_a_disk_keeps_what_the_guest_wrote(rig: Rig) -> None:
     instance_id = await rig.ready()
     await rig.driver.power_off(instance_id)

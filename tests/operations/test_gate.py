@@ -140,6 +140,7 @@ GUARDS: Final[dict[str, str]] = {
     "restore_off": "",
     "restore_suspend": "",
     "reap": "",
+    "reap_adopted": "",
     "restore_rescue": "",
     "restore_offloaded": "",
     "restore_paused": "",
@@ -150,6 +151,7 @@ GUARDS: Final[dict[str, str]] = {
     "boot_rescue": "start",
     "remove_stray": "",
     "halt_stray": "",
+    "release_stray": "",
     "reclaim": "delete",
     "arrive": "",
     "arrive_stopped": "",
@@ -325,6 +327,7 @@ _LARGE: Final = msgspec.structs.replace(FLAVOR, id="2", name="large", ram=256, d
 _WANTED: Final[dict[str, Wanted]] = {
     "resize": Wanted(target=Target(flavor=_LARGE)),
     "remove_stray": Wanted(host="g"),
+    "release_stray": Wanted(host="g"),
     "halt_stray": Wanted(host="g"),
     "createBackup": Wanted(target=Target(backup_type="daily", rotation=1)),
 }

@@ -131,6 +131,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
                 locked=instance.locked,
                 held=instance.held,
                 kept_off=instance.kept_off,
+                adopted=instance.adopted_as is not None,
                 choices=self.chosen(instance),
             ),
         )
@@ -146,6 +147,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
                 locked=instance.locked,
                 held=instance.held,
                 kept_off=instance.kept_off,
+                adopted=instance.adopted_as is not None,
                 stray=stray,
                 choices=self.chosen(instance),
             ),
@@ -160,6 +162,7 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
         locked: bool = False,
         held: bool = False,
         kept_off: bool = False,
+        adopted: bool = False,
         stray: Stray = Stray.RUNNING,
         choices: tuple[Choice, ...] = (),
     ) -> Verdict:
@@ -172,10 +175,20 @@ class Policies(msgspec.Struct, frozen=True, kw_only=True):
             locked: whether anything locks the instance.
             held: whether a hold is on it.
             kept_off: whether a hold keeps it off.
+            adopted: whether it was adopted.
             stray: of a copy on another host: which.
             choices: the policies that count, the one that goes first at the front.
         """
-        row = judge(expected, observed, cause, locked=locked, held=held, kept_off=kept_off, stray=stray)
+        row = judge(
+            expected,
+            observed,
+            cause,
+            locked=locked,
+            held=held,
+            kept_off=kept_off,
+            adopted=adopted,
+            stray=stray,
+        )
         if not choices or not gives_way(row, locked=locked, held=held or kept_off):
             return row
         possible = alternatives(expected, observed, cause)

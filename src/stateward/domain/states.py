@@ -91,10 +91,14 @@ class Cause(enum.StrEnum):
     CRASHED = "crashed"
     #: The host's kernel ended it for want of memory, and that is known.
     OUT_OF_MEMORY = "out-of-memory"
+    #: Halted: its memory or its disk is being written to a file. Off: its memory is in a file that the hypervisor does
+    #: not keep for it, so only whoever has that file can go on with it.
     SAVED = "saved"
     OPERATOR = "operator"
     IO_ERROR = "io-error"
     MIGRATION = "migration"
+    #: A migration broke off when a part of its memory was there and the rest here; neither half can run.
+    HALF_MIGRATED = "half-migrated"
     #: It went off with its host, or while its host's daemon was away.
     HOST = "host"
     OTHER = "other"

@@ -25,6 +25,7 @@ _VIRSH: Final[dict[str, Callable[[SimulatedHypervisor, str], None]]] = {
     "suspend": SimulatedHypervisor.pause,
     "resume": SimulatedHypervisor.resume,
     "managedsave": SimulatedHypervisor.save,
+    "save": SimulatedHypervisor.save_to_file,
     "undefine": SimulatedHypervisor.undefine,
     "shutdown": lambda hypervisor, guest: hypervisor.change(guest, guests.request_shutdown),
 }
@@ -36,6 +37,10 @@ _GUEST: Final[dict[str, Callable[[SimulatedHypervisor, str], None]]] = {
     "powers itself off": SimulatedHypervisor.guest_shutdown,
     "halts on a full disk": functools.partial(SimulatedHypervisor.pause, cause=Cause.IO_ERROR),
     "halts for a migration": functools.partial(SimulatedHypervisor.pause, cause=Cause.MIGRATION),
+    "halts half-way through a migration": functools.partial(
+        SimulatedHypervisor.pause, cause=Cause.HALF_MIGRATED
+    ),
+    "halts for a dump": functools.partial(SimulatedHypervisor.pause, cause=Cause.SAVED),
     "falls asleep": functools.partial(SimulatedHypervisor.pause, cause=Cause.GUEST),
     "runs on": SimulatedHypervisor.resume,
     "is ended for want of memory": functools.partial(SimulatedHypervisor.crash, cause=Cause.OUT_OF_MEMORY),

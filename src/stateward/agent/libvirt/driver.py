@@ -28,6 +28,7 @@ from stateward.agent.libvirt.console import LibvirtConsole, LibvirtConsoles
 from stateward.agent.libvirt.disk_calls import DiskCalls
 from stateward.agent.libvirt.host import Accelerator, describe
 from stateward.agent.libvirt.kernel_log import KernelLog
+from stateward.agent.libvirt.memories import Memories
 from stateward.agent.libvirt.states import observed
 from stateward.domain.diagnostics import Diagnostics
 from stateward.domain.networks import PortAddress, mac_of
@@ -115,6 +116,7 @@ class LibvirtDriver(DiskCalls):
         self._asked: dict[str, asyncio.Task[None]] = {}
         self._consoles = LibvirtConsoles(self._connection)
         self._kernel = KernelLog()
+        self._memories = Memories()
 
     async def open(self, changed: Changed) -> None:
         """Connect; see the contract."""
@@ -247,7 +249,13 @@ class LibvirtDriver(DiskCalls):
 
     async def discard_memory(self, instance_id: str) -> None:
         """Delete a saved memory."""
-        await self._act(lambda connection: guests.discard_memory(connection, instance_id))
+
+        def discard(connection: libvirt.virConnect) -> None:
+            # That there is one to be deleted is known then, also where no list has told of it.
+            self._get(connection, instance_id)
+            guests.discard_memory(connection, instance_id)
+
+        await self._act(discard)
 
     async def remove(self, instance_id: str) -> None:
         """Undefine the domain, then delete its files: repeated after a kill in between, it deletes the rest."""
@@ -304,6 +312,8 @@ class LibvirtDriver(DiskCalls):
 
     def _get(self, connection: libvirt.virConnect, instance_id: str) -> Guest:
         found = guests.get(connection, instance_id)
+        cause = self._memories.cause(_key(instance_id), found.observed, found.cause)
+        found = msgspec.structs.replace(found, cause=cause)
         domain = guests.lookup(connection, instance_id) if self._kernel.matters(found.cause) else None
         if domain is None:
             return found
@@ -350,6 +360,7 @@ class LibvirtDriver(DiskCalls):
                 now, cause = guests.look(domain)
             else:
                 now, cause = observed(state, reason, saved=uuid in saved)
+            cause = self._memories.cause(uuid, now, cause)
             if self._kernel.matters(cause):
                 cause = self._kernel.cause(domain.name(), now, cause)
             guest = Guest(instance_id=ours.instance_id, observed=now, cause=cause, fence=ours.fence)

@@ -31,6 +31,8 @@ _WHY_OFF: Final[Mapping[int, Cause]] = {
     libvirt.VIR_DOMAIN_SHUTOFF_DESTROYED: Cause.DESTROYED,
     libvirt.VIR_DOMAIN_SHUTOFF_CRASHED: Cause.CRASHED,
     libvirt.VIR_DOMAIN_SHUTOFF_MIGRATED: Cause.MIGRATION,
+    # To a file of somebody's (virsh save): a managed save has an image, which counts before the reason.
+    libvirt.VIR_DOMAIN_SHUTOFF_SAVED: Cause.SAVED,
     # QEMU died, by a signal or an error of its own.
     libvirt.VIR_DOMAIN_SHUTOFF_FAILED: Cause.CRASHED,
     # It was gone when libvirtd came back.
@@ -41,8 +43,10 @@ _WHY_PAUSED: Final[Mapping[int, tuple[Observed, Cause]]] = {
     libvirt.VIR_DOMAIN_PAUSED_USER: (Observed.PAUSED, Cause.OPERATOR),
     libvirt.VIR_DOMAIN_PAUSED_MIGRATION: (Observed.PAUSED, Cause.MIGRATION),
     libvirt.VIR_DOMAIN_PAUSED_POSTCOPY: (Observed.PAUSED, Cause.MIGRATION),
-    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: (Observed.PAUSED, Cause.MIGRATION),
+    libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED: (Observed.PAUSED, Cause.HALF_MIGRATED),
     libvirt.VIR_DOMAIN_PAUSED_SAVE: (Observed.PAUSED, Cause.SAVED),
+    libvirt.VIR_DOMAIN_PAUSED_DUMP: (Observed.PAUSED, Cause.SAVED),
+    libvirt.VIR_DOMAIN_PAUSED_SNAPSHOT: (Observed.PAUSED, Cause.SAVED),
     libvirt.VIR_DOMAIN_PAUSED_IOERROR: (Observed.PAUSED, Cause.IO_ERROR),
     libvirt.VIR_DOMAIN_PAUSED_CRASHED: (Observed.CRASHED, Cause.CRASHED),
     # Every guest is held for a moment while it starts and while it goes off; calling that paused would make a

@@ -242,7 +242,17 @@ def restore_memory(guest: SimulatedGuest, now: float) -> SimulatedGuest:
 
 def discard_memory(guest: SimulatedGuest) -> SimulatedGuest:
     """Delete its saved memory, if there is one."""
-    return _off(guest, Cause.SAVED) if guest.observed is Observed.SUSPENDED else guest
+    return _off(guest, Cause.OTHER) if guest.observed is Observed.SUSPENDED else guest
+
+
+def save_to_file(guest: SimulatedGuest) -> SimulatedGuest:
+    """Write its memory to a file that the hypervisor does not keep for it, and switch it off.
+
+    Raises:
+        GuestMissing, DriverError: it is off or crashed.
+    """
+    _check(guest, {Observed.RUNNING, Observed.PAUSED}, "it has no memory to save")
+    return _off(guest, Cause.SAVED)
 
 
 def remove(guest: SimulatedGuest) -> SimulatedGuest:

@@ -144,6 +144,10 @@ class SimulatedHypervisor(Faults):
         """Write a guest's memory to disk and switch it off."""
         self.change(instance_id, guests.save_memory)
 
+    def save_to_file(self, instance_id: str) -> None:
+        """Write a guest's memory to a file of the operator's and switch it off."""
+        self.change(instance_id, lambda guest, _: guests.save_to_file(guest))
+
     def start(self, instance_id: str) -> None:
         """Start a guest that is off, from its saved memory when there is one."""
         self.change(instance_id, guests.start)

@@ -137,6 +137,20 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         says="Remove the guest of a deleted instance that was found on a host.",
     ),
     Action(
+        name="reap",
+        label="adopted",
+        when=frozenset({VmState.DELETED}),
+        becomes=VmState.DELETED,
+        without_host=True,
+        wants=Observed.MISSING,
+        guard=KEEPS_RECORD,
+        policy=SYSTEM,
+        by_verdict=True,
+        steps=(Step.RELEASE,),
+        says="Take the mark off the guest of a deleted instance that was adopted, and leave it as it is: it is its "
+        "owner's.",
+    ),
+    Action(
         name="remove_stray",
         when=frozenset(VmState),
         elsewhere=True,
@@ -157,6 +171,17 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         by_verdict=True,
         steps=(Step.PAUSE,),
         says="Halt a copy of an instance on a host that is not its own, of which nobody knows which is right.",
+    ),
+    Action(
+        name="release_stray",
+        when=frozenset({VmState.DELETED}),
+        elsewhere=True,
+        wants=Observed.MISSING,
+        guard=_ANOTHER_COPY,
+        policy=SYSTEM,
+        by_verdict=True,
+        steps=(Step.RELEASE,),
+        says="The same where its owner has it on another host now.",
     ),
     Action(
         name="restore_rescue",

@@ -16,6 +16,7 @@ from stateward.domain.records import Instance
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.verdicts.resting import (
     DECIDED_ELSEWHERE,
+    GIVEN_BACK,
     GONE,
     KEPT,
     KEPT_OFF,
@@ -50,6 +51,7 @@ VERDICTS: Final[tuple[Verdict, ...]] = (
     *RESCUED,
     *RESIZED,
     *KEPT,
+    *GIVEN_BACK,
     *GONE,
     *DECIDED_ELSEWHERE,
 )
@@ -76,6 +78,7 @@ def judge(
     locked: bool,
     held: bool = False,
     kept_off: bool = False,
+    adopted: bool = False,
     stray: Stray = Stray.RUNNING,
 ) -> Verdict:
     """Return the row for a combination; the table has one for each. ``stray`` counts for ``DUPLICATE`` only."""
@@ -86,6 +89,7 @@ def judge(
         and (row.locked is None or row.locked == locked)
         and (row.held is None or row.held == held)
         and (row.kept_off is None or row.kept_off == kept_off)
+        and (row.adopted is None or row.adopted == adopted)
         and (row.stray is None or row.stray is stray)
     )
 
@@ -101,6 +105,7 @@ def judge_instance(instance: Instance) -> Verdict:
             locked=instance.locked,
             held=instance.held,
             kept_off=instance.kept_off,
+            adopted=instance.adopted_as is not None,
         ),
     )
 

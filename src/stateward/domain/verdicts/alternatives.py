@@ -59,7 +59,7 @@ _RESTORED_BY: Final[dict[tuple[VmState, Observed], tuple[str, ...]]] = {
 }
 
 #: Halted by these, a guest is in the middle of something: it is neither let run nor recorded as paused.
-_PASSING: Final = frozenset({Cause.MIGRATION, Cause.SAVED, Cause.GUEST})
+_PASSING: Final = frozenset({Cause.MIGRATION, Cause.HALF_MIGRATED, Cause.SAVED, Cause.GUEST})
 #: Of these somebody else decides, or they are deleted, or on no host.
 _FIXED: Final = frozenset({VmState.BUILDING, VmState.ERROR, VmState.SOFT_DELETED, *ON_NO_HOST})
 #: Shall be off, or halted: found on, a lock that holds them so goes before every policy (R1).
@@ -125,5 +125,6 @@ def _of_duplicate(expected: VmState) -> Alternatives:
 def _passes(expected: VmState, observed: Observed, cause: Cause) -> bool:
     """Say whether a guest may run elsewhere, or will be something else by itself."""
     return (expected in {A, R} and observed is Observed.PAUSED and cause in _PASSING) or (
-        observed is Observed.SHUTOFF and cause is Cause.MIGRATION
+        observed is Observed.SHUTOFF
+        and (cause is Cause.MIGRATION or (expected in {A, P, R} and cause is Cause.SAVED))
     )

@@ -127,6 +127,20 @@ KEPT: Final[tuple[Verdict, ...]] = tuple(
     )
 )
 
+#: Deleted, and its guest is its owner's again: what they keep of it (a snapshot, a saved memory, a definition) has our
+#: mark from before, and brings it back.
+GIVEN_BACK: Final[tuple[Verdict, ...]] = tuple(
+    restore(
+        VmState.DELETED,
+        observed,
+        "release_stray" if observed is Observed.DUPLICATE else "reap_adopted",
+        "The instance was adopted and is its owner's again, but its guest bears the mark of before; that is taken off, "
+        "and the guest is left as it is.",
+        adopted=True,
+    )
+    for observed in (*_FOUND, Observed.DUPLICATE)
+)
+
 #: On no host: what is found of them is removed.
 GONE: Final[tuple[Verdict, ...]] = tuple(
     verdict

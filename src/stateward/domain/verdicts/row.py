@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -77,6 +77,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     held: bool | None = None
     #: Whether a hold keeps the guest off; None matches both.
     kept_off: bool | None = None
+    #: Whether it was adopted, so that its definition and its disks are its owner's; None matches both.
+    adopted: bool | None = None
     #: Of a copy on another host: which; None matches all.
     stray: Stray | None = None
     kind: Kind
@@ -128,6 +130,34 @@ def moved_away(expected: VmState) -> Verdict:
         "The guest was migrated to another host outside Stateward, and may run there. Migrate it back, then let it "
         "be seen.",
         causes=frozenset({Cause.MIGRATION}),
+    )
+
+
+#: What an operator does to have a guest start anew, where it cannot be rebooted.
+_STARTED_ANEW: Final = {VmState.RESCUED: "unrescue it"}
+
+
+def saved_away(expected: VmState) -> Verdict:
+    """Return the row of a guest whose memory is in somebody's file: were it started, that would not fit its disk."""
+    return alert(
+        expected,
+        Observed.SHUTOFF,
+        "The guest's memory was saved to a file outside Stateward (virsh save). Restore that file (virsh restore), or "
+        f"{_STARTED_ANEW.get(expected, 'reboot it hard')} to go on without that memory; restored after that, it would "
+        "damage its disk.",
+        causes=frozenset({Cause.SAVED}),
+    )
+
+
+def half_migrated(expected: VmState) -> Verdict:
+    """Return the row of a guest whose memory is on two hosts: let run, it would miss the half that is not here."""
+    return alert(
+        expected,
+        Observed.PAUSED,
+        "A migration outside Stateward broke off half-way (post-copy), and a part of the guest's memory is on the "
+        "other host. Resume the migration (virsh migrate --postcopy-resume), or destroy the guest there and "
+        f"{_STARTED_ANEW.get(expected, 'reboot it hard')} to go on without that memory.",
+        causes=frozenset({Cause.HALF_MIGRATED}),
     )
 
 

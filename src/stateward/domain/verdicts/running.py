@@ -11,9 +11,11 @@ from stateward.domain.verdicts.row import (
     agree,
     alert,
     everywhere,
+    half_migrated,
     ignore,
     moved_away,
     restore,
+    saved_away,
 )
 
 A, P, S, T, R = (
@@ -27,12 +29,13 @@ A, P, S, T, R = (
 #: A guest that is halted for these is let alone: what follows is seen, and judged then.
 _HALTED_FOR_A_WHILE: Final = {
     Cause.MIGRATION: "The guest is halted for a migration.",
-    Cause.SAVED: "The guest is halted while its memory is saved outside Stateward; what comes of it is judged then.",
+    Cause.SAVED: "The guest is halted while it is saved or copied outside Stateward; what comes of it is judged then.",
     Cause.GUEST: "The guest has gone to sleep by itself, and wakes by itself.",
 }
 _BY_HOST, _BY_MEMORY = frozenset({Cause.HOST}), frozenset({Cause.OUT_OF_MEMORY})
 _BY_IO = frozenset({Cause.IO_ERROR})
-_HERE: Final = frozenset(Cause) - {Cause.MIGRATION}
+#: With these its memory is somewhere else, and may run on; of no other guest that is off can that be.
+_ELSEWHERE: Final = frozenset({Cause.MIGRATION, Cause.SAVED})
 
 HELD: Final[tuple[Verdict, ...]] = (
     # Nothing brings a held guest back, also not Stateward itself (R6).
@@ -42,8 +45,7 @@ HELD: Final[tuple[Verdict, ...]] = (
             observed,
             becomes,
             f"The guest is held and {what}; nothing brings it back, so that is recorded.",
-            # What was migrated away may run elsewhere.
-            causes=_HERE if observed is Observed.SHUTOFF else None,
+            causes=frozenset(Cause) - _ELSEWHERE if observed is Observed.SHUTOFF else None,
             held=True,
         )
         for observed, becomes, what in (
@@ -57,7 +59,7 @@ HELD: Final[tuple[Verdict, ...]] = (
         Observed.PAUSED,
         P,
         "The guest is held and was paused outside Stateward; nothing lets it run, so that is recorded.",
-        causes=frozenset(Cause) - {Cause.IO_ERROR, *_HALTED_FOR_A_WHILE},
+        causes=frozenset(Cause) - {Cause.IO_ERROR, Cause.HALF_MIGRATED, *_HALTED_FOR_A_WHILE},
         held=True,
     ),
     *(
@@ -83,6 +85,7 @@ ACTIVE: Final[tuple[Verdict, ...]] = (
         ignore(A, Observed.PAUSED, says, causes=frozenset({cause}))
         for cause, says in _HALTED_FOR_A_WHILE.items()
     ),
+    half_migrated(A),
     restore(
         A, Observed.PAUSED, "restore_unpause", "The guest was paused outside Stateward; it is let run on."
     ),
@@ -100,6 +103,7 @@ ACTIVE: Final[tuple[Verdict, ...]] = (
         causes=frozenset({Cause.GUEST}),
     ),
     moved_away(A),
+    saved_away(A),
     restore(
         A,
         Observed.SHUTOFF,
@@ -139,6 +143,7 @@ PAUSED: Final[tuple[Verdict, ...]] = (
         "The paused guest was saved and switched off outside Stateward; it is recorded as suspended.",
     ),
     moved_away(P),
+    saved_away(P),
     adopt(
         P,
         Observed.SHUTOFF,
@@ -171,6 +176,7 @@ RESCUED: Final[tuple[Verdict, ...]] = (
         ignore(R, Observed.PAUSED, says, causes=frozenset({cause}))
         for cause, says in _HALTED_FOR_A_WHILE.items()
     ),
+    half_migrated(R),
     restore(
         R,
         Observed.PAUSED,
@@ -178,6 +184,7 @@ RESCUED: Final[tuple[Verdict, ...]] = (
         "The rescue system was paused outside Stateward; it is started anew.",
     ),
     moved_away(R),
+    saved_away(R),
     *(
         restore(
             R,
