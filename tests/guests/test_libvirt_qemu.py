@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -197,18 +198,34 @@ async def test_a_memory_in_a_file_of_somebody_s_is_not_one_that_was_removed(
 
 @pytest.mark.asyncio
 async def test_a_guest_that_is_dumped_is_halted_for_a_while(
-    rig: Rig, operator: libvirt.virConnect, folder: Path
+    rig: Rig, operator: libvirt.virConnect, place: LibvirtPlace, folder: Path
 ) -> None:
     """It is being written to a file, which nobody may fight."""
     instance_id = await rig.running()
     domain, file = operator.lookupByUUIDString(instance_id), folder / f"dump-{instance_id}"
-    # Whoever opens this to write waits for a reader.
-    os.mkfifo(file)
+    process = process_of(folder, instance_id)
+
+    def halted() -> None:
+        watcher = libvirt.open(place.uri)
+        watched = watcher.lookupByUUIDString(instance_id)
+        ready.set()
+        while watched.state()[0] != libvirt.VIR_DOMAIN_PAUSED and not over.is_set():
+            pass
+        # It takes a moment only, which lasts while QEMU itself stands still.
+        os.kill(process, signal.SIGSTOP)
+        watcher.close()
+
+    ready, over = threading.Event(), threading.Event()
+    seeing = asyncio.create_task(asyncio.to_thread(halted))
+    await asyncio.to_thread(ready.wait)
     dumping = asyncio.create_task(asyncio.to_thread(domain.coreDump, str(file), 0))
-    assert (await rig.until(instance_id, Observed.PAUSED)).cause is Cause.SAVED
-    reading = await asyncio.create_subprocess_exec("cat", str(file), stdout=asyncio.subprocess.DEVNULL)
-    await dumping
-    await reading.wait()
+    dumping.add_done_callback(lambda _: over.set())
+    await seeing
+    try:
+        assert await rig.state(instance_id) == (Observed.PAUSED, Cause.SAVED)
+    finally:
+        os.kill(process, signal.SIGCONT)
+        await dumping
     assert await rig.state(instance_id) == RUNNING
     file.unlink()
 
