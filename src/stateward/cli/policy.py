@@ -120,7 +120,7 @@ def _choice(kind: Iterable[str]) -> click.Choice[str]:
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Ask no server, but follow the policies of this file of settings.",
+    help="Follow the policies of this file of settings, which may be empty, and ask no server.",
 )
 @lazily("table", "json")
 def simulate(
@@ -138,7 +138,11 @@ def simulate(
     policies: tuple[str, ...],
     config: Path | None,
 ) -> bool:
-    """Say what the arbiter would do in a case, and by which rule; nothing is done."""
+    """Say what the arbiter would do in a case, and by which rule; nothing is done.
+
+    The server is asked, which needs credentials as an administrator's. With --config neither is needed; of an empty file
+    (--config /dev/null) it says what the table does without any policy.
+    """
     trial = Trial(
         expected=VmState(expected),
         observed=Observed(observed),
