@@ -71,6 +71,23 @@ async def alerts(database: Database) -> int:
     return await database.read(count)
 
 
+@pytest.mark.parametrize("cause", [Cause.SAVED, Cause.MIGRATION])
+async def test_a_reason_that_the_hypervisor_forgot_still_holds(database: Database, cause: Cause) -> None:
+    """As libvirt does when it restarts: a guest whose memory is elsewhere is not started for that."""
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    off = (instance_id, Observed.SHUTOFF)
+    await arbiter.intake.take(report(5, off, cause=cause))
+    await arbiter.intake.take(report(6, off, cause=Cause.OTHER))
+    assert (await row_of(database, instance_id)).cause is cause
+    await arbiter.reconcile(instance_id)
+    assert await alerts(database) == 1
+    # Until it was on again.
+    await arbiter.intake.take(report(7, (instance_id, Observed.RUNNING)))
+    await arbiter.intake.take(report(8, off, cause=Cause.OTHER))
+    assert (await row_of(database, instance_id)).cause is Cause.OTHER
+
+
 async def test_a_report_is_kept(database: Database) -> None:
     """With its number and its time, by the agent's clock."""
     instance_id = await add(database)

@@ -93,6 +93,14 @@ def test_a_resized_guest_that_was_off_stays_off() -> None:
     assert not explained(found)
 
 
+@pytest.mark.parametrize("cause", ["saved", "migration"])
+@pytest.mark.parametrize("state", ["active", "paused", "rescued", "resized"])
+def test_what_was_off_before_with_its_memory_elsewhere(state: str, cause: str) -> None:
+    """Started, it would run twice, or on a disk that its memory does not fit."""
+    found = instance(vm_state=state, was=VmState.ACTIVE, observed="shutoff", cause=cause)
+    assert not explained(found)
+
+
 @pytest.mark.parametrize("observed", ["running", "paused", "missing", "unknown"])
 def test_what_a_boot_does_not_explain(observed: str) -> None:
     """It is the table's, and its breaker's."""

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from stateward.domain.hosts import Frozen
 from stateward.domain.policies import Policies
 from stateward.domain.records import Observation, Report
-from stateward.domain.states import Cause, Observed
+from stateward.domain.states import Cause, Observed, why
 from stateward.domain.sweeps import Signal
 from stateward.domain.verdicts import Kind
 from stateward.store import hosts, observations
@@ -115,9 +115,7 @@ def weigh(
     strays: list[Observation] = []
     urgent: set[str] = set()
     for row in rows:
-        seen = named.get(row.id) or Observation(
-            instance_id=row.id, observed=Observed.MISSING, cause=Cause.OTHER, seq=report.seq, at=report.at
-        )
+        seen = _seen(row, named.get(row.id), report)
         if row.host != host and seen.observed not in {Observed.MISSING, Observed.UNKNOWN}:
             strays.append(seen)
         # Each host counts by itself.
@@ -141,6 +139,16 @@ def weigh(
             urgent.add(row.id)
     total = len(living) if report.complete or not claims else observations.living(connection, host)
     return Weighed(news, claims, changing, total, frozen, booted, strays, frozenset(urgent))
+
+
+def _seen(row: observations.Seen, seen: Observation | None, report: Report) -> Observation:
+    """Return what a report says of an instance, as of what was known of it before; what it does not name is missing."""
+    if seen is None:
+        return Observation(
+            instance_id=row.id, observed=Observed.MISSING, cause=Cause.OTHER, seq=report.seq, at=report.at
+        )
+    cause = why((row.observed, row.cause), (seen.observed, seen.cause))
+    return seen if cause is seen.cause else msgspec.structs.replace(seen, cause=cause)
 
 
 def still_due(

@@ -140,8 +140,8 @@ def simulate(
 ) -> bool:
     """Say what the arbiter would do in a case, and by which rule; nothing is done.
 
-    The server is asked, which needs credentials as an administrator's. With --config neither is needed; of an empty file
-    (--config /dev/null) it says what the table does without any policy.
+    The server is asked, which needs credentials of an administrator's. With --config neither is needed; of an empty
+    file (--config /dev/null) it says what the table does without any policy.
     """
     trial = Trial(
         expected=VmState(expected),

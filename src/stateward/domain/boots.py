@@ -16,7 +16,7 @@ import msgspec
 from stateward.domain.actions import AFTER_BOOT
 from stateward.domain.locks import OperationClass
 from stateward.domain.records import Instance
-from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.states import MEMORY_ELSEWHERE, Cause, Observed, VmState
 from stateward.domain.verdicts import Kind, Verdict
 
 #: The instance's metadata, the image's property or the flavor's extra spec with a whole number: higher ones are
@@ -120,6 +120,9 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 def explained(instance: Instance) -> bool:
     """Say whether it is what a boot of its host makes of a guest that ran, or was halted."""
     if instance.vm_state is VmState.RESIZED and instance.was is not VmState.ACTIVE:
+        return False
+    if instance.observed is Observed.SHUTOFF and instance.cause in MEMORY_ELSEWHERE:
+        # It was off before.
         return False
     return instance.observed in _EXPLAINED.get(instance.vm_state, frozenset())
 

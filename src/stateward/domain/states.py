@@ -104,6 +104,10 @@ class Cause(enum.StrEnum):
     OTHER = "other"
 
 
+#: Off by these, the guest's memory is somewhere else, and may run on; started here it would run twice, or on a disk
+#: that its memory does not fit.
+MEMORY_ELSEWHERE: Final[frozenset[Cause]] = frozenset({Cause.MIGRATION, Cause.SAVED})
+
 #: The vm states of what was deleted, whether it can be restored or not; lists leave them out, as in Nova 34.
 ENDED: Final[frozenset[VmState]] = frozenset({VmState.SOFT_DELETED, VmState.DELETED})
 
@@ -188,6 +192,15 @@ def states_of_status(word: str) -> tuple[frozenset[VmState], frozenset[TaskState
         return frozenset(pair[0] for pair in in_task), frozenset(pair[1] for pair in in_task)
     found = frozenset(state for state, name in _STATUS.items() if name == word)
     return (found, frozenset()) if found else None
+
+
+def why(before: tuple[Observed, Cause], now: tuple[Observed, Cause]) -> Cause:
+    """Return why a guest is as it is now, having been seen before: a hypervisor that restarts forgets reasons.
+
+    One that is still off, and of which it does not know any more that its memory is elsewhere, is off by that still.
+    """
+    off = before[0] is now[0] is Observed.SHUTOFF
+    return before[1] if off and now[1] is Cause.OTHER and before[1] in MEMORY_ELSEWHERE else now[1]
 
 
 def deviation(expected: VmState, observed: Observed, cause: Cause) -> str:

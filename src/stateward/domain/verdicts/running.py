@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.states import MEMORY_ELSEWHERE, Cause, Observed, VmState
 from stateward.domain.verdicts.row import (
     Verdict,
     adopt,
@@ -34,8 +34,6 @@ _HALTED_FOR_A_WHILE: Final = {
 }
 _BY_HOST, _BY_MEMORY = frozenset({Cause.HOST}), frozenset({Cause.OUT_OF_MEMORY})
 _BY_IO = frozenset({Cause.IO_ERROR})
-#: With these its memory is somewhere else, and may run on; of no other guest that is off can that be.
-_ELSEWHERE: Final = frozenset({Cause.MIGRATION, Cause.SAVED})
 
 HELD: Final[tuple[Verdict, ...]] = (
     # Nothing brings a held guest back, also not Stateward itself (R6).
@@ -45,7 +43,7 @@ HELD: Final[tuple[Verdict, ...]] = (
             observed,
             becomes,
             f"The guest is held and {what}; nothing brings it back, so that is recorded.",
-            causes=frozenset(Cause) - _ELSEWHERE if observed is Observed.SHUTOFF else None,
+            causes=frozenset(Cause) - MEMORY_ELSEWHERE if observed is Observed.SHUTOFF else None,
             held=True,
         )
         for observed, becomes, what in (
