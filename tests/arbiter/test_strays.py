@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from stateward.agent.agent import Agent
 from stateward.agent.driver import DriverError
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
+from stateward.agent.simulated.guests import Origin
 from stateward.bus.memory import Disorder
 from stateward.bus.port import operations_subject
 from stateward.domain.actions import BY_KEY
@@ -28,7 +29,7 @@ from stateward.operations.dispatch import repost
 from stateward.operations.preparing import Wanted
 from stateward.store import hosts, operations, strays
 from stateward.store.engine import Database
-from stateward.store.tables import OUTBOX
+from stateward.store.tables import INSTANCES, OUTBOX
 from tests.agent.simulated_bench import spec_of
 from tests.rows import NOW, actor, instance
 from tests.stack import Stack
@@ -112,6 +113,26 @@ async def two(inline_database: Database, swift_folder: Path) -> AsyncIterator[Tw
 @pytest.mark.looptime
 class TestOnTwoHosts:
     """From a copy that appears to what becomes of both guests."""
+
+    async def test_what_was_given_back_is_its_owner_s_on_any_host(self, two: TwoHosts) -> None:
+        """It runs on there without the mark: adopted, given back, and defined anew from what its owner had kept."""
+        instance_id = await two.stack.create()
+        await two.stack.do("delete", instance_id)
+        theirs = sa.update(INSTANCES).where(INSTANCES.c.id == instance_id).values(adopted_as="theirs")
+        await two.stack.database.write(lambda connection: connection.execute(theirs))
+        await two.copy(instance_id, fence=None, runs=True)
+        run = two.hypervisor.guest(instance_id).run
+        two.hypervisor.change(
+            instance_id, lambda found, _now: msgspec.structs.replace(found, origin=Origin(adopted=True))
+        )
+        await asyncio.sleep(15)
+        left = two.hypervisor.guest(instance_id)
+        assert (left.observed, left.run, left.origin) == (Observed.RUNNING, run, Origin(adopted=False))
+        assert await two.stack.history(instance_id) == [
+            "create succeeded",
+            "delete succeeded",
+            "release_stray succeeded",
+        ]
 
     async def test_an_older_copy_is_removed(self, two: TwoHosts) -> None:
         """As on a host that was down while the instance went elsewhere; its own guest is not touched."""
