@@ -14,7 +14,7 @@ from tools.markdown import code, table
 _SAYS: Final = {
     Kind.AGREE: "The guest is as recorded.",
     Kind.IGNORE: "Nothing is done, and nobody is told.",
-    Kind.ADOPT: "The record follows the guest.",
+    Kind.ADOPT: "The record follows the guest; *told*: the operator is told as well.",
     Kind.RESTORE: "The guest is brought back to the record, by the [action](actions.md) named.",
     Kind.ALERT: "The operator is told; nothing is changed.",
     Kind.QUARANTINE: (
@@ -92,7 +92,7 @@ def _row(row: Verdict) -> tuple[str, ...]:
         _yes(row.locked),
         held,
         "" if row.stray is None else str(row.stray),
-        f"{row.kind}{then}",
+        f"{row.kind}{then}{', told' if row.alerts else ''}",
         row.says,
         ", ".join(_possible(row)),
     )

@@ -113,6 +113,8 @@ def test_keys_are_what_is_stored() -> None:
         "resize_away_stopped",
         "resize_stopped",
         "restore",
+        "restore_held",
+        "restore_held_saved",
         "restore_off",
         "restore_offloaded",
         "restore_pause",

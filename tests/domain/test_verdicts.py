@@ -104,7 +104,10 @@ def as_recorded(state: VmState) -> set[Observed]:
 
 
 def test_a_restore_is_admitted_and_ends_in_agreement() -> None:
-    """Its action is the arbiter's own, is admitted in the expected state, keeps it, and makes the guest so."""
+    """Its action is the arbiter's own, is admitted in the expected state, keeps it, and makes the guest so.
+
+    Only what a hold failed to do ends in the state that the hold would have ended in.
+    """
     for row in VERDICTS:
         if row.action is None:
             continue
@@ -115,15 +118,19 @@ def test_a_restore_is_admitted_and_ends_in_agreement() -> None:
             continue
         assert action.policy.role is Role.SYSTEM
         assert row.expected in action.when
-        assert action.becomes in {None, row.expected}
+        ends = T if action.name == "restore_held" else row.expected
+        assert action.becomes in {None, ends}
         assert action.steps
         # A resized instance may be on or off, and one in error anything; a hold that keeps it off decides.
-        assert {action.wants} == as_recorded(row.expected) or row.kept_off
+        assert {action.wants} == as_recorded(ends) or row.kept_off
 
 
 def test_every_restoring_action_is_in_the_table() -> None:
     """An action of the arbiter's that neither a verdict nor a policy can name would never be used."""
     named = {row.action for row in VERDICTS if row.action is not None}
+    # By which of its rows is chosen as it is carried out.
+    assert "restore_held" in named
+    named.add("restore_held_saved")
     by_policy = {
         action
         for cell in itertools.product(VmState, Observed, Cause)
@@ -299,6 +306,30 @@ def test_what_is_kept_off_is_switched_off_again(expected: VmState) -> None:
     for observed, cause in itertools.product((Observed.RUNNING, Observed.PAUSED), Cause):
         row = judged(expected, observed, cause, KEPT_OFF, Stray.RUNNING)
         assert (row.kind, row.action) == (Kind.RESTORE, "restore_off")
+
+
+@pytest.mark.parametrize("expected", [A, P, VmState.RESCUED])
+def test_what_a_hold_failed_to_have_off_goes_off(expected: VmState) -> None:
+    """Whatever its record says; what is just being saved or migrated is judged a moment later (R6)."""
+    for observed, cause in itertools.product((Observed.RUNNING, Observed.PAUSED), Cause):
+        row = judged(expected, observed, cause, KEPT_OFF, Stray.RUNNING)
+        if observed is Observed.PAUSED and cause in {Cause.SAVED, Cause.MIGRATION}:
+            assert row.action is None
+        else:
+            assert (row.kind, row.action) == (Kind.RESTORE, "restore_held")
+        # A hold that leaves it as it is does not switch it off.
+        assert judged(expected, observed, cause, HELD, Stray.RUNNING).action not in {
+            "restore_held",
+            "restore_off",
+        }
+
+
+@pytest.mark.parametrize("observed", [Observed.SHUTOFF, Observed.CRASHED])
+def test_a_saved_memory_that_is_gone_under_a_hold_is_told(observed: Observed) -> None:
+    """It is evidence (R6); without a hold it is the owner's, and nobody is told."""
+    for locks, alerts in ((FREE, False), (LOCKED, False), (HELD, True), (KEPT_OFF, True)):
+        row = judged(S, observed, Cause.OTHER, locks, Stray.RUNNING)
+        assert (row.kind, row.becomes, row.alerts) == (Kind.ADOPT, T, alerts)
 
 
 def test_an_instance_is_judged_by_its_own_holds() -> None:

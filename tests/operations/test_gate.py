@@ -137,6 +137,8 @@ GUARDS: Final[dict[str, str]] = {
     "restore_unpause": "",
     "restore_pause": "",
     "restore_stop": "",
+    "restore_held": "",
+    "restore_held_saved": "",
     "restore_off": "",
     "restore_suspend": "",
     "reap": "",

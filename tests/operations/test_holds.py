@@ -9,6 +9,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 
+from stateward.arbiter.reconcile import Arbiter
 from stateward.domain.actions import BY_KEY, WAYS, Action, key
 from stateward.domain.bodies import Hold
 from stateward.domain.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, Refused
@@ -16,6 +17,7 @@ from stateward.domain.locks import ALL_CLASSES, ActorKind, Lock, LockKind
 from stateward.domain.records import Instance, OperationState, Outcome, Result
 from stateward.domain.shutdown import AtDeadline
 from stateward.domain.states import TaskState, VmState
+from stateward.domain.verdicts import Kind
 from stateward.operations import finishing, gate, stacking
 from stateward.operations.admission import Admitted
 from stateward.operations.locking import Locking
@@ -239,6 +241,49 @@ async def test_the_glass_is_broken_for_one_operation(desk: Desk) -> None:
     events = [(event, action) for event, action, _detail in await desk.audit()]
     assert ("override_asked", None) in events
     assert events.index(("override_used", "start")) + 1 == events.index(("admitted", "start"))
+
+
+async def test_what_the_glass_was_broken_for_runs(desk: Desk) -> None:
+    """The hold holds on, but does not keep off what was let run by its override; the arbiter leaves it (R6)."""
+    instance_id, lock = await held_and_stopped(desk)
+    await ask(desk, instance_id, lock.id, uses=2)
+    await desk.admission.admit((BY_KEY["rebuild_stopped"],), instance_id, ADMIN)
+    assert (await desk.row(instance_id)).kept_off
+    await desk.change(instance_id, {"task_state": None})
+    await finish(desk, await desk.admission.admit(BY_KEY["start"], instance_id, ADMIN))
+    await desk.change(instance_id, {"observed": "running"})
+    row = await desk.row(instance_id)
+    assert (row.vm_state, row.held, row.kept_off) == (VmState.ACTIVE, True, False)
+    assert [each.off for each in await stack(desk, instance_id)] == [False]
+    verdict = await Arbiter(desk.admission).reconcile(instance_id)
+    assert verdict is not None
+    assert verdict.kind is Kind.AGREE
+    # Until somebody places another one.
+    again = await hold(desk, instance_id, shutdown="forced")
+    assert again.instance.kept_off
+
+
+@pytest.mark.parametrize(
+    ("ways", "action"),
+    [
+        (("clean",), "restore_held"),
+        (("forced", "none"), "restore_held"),
+        (("suspend",), "restore_held_saved"),
+        (("forced", "suspend", "none"), "restore_held_saved"),
+        (("suspend", "forced"), "restore_held"),
+    ],
+)
+@pytest.mark.parametrize("state", ["active", "paused"])
+async def test_what_a_hold_could_not_do_is_done_as_the_newest_wanted(
+    desk: Desk, ways: tuple[str, ...], action: str, state: str
+) -> None:
+    """The power alone is never taken of a guest whose memory shall be kept (R6)."""
+    instance_id = await desk.add(vm_state=state, observed="running" if state == "active" else "paused")
+    for way in ways:
+        await finish(desk, await hold(desk, instance_id, shutdown=way), Outcome.FAILED)
+    await Arbiter(desk.admission).reconcile(instance_id)
+    newest = max(await desk.operations(instance_id), key=lambda each: each.fence)
+    assert (newest.action, newest.actor_kind) == (action, ActorKind.SYSTEM)
 
 
 async def test_an_operation_that_is_refused_uses_nothing_up(desk: Desk) -> None:

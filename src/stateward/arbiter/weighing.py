@@ -24,7 +24,7 @@ _NOTHING = frozenset({Kind.AGREE, Kind.IGNORE})
 _TOLD = _NOTHING | {Kind.ALERT}
 
 #: What has a guest off again; of one that is off, as it may be after all, it takes nothing.
-_OFF_AGAIN = frozenset({"restore_off", "restore_suspend"})
+_OFF_AGAIN = frozenset({"restore_held", "restore_off", "restore_suspend"})
 
 
 class Known:

@@ -15,12 +15,14 @@ import sqlalchemy as sa
 import structlog
 
 from stateward.domain import admit
-from stateward.domain.actions import BY_KEY, restores
+from stateward.domain.actions import BY_KEY, ENDS_OFF, Action, key, restores
 from stateward.domain.admit import Condition, Test
 from stateward.domain.errors import Refusal, Refused
+from stateward.domain.locks import OperationClass
 from stateward.domain.policies import CrashLoop, Policies
 from stateward.domain.records import Fault, Instance, Operation, OperationState
-from stateward.domain.states import VmState
+from stateward.domain.states import Observed, VmState
+from stateward.domain.steps import Step
 from stateward.domain.verdicts import Verdict
 from stateward.operations.admission import Admission, operation_for
 from stateward.operations.immediate import system_actor
@@ -54,7 +56,7 @@ class Writing:
             # As of when its agent saw it, not of when that was judged: people pay by it (R16).
             "state_since": instance.observed_at,
         }
-        await self._write(instance, verdict, changes)
+        await self._write(instance, verdict, changes, alerts=verdict.alerts)
 
     async def quarantine(self, instance: Instance, verdict: Verdict) -> None:
         """Leave the instance to a person, in ERROR, and its guest exactly as it is."""
@@ -66,21 +68,31 @@ class Writing:
         await self._write(instance, verdict, {"vm_state": VmState.ERROR.value, "fault": fault}, alerts=True)
 
     async def restore(self, instance: Instance, verdict: Verdict) -> None:
-        """Bring the guest back to the record; one that will not stay is left alone, in ERROR."""
-        action = BY_KEY[verdict.action or ""]
+        """Bring the guest back to the record; one that will not stay is left alone, in ERROR, if it may run at all."""
         actor = system_actor(f"req-{uuid.uuid4()}")
         loop = self._policies.crash_loop_of(instance)
+        failed = f" The last attempt failed: {instance.fault.message}" if instance.fault is not None else ""
+        last_seen = f"Last seen: {verdict.says}{failed}"
+        too_often = (
+            f"The guest had to be brought back {loop.restores} times within {loop.seconds:.0f} seconds"
+        )
 
         def work(connection: sa.Connection) -> float | None:
             now = self._admission.clock.now()
+            action = _chosen(connection, instance, verdict)
             if action.pending is None and operations.unfinished(connection, instance.id):
                 # No task state keeps a second reap from being admitted beside the first.
                 raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance.id)
             tries = operations.since(connection, instance.id, restores(), loop.seconds, now)
-            # Who starts a held guest again and again does not get it that way.
-            if action.pending is not None and not instance.held and len(tries) >= loop.restores:
+            # Who starts a locked guest again and again does not get it that way.
+            kept = _kept(instance, action)
+            if (
+                action.pending is not None
+                and not (kept or _never_left(action))
+                and len(tries) >= loop.restores
+            ):
                 return None
-            pause = _pause(tries, loop, now, held=instance.held)
+            pause = _pause(tries, loop, now, kept=kept)
             if pause > 0:
                 return pause
             self._admission.admit_in(
@@ -92,9 +104,23 @@ class Writing:
                 event="verdict",
                 actor=actor,
                 instance_id=instance.id,
-                action=verdict.action,
+                action=key(action),
                 detail=_detail(instance, verdict),
             )
+            if action.pending is not None and len(tries) == loop.restores:
+                operations.record(
+                    connection,
+                    at=now,
+                    event="alert",
+                    actor=actor,
+                    instance_id=instance.id,
+                    action=key(action),
+                    detail=_detail(instance, verdict)
+                    | {
+                        "says": f"{too_often}, and is again: it must not run. Find out who starts it, or why that "
+                        f"fails. {last_seen}"
+                    },
+                )
             return 0.0
 
         try:
@@ -109,12 +135,10 @@ class Writing:
             else:
                 self._admission.wake()
             return
-        last = f" The last attempt failed: {instance.fault.message}" if instance.fault is not None else ""
         fault = Fault(
             code=500,
-            message=f"The guest had to be brought back {loop.restores} times within "
-            f"{loop.seconds:.0f} seconds and is left alone. Find out why it goes off, then stop and "
-            f"start it or reboot it hard. Last seen: {verdict.says}{last}",
+            message=f"{too_often} and is left alone. Find out why it goes off, then stop and start it or reboot "
+            f"it hard. {last_seen}",
             created=self._admission.clock.now(),
         )
         await self._write(instance, verdict, {"vm_state": VmState.ERROR.value, "fault": fault}, alerts=True)
@@ -194,7 +218,8 @@ def write_in(
         detail=detail | operations.moved(instance, updated),
     )
     if alerts:
-        told = "" if updated.fault is None else updated.fault.message
+        fault = changes.get("fault")
+        told = verdict.says if fault is None else fault.message
         operations.record(
             connection,
             at=now,
@@ -212,12 +237,36 @@ def judged(connection: sa.Connection, instance: Instance) -> bool:
     return hosts.frozen(connection, instance.host) is None and boots.awaited(connection, instance) is None
 
 
-def _pause(tries: list[Operation], loop: CrashLoop, now: float, *, held: bool) -> float:
+def _chosen(connection: sa.Connection, instance: Instance, verdict: Verdict) -> Action:
+    """Return the row of a restore: of what its hold failed to have off, the one that does it as the newest hold wanted.
+
+    A memory that shall be kept is evidence: the power alone is never taken of such a guest.
+    """
+    action, saving = BY_KEY[verdict.action or ""], BY_KEY["restore_held_saved"]
+    if action.name != saving.name or instance.vm_state not in saving.when:
+        return action
+    hold = operations.newest(connection, instance.id, ENDS_OFF)
+    return saving if hold is not None and ENDS_OFF[hold.action] else action
+
+
+def _kept(instance: Instance, action: Action) -> bool:
+    """Whether a restore keeps a guest off, or halted, that a lock lets nobody start (R1, R6, R7)."""
+    blocks = instance.owner_blocks | instance.admin_blocks | instance.hold_blocks
+    return bool(blocks & OperationClass.START) and not action.lets_run
+
+
+def _never_left(action: Action) -> bool:
+    """Whether a restore takes the power of what must be off: in ERROR its guest would run on, and its data be lost."""
+    off = action.wants in {Observed.SHUTOFF, Observed.MISSING}
+    return off and not action.lets_run and Step.SHUT_DOWN not in action.steps
+
+
+def _pause(tries: list[Operation], loop: CrashLoop, now: float, *, kept: bool) -> float:
     """Return the seconds to wait before a guest is brought back again: longer after each time, however that ended.
 
-    Under a hold only what failed is waited for: who starts a held guest again and again has it run no longer (R6).
+    Where a lock keeps it off only what failed is waited for: who starts it again and again has it run no longer.
     """
-    if held:
+    if kept:
         tries = list(itertools.takewhile(lambda each: each.state is OperationState.FAILED, tries))
     # What lies ahead was written by a clock that was set back since: it must not make the pause an hour.
     ended = [at for each in tries if (at := each.finished_at or each.started_at) <= now]

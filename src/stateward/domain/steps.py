@@ -48,6 +48,9 @@ class Step(enum.StrEnum):
 #: these may come before a guest is asked to shut down.
 LOOKS: Final = frozenset({Step.CHECK_IMAGE, Step.CHECK_RESCUE_IMAGE})
 
+#: What has a guest run that did not.
+LETS_RUN: Final = frozenset({Step.POWER_ON, Step.UNPAUSE, Step.RESTORE_MEMORY})
+
 #: What writes or reads a disk, or a definition, that is the instance's own: of an adopted guest they are its owner's.
 NEEDS_OWN: Final = frozenset(
     {

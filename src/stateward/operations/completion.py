@@ -8,6 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from stateward.bus.port import RESULTS, Bus
+from stateward.domain.actions import BY_KEY
 from stateward.domain.records import OperationState, Outcome, Result
 from stateward.operations import finishing
 from stateward.operations.admission import Admission
@@ -97,5 +98,21 @@ class Completion:
             detail={"outcome": result.outcome.value, "message": message, "shutdown": result.shutdown}
             | operations.moved(instance, changed),
         )
+        if settled_result.outcome is Outcome.FAILED and BY_KEY[operation.action].name == "hold":
+            operations.record(
+                connection,
+                at=now,
+                event="alert",
+                actor=operation.actor,
+                instance_id=instance.id,
+                operation_id=operation.id,
+                action=operation.action,
+                detail={
+                    "expected": instance.vm_state.value,
+                    "observed": instance.observed.value,
+                    "says": f"The hold is placed, but what it had to do failed: {settled_result.message or ''} "
+                    "What a hold keeps off is switched off as soon as that can be done; see that it is.",
+                },
+            )
         followed = changed is not None and self._admission.follow_in(connection, operation, changed, result)
         return _Applied(images=gone, followed=followed)

@@ -16,7 +16,7 @@ from stateward.domain.errors import Refusal, Refused
 from stateward.domain.locks import ActorKind, explained
 from stateward.domain.records import Actor, Instance
 from stateward.operations import stacking
-from stateward.store import audit, boots, hosts, instances, operations, overrides
+from stateward.store import audit, boots, hosts, instances, locks, operations, overrides
 
 
 def first_that_fits(
@@ -110,7 +110,12 @@ def admitted_row(
             action=key(action),
             detail={"overrides": passed, "locks": [lock.id for lock in binding]},
         )
-        return guarded(connection, action, instance_id, unlocked, changes, bump_fence=bump_fence)
+        instance = guarded(connection, action, instance_id, unlocked, changes, bump_fence=bump_fence)
+        if not (action.lets_run and instance.kept_off):
+            return instance
+        # Else the arbiter would switch off at once what the glass was broken for.
+        locks.let_on(connection, [lock.id for lock in binding])
+        return stacking.restack(connection, instance)
 
 
 def guarded(

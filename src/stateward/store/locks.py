@@ -124,6 +124,11 @@ def release(connection: sa.Connection, lock_id: str) -> bool:
     return connection.execute(_DELETE, {"b_id": lock_id}).rowcount == 1
 
 
+def let_on(connection: sa.Connection, lock_ids: Iterable[str]) -> None:
+    """Have locks not keep their guests off any more; they hold on otherwise."""
+    connection.execute(sa.update(LOCKS).where(_COLUMNS.id.in_(list(lock_ids))).values(off=False))
+
+
 def release_expired(connection: sa.Connection, lock_id: str, now: float) -> bool:
     """Take a lock away whose time is up; False when it is gone, or its time is not up by what is written now."""
     statement = sa.delete(LOCKS).where(_COLUMNS.id == lock_id, _COLUMNS.expires_at <= now)

@@ -257,6 +257,17 @@ def since(
     return [operation_of(row) for row in rows]
 
 
+def newest(connection: sa.Connection, instance_id: str, actions: Iterable[str]) -> Operation | None:
+    """Return an instance's operation of some actions that was admitted last; None when there was none."""
+    row = connection.execute(
+        sa.select(OPERATIONS)
+        .where(_COLUMNS.instance_id == instance_id, _COLUMNS.action.in_(sorted(actions)))
+        .order_by(_COLUMNS.fence.desc())
+        .limit(1)
+    ).one_or_none()
+    return None if row is None else operation_of(row)
+
+
 def record(
     connection: sa.Connection,
     *,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from stateward.domain.actions.adoption import ADOPT, ADOPTION
-from stateward.domain.actions.holds import HOLDS, WAYS
+from stateward.domain.actions.holds import ENDS_OFF, HOLDS, WAYS
 from stateward.domain.actions.life import CREATE, LIFE
 from stateward.domain.actions.moves import MOVES
 from stateward.domain.actions.notes import NOTES
@@ -28,6 +28,7 @@ __all__ = [
     "AFTER_BOOT",
     "BY_KEY",
     "CREATE",
+    "ENDS_OFF",
     "WAYS",
     "Action",
     "Exempt",

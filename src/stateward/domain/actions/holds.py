@@ -104,6 +104,11 @@ HOLDS: Final[tuple[Action, ...]] = (
     ),
 )
 
+#: The keys of those that have the guest off, with whether they keep its memory.
+ENDS_OFF: Final[dict[str, bool]] = {
+    f"{row.name}_{row.label}": row.wants is Observed.SUSPENDED for row in HOLDS if row.wants is not None
+}
+
 _LABELS: Final = {row.label: row for row in HOLDS}
 _ANY_WAY: Final = ("building", "suspended", "offloaded")
 #: The rows of each way to go off, the first that fits the instance's state counts: what has no memory of its own to

@@ -9,7 +9,7 @@ import msgspec
 
 from stateward.domain.locks import OperationClass
 from stateward.domain.states import Observed, TaskState, VmState
-from stateward.domain.steps import NEEDS_OWN, Step
+from stateward.domain.steps import LETS_RUN, NEEDS_OWN, Step
 
 START, STOP, DELETE, CHANGE = OperationClass
 
@@ -121,6 +121,11 @@ class Action(msgspec.Struct, frozen=True, kw_only=True):
     def is_operation(self) -> bool:
         """Whether an agent works on it; the rest is done when it is admitted."""
         return bool(self.steps)
+
+    @property
+    def lets_run(self) -> bool:
+        """Whether a guest runs by it that may have been off, or halted."""
+        return not LETS_RUN.isdisjoint(self.steps)
 
     @property
     def needs_own(self) -> bool:

@@ -48,6 +48,18 @@ SUSPENDED: Final[tuple[Verdict, ...]] = (
         "The guest was resumed outside Stateward and is halted; its memory is saved again.",
     ),
     moved_away(S),
+    *(
+        adopt(
+            S,
+            observed,
+            T,
+            "The guest is held, and the memory that was saved of it is gone; it is recorded as stopped. Find out who "
+            "took it.",
+            held=True,
+            alerts=True,
+        )
+        for observed in (Observed.SHUTOFF, Observed.CRASHED)
+    ),
     adopt(S, Observed.SHUTOFF, T, "The saved memory is gone; the instance is recorded as stopped."),
     adopt(
         S,

@@ -86,6 +86,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     action: str | None = None
     #: For ADOPT: the vm state the record takes; for QUARANTINE ERROR, or None where the record has no guest.
     becomes: VmState | None = None
+    #: Of ADOPT: whether the operator is told as well.
+    alerts: bool = False
     #: For people, told with the verdict.
     says: str
     #: The rule that changed it; None: it is the table's own.

@@ -35,7 +35,31 @@ _HALTED_FOR_A_WHILE: Final = {
 _BY_HOST, _BY_MEMORY = frozenset({Cause.HOST}), frozenset({Cause.OUT_OF_MEMORY})
 _BY_IO = frozenset({Cause.IO_ERROR})
 
+#: Halted by these, it is off, or gone on, in a moment; its power taken meanwhile, what is written would be lost.
+_IN_BETWEEN: Final = frozenset({Cause.MIGRATION, Cause.SAVED})
+
 HELD: Final[tuple[Verdict, ...]] = (
+    # Whose hold failed to have it off: no other way leads here, since who breaks the glass to let a guest run has the
+    # hold not keep it off any more (R6).
+    *(
+        restore(
+            expected,
+            observed,
+            "restore_held",
+            "The guest is held off and is still on; what its hold failed to do is done.",
+            causes=None if observed is Observed.RUNNING else frozenset(Cause) - _IN_BETWEEN,
+            kept_off=True,
+        )
+        for expected in (A, P, R)
+        for observed in (Observed.RUNNING, Observed.PAUSED)
+    ),
+    restore(
+        R,
+        Observed.CRASHED,
+        "restore_held",
+        "The guest is held off, and its rescue system has crashed; what is left of it is switched off.",
+        kept_off=True,
+    ),
     # Nothing brings a held guest back, also not Stateward itself (R6).
     *(
         adopt(
