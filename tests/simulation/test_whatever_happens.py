@@ -1,7 +1,8 @@
 """Whatever happens: random scripts of outside events, requests, kills and faults of messages, and what must hold.
 
-After quiet, every record is as its hypervisor has it, and nothing is in flight. At no time has an instance power on two
-hosts, and no call of a hypervisor goes against a lock. What fails is printed as a script for ``stateward simulate``.
+After quiet, every record is as its hypervisor has it, nothing is in flight, and nothing has power that a hold keeps
+off, or that was off when it was locked against starting. At no time has an instance power on two hosts, and no call
+of a hypervisor goes against a lock. What fails is printed as a script for ``stateward simulate``.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from stateward.agent.simulated import SimulatedHypervisor
 from stateward.agent.simulated.guests import powered
 from stateward.domain.actions import BY_KEY, Exempt
-from stateward.domain.locks import ActorKind, LockKind
+from stateward.domain.locks import ActorKind, LockKind, OperationClass
 from stateward.domain.records import Instance
-from stateward.domain.states import Observed
+from stateward.domain.states import Observed, VmState
 from stateward.domain.verdicts import Kind
 from stateward.simulation.engine import play
 from stateward.simulation.script import parse
@@ -58,6 +60,7 @@ TAIL: Final = (
             ("agent of", "starts"),
         )
     ),
+    *(f"operator ends the maintenance of {host}" for host in ("h1", "h2")),
 )
 #: Seconds from the mending to the end: more than a guest's time, a relist, and every back-off.
 REST: Final = 200
@@ -77,6 +80,7 @@ def phrases() -> st.SearchStrategy[str]:
             *("guest {} crashes", "guest {} crashes and stays there", "guest {} powers itself off"),
             *("guest {} halts on a full disk", "guest {} falls asleep", "virsh destroy {}", "virsh start {}"),
             *("virsh suspend {}", "virsh resume {}", "virsh managedsave {}", "virsh shutdown {}"),
+            "virsh undefine {}",
         ]
     )
     customer = st.sampled_from(
@@ -114,6 +118,13 @@ def phrases() -> st.SearchStrategy[str]:
         st.tuples(operator, WHICH).map(lambda pair: f"operator {pair[0].format(pair[1])}"),
         of("customer deletes {which}", which=st.sampled_from(["a", "d"])),
         of("libvirtd of {host} {what}", host=HOST, what=st.sampled_from(["stops", "starts"])),
+        of(
+            "libvirtd of {host} lists {what} of its guests",
+            host=HOST,
+            what=st.sampled_from(["half", "none", "all"]),
+        ),
+        of("operator maintains {host} for {time}", host=HOST, time=st.sampled_from(["10s", "10m"])),
+        of("operator ends the maintenance of {host}", host=HOST),
         of("libvirtd of {host} takes {time} for each call", host=HOST, time=st.sampled_from(["10ms", "1s"])),
         of(
             "libvirtd of {host} fails its next {call}: as the dice say",
@@ -164,11 +175,43 @@ class Watch:
 
     def __init__(self) -> None:
         self.wrong: list[str] = []
+        #: By lock and instance: the instance's fence when it was locked against starting and was off, by its record
+        #: and in truth. Of what is in error a person decides.
+        self._locked_off: dict[tuple[str, str], int] = {}
+        self._locks: set[str] = set()
 
     async def begin(self, world: World) -> None:
         """Watch from now on."""
         for host in world.hosts.values():
             self._watch(world, host.name, host.hypervisor)
+        write = world.database.write
+
+        async def noted(work: Any) -> Any:
+            result = await write(work)
+            await self._note(world)
+            return result
+
+        setattr(world.database, "write", noted)  # noqa: B010 (as below)
+
+    async def _note(self, world: World) -> None:
+        """Note which locks have come, and what was off then."""
+        ids = list(world.log.names)
+
+        def look(connection: sa.Connection) -> list[tuple[str, Instance]]:
+            new = [
+                (lock.id, each)
+                for each, stack in locks.of_several(connection, ids).items()
+                for lock in stack
+                if lock.id not in self._locks and lock.blocks & OperationClass.START
+            ]
+            rows = [(lock_id, instances.get(connection, each)) for lock_id, each in new]
+            return [(lock_id, row) for lock_id, row in rows if row is not None]
+
+        for lock_id, row in await world.database.look(look):
+            self._locks.add(lock_id)
+            off = row.vm_state in {VmState.STOPPED, VmState.SUSPENDED} and row.task_state is None
+            if off and not _on(world, row.id):
+                self._locked_off[lock_id, row.id] = row.fence
 
     def _watch(self, world: World, name: str, hypervisor: SimulatedHypervisor) -> None:
         witness, call = hypervisor.witness, hypervisor.call
@@ -228,9 +271,29 @@ class Watch:
                 self.wrong.append(f"{name} is still {row.task_state}")
             if row.observed is not really:
                 self.wrong.append(f"{name} was seen {row.observed} and is {really}")
+            await self._compare_with_locks(world, row)
             verdict = world.plane.policies.judge(row)
             if verdict.kind in {Kind.ADOPT, Kind.RESTORE}:
                 self.wrong.append(f"{name} is {row.vm_state}, and its guest {really}: {verdict.says}")
+
+    async def _compare_with_locks(self, world: World, row: Instance) -> None:
+        """Tell what has power against a lock, whatever the arbiter thinks of it."""
+        on = _on(world, row.id)
+        if row.kept_off and on:
+            self.wrong.append(f"{row.name} is held off and has power on {on}")
+        stack = await world.database.look(lambda connection: locks.of_several(connection, [row.id]))
+        done = await world.database.look(lambda connection: operations.of_instance(connection, row.id))
+        for lock in stack.get(row.id, ()):
+            fence = self._locked_off.get((lock.id, row.id))
+            if fence is None or any(each.fence > fence and BY_KEY[each.action].lets_run for each in done):
+                continue
+            if on:
+                self.wrong.append(f"{row.name} was off when it was locked, and has power on {on}")
+
+
+def _on(world: World, instance_id: str) -> list[str]:
+    """Return the hosts on which an instance has power."""
+    return [each.name for each in world.hosts.values() if powered(each.hypervisor.guest(instance_id))]
 
 
 @pytest.mark.slow
