@@ -210,7 +210,7 @@ async def test_what_was_asked_for_is_no_deviation(host: Host) -> None:
 
 
 async def test_what_is_frozen_otherwise_stays_so(host: Host) -> None:
-    """An operator's maintenance is not ended by a sweep that passes."""
+    """An operator's maintenance is not ended by a sweep that passes; what was seen meanwhile is one when that ends."""
     freeze = await host.stack.database.write(
         lambda connection: hosts.freeze(connection, "h", Frozen.MAINTENANCE, "disks", 5.0)
     )
@@ -219,5 +219,9 @@ async def test_what_is_frozen_otherwise_stays_so(host: Host) -> None:
         host.stack.hypervisor.destroy(each)
     await asyncio.sleep(60)
     assert (await host.frozen(), await host.events()) == (Frozen.MAINTENANCE, [])
-    assert {each.observed for each in await host.rows()} == {Observed.SHUTOFF}
+    assert {each.observed for each in await host.rows()} == {Observed.RUNNING}
     assert await host.histories() == {("create succeeded",)}
+    await host.stack.database.write(lambda connection: hosts.thaw(connection, "h", Frozen.MAINTENANCE))
+    await asyncio.sleep(11)
+    assert await host.events() == ["alert", "sweep_confirmed"]
+    assert await host.histories() == {("create succeeded", "restore_start succeeded")}

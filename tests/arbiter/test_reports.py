@@ -167,6 +167,26 @@ async def test_an_alert_waits_for_the_thaw(database: Database) -> None:
     assert await alerts(database) == 1
 
 
+@pytest.mark.parametrize("why", [Frozen.MAINTENANCE, Frozen.SILENT])
+async def test_what_is_seen_of_a_frozen_host_meets_the_breaker(database: Database, why: Frozen) -> None:
+    """Rows keep only what nothing follows from; of the rest the host's word after that is news, and too much at once."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    ids = [await add(database) for _ in range(12)]
+    stopped = await add(database, vm_state="stopped", observed="missing", cause="other")
+    await database.write(lambda connection: hosts.freeze(connection, "h", why, "", NOW))
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(1, (stopped, Observed.SHUTOFF), complete=True))
+    rows = [await row_of(database, each) for each in (*ids, stopped)]
+    assert [(row.observed, row.observed_seq) for row in rows] == [
+        *[(Observed.RUNNING, 0)] * 12,
+        (Observed.SHUTOFF, 1),
+    ]
+    await database.write(lambda connection: hosts.thaw(connection, "h", why))
+    await arbiter.intake.take(report(2, (stopped, Observed.SHUTOFF), complete=True))
+    assert await database.read(lambda connection: hosts.frozen(connection, "h")) is Frozen.SWEEP
+    assert {(await row_of(database, each)).observed for each in ids} == {Observed.RUNNING}
+
+
 async def test_what_is_no_alert_any_more_is_told_when_it_is_again(database: Database) -> None:
     """Without anything else being seen: here the record was put in error, and out of it again."""
     instance_id = await add(database, observed="missing", cause="other", observed_seq=1)

@@ -171,7 +171,10 @@ class Intake:
             await self._boot(report, weighed)
         elif weighed.frozen is Frozen.SWEEP:
             await self._sweep_goes_on(report, weighed, recent)
-        elif weighed.frozen is None and self._breaker.trips(host, weighed.changing, weighed.total):
+        elif weighed.frozen is not None:
+            # In its row a claim would be no change any more when the host is judged again, and pass the breaker.
+            await self._keep_harmless(host, weighed)
+        elif self._breaker.trips(host, weighed.changing, weighed.total):
             await self._sweep_begins(report, weighed, recent)
         elif weighed.news:
             await self._keep(host, weighed)
@@ -216,12 +219,15 @@ class Intake:
 
     async def _keep(self, host: str, weighed: Weighed) -> None:
         due = await self._database.write(lambda connection: _observed(connection, host, weighed.news))
-        if weighed.frozen is None:
-            self._breaker.let(host, weighed.changing)
+        self._breaker.let(host, weighed.changing)
         waiting = {each.instance_id for each in weighed.claims} - weighed.urgent
         pause = self._breaker.pause(host, weighed.total) if waiting else 0.0
         for instance_id in due:
             self._judge(pause if instance_id in waiting else 0.0, instance_id)
+
+    async def _keep_harmless(self, host: str, weighed: Weighed) -> None:
+        if weighed.harmless:
+            await self._database.write(lambda connection: _observed(connection, host, weighed.harmless))
 
     async def _sweep_begins(self, report: Report, weighed: Weighed, recent: frozenset[str]) -> None:
         """Freeze the host with the first word of a sweep, and see the whole of it.

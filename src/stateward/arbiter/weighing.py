@@ -103,8 +103,9 @@ def weigh(
         # Deleted ones whose guest is still there, or after a report of a few: those few.
         rows += observations.seen_by_id(connection, others)
     frozen, boots = hosts.frozen(connection, host), hosts.boots_of(connection, host)
+    # Of a host whose agent cannot tell its boot nobody knows that it has booted.
     booted = boots is not None and (
-        boots.waits or (boots.latest or report.boot_id) != (report.boot_id or boots.latest)
+        boots.waits or bool(boots.latest and report.boot_id and boots.latest != report.boot_id)
     )
     sweep = sweep_of(connection, host) if frozen is Frozen.SWEEP else None
     if sweep is not None:

@@ -12,6 +12,7 @@ from stateward.domain.hosts import FROZEN_SAYS, TRANSITIONS, Condition, Event, F
 from stateward.domain.placement import NOTHING, Room
 from stateward.domain.records import HostReport
 from stateward.domain.states import VmState
+from stateward.store import sweeps
 from stateward.store.rows import insert_new
 from stateward.store.tables import HOSTS, INSTANCES
 
@@ -279,7 +280,11 @@ def thaw(connection: sa.Connection, name: str, why: Frozen) -> bool:
 
 
 def maintain(connection: sa.Connection, name: str, reason: str, until: float, now: float) -> bool:
-    """Maintain a host until some time: nothing of it is judged, whatever else it was not judged for; False: no host."""
+    """Maintain a host until some time: nothing of it is judged, whatever else it was not judged for; False: no host.
+
+    A sweep is forgotten: what the host says after the maintenance is weighed anew.
+    """
+    sweeps.drop(connection, name)
     changed = connection.execute(
         sa.update(HOSTS)
         .where(_COLUMNS.name == name)
