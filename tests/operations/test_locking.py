@@ -17,6 +17,7 @@ from stateward.operations.creation import NewInstance, create
 from stateward.operations.expiry import Expiry
 from stateward.operations.locking import Locking
 from stateward.operations.stacking import LockWish
+from stateward.store.engine import StoreUnavailable
 from tests.operations.desk import Desk
 from tests.rows import FLAVOR, IMAGE, NOW, actor
 
@@ -272,6 +273,38 @@ async def test_a_tag_selects(desk: Desk) -> None:
     await tag(two, ADMIN)
     assert await stack(desk, two) == []
     assert await refused(desk, "delete", two) is None
+
+
+class Faulty(Locking):
+    """Locking with a fault that the first lock meets."""
+
+    fault: Exception | None = RuntimeError("a fault of ours")
+
+    async def expire(self, lock: Lock) -> bool:
+        """Fail at the lock called ``first``."""
+        if lock.name == "first" and self.fault is not None:
+            raise self.fault
+        return await super().expire(lock)
+
+
+async def test_a_lock_that_cannot_be_expired_keeps_no_other(desk: Desk) -> None:
+    """It is tried again in a second; where the database is away nothing is tried."""
+    instance_id = await desk.add()
+    for number, name in enumerate(("first", "second")):
+        await place(desk, instance_id, name=name, blocks=STOP, expires_at=NOW + 100 + number)
+    expiry = Expiry(desk.database, desk.clock, warning=0)
+    faulty = Faulty(desk.admission, desk.immediate, lambda: None)
+    desk.clock.at = NOW + 200
+    faulty.fault = StoreUnavailable("It is away.")
+    with pytest.raises(StoreUnavailable):
+        await expiry.look(faulty)
+    assert len(await stack(desk, instance_id)) == 2
+    faulty.fault = RuntimeError("a fault of ours")
+    assert await expiry.look(faulty) == 1
+    assert [each.name for each in await stack(desk, instance_id)] == ["first"]
+    faulty.fault = None
+    assert await expiry.look(faulty) == 10
+    assert await stack(desk, instance_id) == []
 
 
 async def test_a_lock_expires(desk: Desk) -> None:

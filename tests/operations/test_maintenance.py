@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import sqlalchemy as sa
 
 from stateward.domain.hosts import Frozen
@@ -11,6 +12,7 @@ from stateward.operations.hosts import Hosts
 from stateward.operations.maintenance import Maintenance
 from stateward.operations.placing import Place
 from stateward.store import hosts
+from stateward.store.engine import StoreUnavailable
 from stateward.store.hosts import Host
 from tests.operations.desk import Desk
 from tests.rows import NOW, actor
@@ -64,3 +66,40 @@ async def test_ending_it_by_hand(desk: Desk) -> None:
     for _ in range(2):
         host = await acts.end_maintenance("h", ADMIN, then=of_h)
         assert (host.frozen, host.maintenance_until) == (None, None)
+
+
+async def test_one_that_cannot_be_ended_keeps_no_other(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again in a second; where the database is away nothing is tried."""
+    acts = Hosts(desk.admission)
+    for number, name in enumerate("gh"):
+        await desk.add_host(name)
+        await acts.maintain(
+            name, ADMIN, "New disks.", NOW + 60 + number, then=of_h if name == "h" else _nothing
+        )
+    maintenance = Maintenance(desk.database, desk.clock)
+    desk.clock.at = NOW + 70
+    end = hosts.end_maintenance
+    faults: dict[str, Exception] = {"g": StoreUnavailable("It is away.")}
+
+    def faulty(connection: sa.Connection, name: str, *, until: float | None = None) -> bool:
+        if name in faults:
+            raise faults[name]
+        return end(connection, name, until=until)
+
+    async def left() -> list[str]:
+        return [name for name, _until in await desk.database.read(hosts.maintained)]
+
+    monkeypatch.setattr(hosts, "end_maintenance", faulty)
+    with pytest.raises(StoreUnavailable):
+        await maintenance.look()
+    assert await left() == ["g", "h"]
+    faults["g"] = RuntimeError("a fault of ours")
+    assert await maintenance.look() == 1.0
+    assert await left() == ["g"]
+    faults.clear()
+    assert await maintenance.look() == 10.0
+    assert await left() == []
+
+
+def _nothing(_connection: sa.Connection) -> None:
+    pass

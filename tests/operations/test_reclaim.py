@@ -8,10 +8,13 @@ from typing import Any, Final
 import pytest
 import sqlalchemy as sa
 
+from stateward.domain.actions import Action
 from stateward.domain.locks import OperationClass
 from stateward.domain.records import Outcome
 from stateward.domain.states import TaskState, VmState
+from stateward.operations.admission import Admitted
 from stateward.operations.reclaim import Reclaimer
+from stateward.store.engine import StoreUnavailable
 from tests.operations.desk import Desk
 from tests.operations.test_lifecycle import end
 from tests.rows import NOW
@@ -42,6 +45,30 @@ async def test_not_before_its_time(desk: Desk, reclaimer: Reclaimer) -> None:
     assert (operation.action, operation.actor_kind) == ("reclaim", "system")
     assert operation.message == "Its time to be restored has passed."
     assert (await end(desk, operation)).vm_state is VmState.DELETED
+
+
+async def test_one_that_cannot_be_reclaimed_keeps_no_other(
+    desk: Desk, reclaimer: Reclaimer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a fault of ours; where the database is away nothing is tried."""
+    first, second = [await deleted(desk, terminated_at=NOW + seconds) for seconds in range(2)]
+    desk.clock.at = NOW + 2 * INTERVAL
+    admit = desk.admission.admit
+    fault: Exception | None = None
+
+    async def faulty(action: Action, instance_id: str, *words: Any, **more: Any) -> Admitted:
+        if instance_id == first and fault is not None:
+            raise fault
+        return await admit(action, instance_id, *words, **more)
+
+    monkeypatch.setattr(desk.admission, "admit", faulty)
+    fault = StoreUnavailable("It is away.")
+    with pytest.raises(StoreUnavailable):
+        await reclaimer.reclaim()
+    fault = RuntimeError("a fault of ours")
+    assert await reclaimer.reclaim() == [second]
+    fault = None
+    assert await reclaimer.reclaim() == [first]
 
 
 @pytest.mark.parametrize("column", ["owner_blocks", "admin_blocks", "hold_blocks"])

@@ -59,20 +59,31 @@ class Expiry:
         """
         pause = _LONGEST_PAUSE
         for lock in await self._database.read(locks.expiring):
-            now = self._clock.now()
-            expires = lock.expires_at or now
-            if expires <= now:
-                if await locking.expire(lock):
-                    log.info("a lock expired", **_told(lock))
-                continue
-            if lock.warned_at is None:
-                if expires - self._warning <= now:
-                    if await locking.warn(lock):
-                        log.warning("a lock expires soon", seconds=round(expires - now, 1), **_told(lock))
-                else:
-                    pause = min(pause, expires - self._warning - now)
-            pause = min(pause, expires - now)
+            try:
+                rest = await self._look_at(locking, lock)
+            except StoreUnavailable:
+                raise
+            except Exception:
+                # One lock's fault must not keep all others for ever.
+                log.exception("a lock could not be expired; it is tried again", **_told(lock))
+                rest = _RETRY_SECONDS
+            pause = min(pause, rest)
         return pause
+
+    async def _look_at(self, locking: Locking, lock: Lock) -> float:
+        """Do what is due of one lock, and return the seconds until something is due of it next."""
+        now = self._clock.now()
+        expires = lock.expires_at or now
+        if expires <= now:
+            if await locking.expire(lock):
+                log.info("a lock expired", **_told(lock))
+            return _LONGEST_PAUSE
+        if lock.warned_at is None:
+            if expires - self._warning > now:
+                return expires - self._warning - now
+            if await locking.warn(lock):
+                log.warning("a lock expires soon", seconds=round(expires - now, 1), **_told(lock))
+        return expires - now
 
     async def _run(self, locking: Locking) -> None:
         while True:
@@ -83,8 +94,7 @@ class Expiry:
             except StoreUnavailable as error:
                 log.warning("locks cannot be looked at now", error=str(error))
             except Exception:
-                # One lock's fault must not keep all others for ever.
-                log.exception("locks could not be expired; it is tried again")
+                log.exception("locks could not be looked at; it is tried again")
             # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):

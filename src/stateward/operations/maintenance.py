@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import uuid
 
 import sqlalchemy as sa
@@ -59,23 +60,16 @@ class Maintenance:
             if until > now:
                 pause = min(pause, until - now)
                 continue
-
-            def end(
-                connection: sa.Connection, name: str = name, until: float = until, now: float = now
-            ) -> None:
-                if hosts.end_maintenance(connection, name, until=until):
-                    operations.record(
-                        connection,
-                        at=now,
-                        event="host",
-                        actor=system_actor(f"req-{uuid.uuid4()}"),
-                        instance_id=None,
-                        action="maintenance_ended",
-                        detail={"host": name, "says": "Its time was up."},
-                    )
-
-            await self._database.write(end)
-            log.info("a maintenance ended", host=name)
+            try:
+                await self._database.write(functools.partial(_end, name=name, until=until, now=now))
+            except StoreUnavailable:
+                raise
+            except Exception:
+                # One host's fault must not keep all others for ever.
+                log.exception("a maintenance could not be ended; it is tried again", host=name)
+                pause = min(pause, _RETRY_SECONDS)
+            else:
+                log.info("a maintenance ended", host=name)
         return pause
 
     async def _run(self) -> None:
@@ -87,9 +81,21 @@ class Maintenance:
             except StoreUnavailable as error:
                 log.warning("maintenances cannot be looked at now", error=str(error))
             except Exception:
-                # One host's fault must not keep all others for ever.
-                log.exception("maintenances could not be ended; it is tried again")
+                log.exception("maintenances could not be looked at; it is tried again")
             # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
+
+
+def _end(connection: sa.Connection, *, name: str, until: float, now: float) -> None:
+    if hosts.end_maintenance(connection, name, until=until):
+        operations.record(
+            connection,
+            at=now,
+            event="host",
+            actor=system_actor(f"req-{uuid.uuid4()}"),
+            instance_id=None,
+            action="maintenance_ended",
+            detail={"host": name, "says": "Its time was up."},
+        )

@@ -73,6 +73,11 @@ class Reclaimer:
                 )
             except Refused as refused:
                 log.info("a deleted instance is kept", instance=instance_id, why=str(refused))
+            except StoreUnavailable:
+                raise
+            except Exception:
+                # One instance's fault must not keep everything that was ever deleted.
+                log.exception("a deleted instance could not be reclaimed", instance=instance_id)
             else:
                 reclaimed.append(instance_id)
         return reclaimed
@@ -85,6 +90,5 @@ class Reclaimer:
             except StoreUnavailable as error:
                 log.warning("deleted instances cannot be reclaimed now", error=str(error))
             except Exception:
-                # One fault must not keep everything that was ever deleted.
                 log.exception("reclaiming failed; it is tried again")
             await asyncio.sleep(pause)
