@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 from typing import TypeVar
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -14,14 +16,17 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from stateward.arbiter.reconcile import Arbiter
 from stateward.arbiter.writing import write_in
 from stateward.domain.hosts import Frozen
+from stateward.domain.policies import NO_POLICIES, Policies, Policy
 from stateward.domain.records import Instance, Observation, Report
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.verdicts import judge_instance
+from stateward.operations import sweeps
 from stateward.operations.admission import Admission, ShutdownDefaults
-from stateward.store import hosts, instances, operations
-from stateward.store.engine import Database, SqliteDatabase, Work
+from stateward.store import hosts, instances, intervals, operations
+from stateward.store.engine import Database, SqliteDatabase, StoreUnavailable, Work
+from stateward.store.sweeps import of_host as sweep_of
 from stateward.store.tables import AUDIT, AUDIT_UNSEALED, INSTANCES
-from tests.rows import NOW, SetClock, insert
+from tests.rows import NOW, SetClock, actor, insert
 
 T = TypeVar("T")
 
@@ -89,12 +94,24 @@ async def test_a_reason_that_the_hypervisor_forgot_still_holds(database: Databas
 
 
 async def test_a_report_is_kept(database: Database) -> None:
-    """With its number and its time, by the agent's clock."""
+    """With its number, and when it was received; only how long it waited to be sent is by the agent's clock."""
     instance_id = await add(database)
-    await make_arbiter(database).intake.take(report(5, (instance_id, Observed.PAUSED), cause=Cause.OPERATOR))
-    row = await row_of(database, instance_id)
-    assert (row.observed, row.cause) == (Observed.PAUSED, Cause.OPERATOR)
-    assert (row.observed_seq, row.observed_at) == (5, NOW + 5)
+    arbiter = make_arbiter(database)
+    cases = (
+        (5, Observed.PAUSED, 0.0, NOW),
+        (6, Observed.SHUTOFF, 0.5, NOW - 0.5),
+        # The same again.
+        (7, Observed.SHUTOFF, 0.1, NOW - 0.5),
+        # The agent's clock was set in between.
+        (8, Observed.PAUSED, 3600.0, NOW),
+        (9, Observed.SHUTOFF, -1.0, NOW),
+    )
+    for seq, observed, waited, at in cases:
+        sent = report(seq, (instance_id, observed), cause=Cause.OPERATOR)
+        await arbiter.intake.take(msgspec.structs.replace(sent, at=sent.at + waited))
+        row = await row_of(database, instance_id)
+        assert (row.observed, row.cause) == (observed, Cause.OPERATOR)
+        assert (row.observed_seq, row.observed_at) == (seq, at)
 
 
 async def test_a_late_report_changes_nothing(database: Database) -> None:
@@ -167,9 +184,64 @@ async def test_an_alert_waits_for_the_thaw(database: Database) -> None:
     assert await alerts(database) == 1
 
 
+class Noting(Arbiter):
+    """An arbiter that only notes whom it was to judge."""
+
+    def wake(self, instance_id: str) -> None:
+        """Note."""
+        self.woken = [*getattr(self, "woken", []), instance_id]
+
+
+def noting(database: Database, policies: Policies) -> Noting:
+    return Noting(Admission(database, SetClock(), ShutdownDefaults(), lambda: None), policies)
+
+
+@pytest.mark.parametrize("policies", [NO_POLICIES, Policies(named={"a": Policy()})], ids=["none", "one"])
+async def test_what_was_told_and_stays_costs_nothing(database: Database, policies: Policies) -> None:
+    """Not with a policy either; but the first look of a life has judged what policies of today may change."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    instance_id = await add(
+        database, observed="missing", cause="other", observed_seq=1, alerted="active missing other"
+    )
+    arbiter = noting(database, policies)
+    for seq, frozen in ((2, True), (3, False), (4, False)):
+        if frozen:
+            await database.write(
+                lambda connection: hosts.freeze(connection, "h", Frozen.MAINTENANCE, "", NOW)
+            )
+        else:
+            await database.write(lambda connection: hosts.thaw(connection, "h", Frozen.MAINTENANCE))
+        await arbiter.intake.take(report(seq, complete=True))
+        assert (await row_of(database, instance_id)).observed_seq == 1
+        woken = [instance_id] if policies.named and not frozen else []
+        assert getattr(arbiter, "woken", []) == woken
+
+
+@pytest.mark.parametrize("alerted", ["active missing other", None], ids=["told", "left-by-a-policy"])
+async def test_a_sweep_passes_whatever_else_stays_as_it_is(database: Database, alerted: str | None) -> None:
+    """Seven that are missing for long are no part of it, also where policies are named."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    gone = {"observed": "missing", "cause": "other", "observed_seq": 1, "alerted": alerted}
+    for _ in range(7):
+        await add(database, **gone)
+    ids = [await add(database) for _ in range(8)]
+    here = [(each, Observed.RUNNING) for each in ids]
+    arbiter = noting(database, Policies(named={"a": Policy()}))
+    for seq, seen, frozen in (
+        (2, here, None),
+        (3, [], Frozen.SWEEP),
+        (4, [], Frozen.SWEEP),
+        (5, here, None),
+    ):
+        await arbiter.intake.take(report(seq, *seen, complete=True))
+        assert await database.read(lambda connection: hosts.frozen(connection, "h")) is frozen
+        kept = await database.read(lambda connection: sweep_of(connection, "h"))
+        assert (None if kept is None else len(kept.observations)) == (8 if frozen else None)
+
+
 @pytest.mark.parametrize("why", [Frozen.MAINTENANCE, Frozen.SILENT])
 async def test_what_is_seen_of_a_frozen_host_meets_the_breaker(database: Database, why: Frozen) -> None:
-    """Rows keep only what nothing follows from; of the rest the host's word after that is news, and too much at once."""
+    """Rows keep what nothing follows from; of the rest the host's word after that is news, and too much at once."""
     await database.write(lambda connection: hosts.register(connection, "h", "nova"))
     ids = [await add(database) for _ in range(12)]
     stopped = await add(database, vm_state="stopped", observed="missing", cause="other")
@@ -185,6 +257,45 @@ async def test_what_is_seen_of_a_frozen_host_meets_the_breaker(database: Databas
     await arbiter.intake.take(report(2, (stopped, Observed.SHUTOFF), complete=True))
     assert await database.read(lambda connection: hosts.frozen(connection, "h")) is Frozen.SWEEP
     assert {(await row_of(database, each)).observed for each in ids} == {Observed.RUNNING}
+
+
+async def test_what_is_believed_late_is_so_since_it_was_said_first(database: Database) -> None:
+    """An operator confirms a sweep after an hour: guests that shut themselves down are billed as stopped since then."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    ids = [await add(database) for _ in range(6)]
+    clock = SetClock()
+    arbiter = Arbiter(Admission(database, clock, ShutdownDefaults(), lambda: None))
+    for seq, seconds in enumerate((10, 20, 3600), 1):
+        clock.at = NOW + seconds
+        off = [(each, Observed.SHUTOFF) for each in ids]
+        await arbiter.intake.take(report(seq, *off, complete=True, cause=Cause.GUEST))
+    clock.at = NOW + 3700
+    believe = functools.partial(sweeps.believe, host="h", actor=actor(), now=clock.at, by="operator")
+    assert sorted(await database.write(believe) or ()) == sorted(ids)
+    for each in ids:
+        await arbiter.reconcile(each)
+    used = await database.read(
+        lambda connection: intervals.of_instances(connection, ids, begin=NOW, end=NOW + 9000)
+    )
+    assert {
+        tuple((each.state, each.began - NOW, each.ended and each.ended - NOW) for each in used[instance_id])
+        for instance_id in ids
+    } == {(("running", 0.0, 10.0), ("shutoff", 10.0, None), ("active", 0.0, 10.0), ("stopped", 10.0, None))}
+
+
+async def test_a_report_that_could_not_be_kept_was_seen_when_it_came(sqlite_url: sa.URL) -> None:
+    """The bus delivers it again; a database that was away makes nothing later than it was."""
+    database = Away(SqliteDatabase(sqlite_url, inline_commit=True))
+    instance_id = await add(database)
+    clock = SetClock()
+    arbiter = Arbiter(Admission(database, clock, ShutdownDefaults(), lambda: None))
+    await arbiter.intake.take(report(1, (instance_id, Observed.RUNNING), complete=True))
+    for seconds, away in ((10, True), (70, False)):
+        clock.at, database.away = NOW + seconds, away
+        with contextlib.suppress(StoreUnavailable):
+            await arbiter.intake.handle(msgspec.json.encode(report(2, (instance_id, Observed.PAUSED))))
+    assert (await row_of(database, instance_id)).observed_at == NOW + 10
+    await database.close()
 
 
 async def test_what_is_no_alert_any_more_is_told_when_it_is_again(database: Database) -> None:
@@ -295,6 +406,17 @@ async def test_a_verdict_about_a_state_that_has_passed_is_not_carried_out(
     row = await row_of(database, instance_id)
     assert (row.vm_state, row.task_state, row.fence) == (VmState.ACTIVE, then.get("task_state"), 2)
     assert await database.read(lambda connection: operations.of_instance(connection, instance_id)) == []
+
+
+class Away(Overtaking):
+    """A database that can be away."""
+
+    away = False
+
+    async def overtake(self) -> None:
+        """Fail while it is."""
+        if self.away:
+            raise StoreUnavailable("It is away.")
 
 
 HISTORY = (

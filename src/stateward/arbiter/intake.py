@@ -18,6 +18,7 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
+from stateward.arbiter.arrival import arrived
 from stateward.arbiter.boots import Boots
 from stateward.arbiter.breaker import Breaker
 from stateward.arbiter.strays import Strays
@@ -116,11 +117,13 @@ class Intake:
         """Take one report of a few guests; raises when it cannot be kept, and the bus then delivers it again."""
         report = _report_decoder.decode(payload)
         known = self._of(report.host)
+        came = known.came.setdefault(report.seq, self._clock.now())
         if not known.floor:
             # It may be older than what a former life of this process had seen: the agent's answer is not.
             await self._ask_everything(report.host)
         elif any(each.seq > known.last(each.instance_id) for each in report.observations):
-            await self.take(report)
+            await self.take(report, came)
+        known.came.pop(report.seq, None)
 
     def _of(self, host: str) -> Known:
         return self._hosts.setdefault(host, Known())
@@ -158,8 +161,15 @@ class Intake:
             log.info("an agent does not answer", host=host)
             return None
 
-    async def take(self, report: Report) -> None:
-        """Compare a report with the rows, keep what is news and have judged what is not as recorded."""
+    async def take(self, report: Report, came: float | None = None) -> None:
+        """Compare a report with the rows, keep what is news and have judged what is not as recorded.
+
+        Args:
+            report: as its agent sent it, with its times.
+            came: when it was received, in seconds since the epoch; None: now.
+        """
+        now = self._clock.now()
+        report = arrived(report, now if came is None else min(came, now))
         host = report.host
         known = self._of(host)
         doubts = known.doubts
@@ -176,8 +186,9 @@ class Intake:
             await self._keep_harmless(host, weighed)
         elif self._breaker.trips(host, weighed.changing, weighed.total):
             await self._sweep_begins(report, weighed, recent)
-        elif weighed.news:
+        else:
             await self._keep(host, weighed)
+            known.judged = known.judged or report.complete
         # Only now: a report that could not be kept comes again, and must count then.
         for each in report.observations if not report.complete else ():
             known.seen[each.instance_id] = max(each.seq, known.last(each.instance_id))
@@ -218,6 +229,10 @@ class Intake:
             self._judge(0.0, instance_id)
 
     async def _keep(self, host: str, weighed: Weighed) -> None:
+        for instance_id in weighed.again:
+            self._judge(0.0, instance_id)
+        if not weighed.news:
+            return
         due = await self._database.write(lambda connection: _observed(connection, host, weighed.news))
         self._breaker.let(host, weighed.changing)
         waiting = {each.instance_id for each in weighed.claims} - weighed.urgent
@@ -235,7 +250,7 @@ class Intake:
         What was let change a moment ago is of it, where nothing was done about it yet; the others are told of. One that
         follows another at once, which was true, is told by its end alone: it is the same that goes on.
         """
-        host, claims, total = report.host, weighed.claims, weighed.total
+        host, claims, total = report.host, weighed.swept, weighed.total
         known, now = self._of(host), asyncio.get_running_loop().time()
         known.told = None
         window = self._breaker.limits(host).window
@@ -266,8 +281,8 @@ class Intake:
     async def _sweep_goes_on(self, report: Report, weighed: Weighed, recent: frozenset[str]) -> None:
         """Keep what the host says now of its sweep; judge again when it does not say so any more."""
         host, known = report.host, self._of(report.host)
-        before = len(recent - {each.instance_id for each in weighed.claims})
-        over = self._breaker.limits(host).allow(len(weighed.claims) + before, weighed.total)
+        before = len(recent - {each.instance_id for each in weighed.swept})
+        over = self._breaker.limits(host).allow(len(weighed.swept) + before, weighed.total)
 
         def work(connection: sa.Connection) -> list[str]:
             now = self._clock.now()
@@ -277,7 +292,7 @@ class Intake:
                 _observed(connection, host, weighed.news)
                 return sweeps.passed(connection, host, actor=_actor(), now=now) or []
             sweeps.hold(
-                connection, host, weighed.claims, total=weighed.total, before=before, actor=_actor(), now=now
+                connection, host, weighed.swept, total=weighed.total, before=before, actor=_actor(), now=now
             )
             return _observed(connection, host, weighed.harmless)
 
@@ -289,7 +304,7 @@ class Intake:
         elif over:
             self.believed(host)
         else:
-            await self._look_again(host, weighed.claims)
+            await self._look_again(host, weighed.swept)
 
     async def _look_again(self, host: str, claims: list[Observation]) -> None:
         answer = await self._ask(host, SecondLook(instance_ids=tuple(each.instance_id for each in claims)))

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from stateward.arbiter.writing import write_in
+from stateward.arbiter.writing import deviates_since, write_in
 from stateward.domain.actions import BY_KEY
 from stateward.domain.boots import (
     CAUSE,
@@ -231,7 +231,7 @@ def record_fate(connection: sa.Connection, instance: Instance, fate: Fate, now: 
             "cause": CAUSE,
             "verdict": kind.value,
             "says": fate.says,
-            "seen_at": instance.observed_at,
+            "seen_at": deviates_since(instance),
         },
     )
     return True

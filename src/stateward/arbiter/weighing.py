@@ -36,10 +36,14 @@ class Known:
         self.floor = 0
         #: By which a tally says that everything is as judged last; None: that is not known.
         self.digest: str | None = None
+        #: Everything was judged in this life of the process.
+        self.judged = False
         #: Counts what makes the digest unknown.
         self.doubts = 0
         #: The latest observations taken note of since ``floor``, by instance; rows keep only those that were news.
         self.seen: dict[str, int] = {}
+        #: When reports were received first that could not be kept and will be delivered again, by their numbers.
+        self.came: dict[int, float] = {}
         self.asking = False
         #: Something came while it was asked that the answer may not have in it.
         self.again = False
@@ -64,24 +68,29 @@ class Known:
         return max(self.floor, self.seen.get(instance_id, 0))
 
 
-class Weighed(msgspec.Struct, frozen=True):
+class Weighed(msgspec.Struct, kw_only=True):
     """What a report comes to."""
 
     #: What changes a row, or is still to be acted on.
-    news: list[Observation]
+    news: list[Observation] = msgspec.field(default_factory=list[Observation])
     #: Those of them that something follows from.
-    claims: list[Observation]
+    claims: list[Observation] = msgspec.field(default_factory=list[Observation])
     #: Those of the claims that change a row, by instance: the others were let through before.
-    changing: list[str]
+    changing: list[str] = msgspec.field(default_factory=list[str])
+    #: Those of the claims that are of a sweep: they change a row, did a moment ago, or were of it before.
+    swept: list[Observation] = msgspec.field(default_factory=list[Observation])
+    #: Instances that the table does nothing about and that were told of in another life, in which policies may have
+    #: been others.
+    again: list[str] = msgspec.field(default_factory=list[str])
     #: Living instances of the host.
-    total: int
+    total: int = 0
     frozen: Frozen | None
     #: The machine has booted, and what is said of its guests is of that boot, or late (R14).
     booted: bool
     #: What was seen of guests whose records name another host.
-    strays: list[Observation]
+    strays: list[Observation] = msgspec.field(default_factory=list[Observation])
     #: Those of the claims that wait for no others: what a lock keeps off is on (R6, R7).
-    urgent: frozenset[str]
+    urgent: set[str] = msgspec.field(default_factory=set[str])
 
     @property
     def harmless(self) -> list[Observation]:
@@ -93,7 +102,15 @@ class Weighed(msgspec.Struct, frozen=True):
 def weigh(
     connection: sa.Connection, report: Report, known: Known, suspects: frozenset[str], policies: Policies
 ) -> Weighed:
-    """Compare a report with the rows; a steady host's comes to nothing, and writes nothing."""
+    """Compare a report with the rows; a steady host's comes to nothing, and writes nothing.
+
+    Args:
+        connection: where to look.
+        report: by our clock.
+        known: of its host.
+        suspects: instances that changed a moment ago.
+        policies: by which something may follow where the table says nothing.
+    """
     host = report.host
     named = {observation.instance_id: observation for observation in report.observations}
     rows = observations.seen_on(connection, host) if report.complete else []
@@ -103,43 +120,63 @@ def weigh(
         # Deleted ones whose guest is still there, or after a report of a few: those few.
         rows += observations.seen_by_id(connection, others)
     frozen, boots = hosts.frozen(connection, host), hosts.boots_of(connection, host)
-    # Of a host whose agent cannot tell its boot nobody knows that it has booted.
-    booted = boots is not None and (
-        boots.waits or bool(boots.latest and report.boot_id and boots.latest != report.boot_id)
-    )
     sweep = sweep_of(connection, host) if frozen is Frozen.SWEEP else None
-    if sweep is not None:
-        suspects |= {each.instance_id for each in sweep.observations}
-    news: list[Observation] = []
-    claims: list[Observation] = []
-    changing: list[str] = []
-    strays: list[Observation] = []
-    urgent: set[str] = set()
+    first = {} if sweep is None else {each.instance_id: each for each in sweep.observations}
+    suspects |= first.keys()
+    found = Weighed(frozen=frozen, booted=boots is not None and _booted(boots, report.boot_id))
     for row in rows:
         seen = _seen(row, named.get(row.id), report)
         if row.host != host and seen.observed not in {Observed.MISSING, Observed.UNKNOWN}:
-            strays.append(seen)
+            found.strays.append(seen)
         # Each host counts by itself.
-        if row.host != host or seen.seq <= max(row.observed_seq, known.last(row.id)):
-            continue
-        changed = (row.observed, row.cause) != (seen.observed, seen.cause)
-        # What an operation in flight brings about is no deviation.
-        done = _TOLD if row.told and not changed and row.id not in suspects else _NOTHING
-        follows = row.task_state is None and _follows(row, seen, policies, done=done)
-        if changed or follows:
-            news.append(seen)
-        if follows:
-            claims.append(seen)
-        if changed and follows:
-            changing.append(row.id)
-        if (
-            follows
-            and row.locked_by is not None
-            and row.verdict(seen.observed, seen.cause).action in _OFF_AGAIN
-        ):
-            urgent.add(row.id)
-    total = len(living) if report.complete or not claims else observations.living(connection, host)
-    return Weighed(news, claims, changing, total, frozen, booted, strays, frozenset(urgent))
+        if row.host == host and seen.seq > max(row.observed_seq, known.last(row.id)):
+            suspect = row.id in suspects
+            _add(found, row, _as_first(seen, first.get(row.id)), policies, suspect=suspect, known=known)
+    found.total = (
+        len(living) if report.complete or not found.claims else observations.living(connection, host)
+    )
+    return found
+
+
+def _booted(boots: hosts.Boots, boot_id: str) -> bool:
+    # Of a host whose agent cannot tell its boot nobody knows that it has booted.
+    return boots.waits or bool(boots.latest and boot_id and boots.latest != boot_id)
+
+
+def _as_first(seen: Observation, first: Observation | None) -> Observation:
+    """What a sweep has said all along is so since it said it first, whenever that is believed."""
+    if first is None or (first.observed, first.cause) != (seen.observed, seen.cause):
+        return seen
+    return msgspec.structs.replace(seen, at=min(first.at, seen.at))
+
+
+def _add(
+    found: Weighed,
+    row: observations.Seen,
+    seen: Observation,
+    policies: Policies,
+    *,
+    suspect: bool,
+    known: Known,
+) -> None:
+    """Add what one guest's row comes to."""
+    changed = (row.observed, row.cause) != (seen.observed, seen.cause)
+    # What an operation in flight brings about is no deviation.
+    idle = row.task_state is None
+    told = row.told and not changed and not suspect
+    follows = idle and _follows(row, seen, policies, told=told)
+    if changed or follows:
+        found.news.append(seen)
+    if follows:
+        found.claims.append(seen)
+        if changed:
+            found.changing.append(row.id)
+        if changed or suspect:
+            found.swept.append(seen)
+        if row.locked_by is not None and row.verdict(seen.observed, seen.cause).action in _OFF_AGAIN:
+            found.urgent.add(row.id)
+    elif idle and told and not known.judged and policies.may_act(row.vm_state, seen.observed, seen.cause):
+        found.again.append(row.id)
 
 
 def _seen(row: observations.Seen, seen: Observation | None, report: Report) -> Observation:
@@ -168,15 +205,18 @@ def still_due(
         seen = Observation(
             instance_id=row.id, observed=row.observed, cause=row.cause, seq=row.observed_seq, at=at
         )
-        if row.task_state is None and _follows(row, seen, policies, done=_NOTHING):
+        if row.task_state is None and _follows(row, seen, policies, told=False):
             found.append(seen)
     return found
 
 
-def _follows(row: observations.Seen, seen: Observation, policies: Policies, *, done: frozenset[Kind]) -> bool:
-    """Say whether anything follows from what was seen of an instance, other than what is done already.
+def _follows(row: observations.Seen, seen: Observation, policies: Policies, *, told: bool) -> bool:
+    """Say whether anything follows from what was seen of an instance.
 
-    Whose policy counts is not in these columns: what one of them could change is judged by the whole row.
+    Whose policy counts is not in these columns: what one of them could change is judged by the whole row. Where a
+    person was told of the same, that was done: the policies left it at that.
     """
     kind = row.verdict(seen.observed, seen.cause).kind
-    return kind not in done or policies.may_act(row.vm_state, seen.observed, seen.cause)
+    if told:
+        return kind not in _TOLD
+    return kind not in _NOTHING or policies.may_act(row.vm_state, seen.observed, seen.cause)

@@ -53,7 +53,7 @@ class Writing:
         """Have the record follow the guest."""
         changes: dict[str, Any] = {
             "vm_state": verdict.becomes.value if verdict.becomes else None,
-            # As of when its agent saw it, not of when that was judged: people pay by it (R16).
+            # As of when it was seen first, not of when that was judged: people pay by it (R16).
             "state_since": instance.observed_at,
         }
         await self._write(instance, verdict, changes, alerts=verdict.alerts)
@@ -281,6 +281,13 @@ def _detail(instance: Instance, verdict: Verdict) -> dict[str, Any]:
         "verdict": verdict.kind.value,
         "says": verdict.says,
         "decided_by": verdict.decided_by,
-        # When its agent saw it: by this the time to detect and to restore is counted.
-        "seen_at": instance.observed_at,
+        "seen_at": deviates_since(instance),
     }
+
+
+def deviates_since(instance: Instance) -> float | None:
+    """Return since when record and guest differ, which is what the times to detect and to restore are counted from.
+
+    That is when the later of the two became so: of a guest that is brought back again, when the try before ended.
+    """
+    return None if instance.observed_at is None else max(instance.observed_at, instance.updated_at)

@@ -140,6 +140,7 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True):
     observed: Observed
     cause: Cause
     observed_seq: int
+    #: Since when it is seen so, in seconds since the epoch by the control plane's clock.
     observed_at: float | None
     #: What its ports were last seen to be reached by; of a guest that is off, what it had.
     addresses: tuple[PortAddress, ...]
@@ -337,7 +338,7 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     observed: Observed
     cause: Cause
     seq: int
-    #: Seconds since the epoch, by the agent's clock.
+    #: Seconds since the epoch, by the agent's clock; what is kept is by the control plane's (``arbiter.arrival``).
     at: float
 
 

@@ -76,7 +76,9 @@ class Completion:
             hosts.note_boot(connection, operation.host, result.boot_id, result.seq, now)
         if result.observation is not None:
             # Of a guest on a host that the instance has left since it says nothing, and hosts count by themselves.
-            observations.observe(connection, result.observation, host=operation.host)
+            # As of now by our clock, as what is recorded of it is.
+            seen = msgspec.structs.replace(result.observation, at=now)
+            observations.observe(connection, seen, host=operation.host)
         instance = instances.get(connection, result.instance_id)
         if instance is None:
             return None

@@ -17,6 +17,9 @@ from stateward.store.tables import HOSTS, INSTANCES
 _COLUMNS = INSTANCES.c
 #: Parameters of one statement: SQLite allows 32,766.
 _IDS_AT_ONCE: Final = 1000
+_AS_BEFORE = sa.and_(
+    _COLUMNS.observed == sa.bindparam("b_observed"), _COLUMNS.cause == sa.bindparam("b_cause")
+)
 _OBSERVE = (
     sa.update(INSTANCES)
     .where(
@@ -28,16 +31,10 @@ _OBSERVE = (
         observed=sa.bindparam("b_observed"),
         cause=sa.bindparam("b_cause"),
         # What was told of has passed where something else was seen.
-        alerted=sa.case(
-            (
-                sa.and_(
-                    _COLUMNS.observed == sa.bindparam("b_observed"), _COLUMNS.cause == sa.bindparam("b_cause")
-                ),
-                _COLUMNS.alerted,
-            )
-        ),
+        alerted=sa.case((_AS_BEFORE, _COLUMNS.alerted)),
         observed_seq=sa.bindparam("b_seq"),
-        observed_at=sa.bindparam("b_at"),
+        # Since when it is seen so: what follows, however much later, is as of then (R16).
+        observed_at=sa.func.coalesce(sa.case((_AS_BEFORE, _COLUMNS.observed_at)), sa.bindparam("b_at")),
     )
 )
 

@@ -68,6 +68,7 @@ class SeenView(msgspec.Struct, frozen=True, kw_only=True):
 
     observed: Observed
     cause: Cause
+    #: Since when that is what is seen; null: nothing was seen yet.
     at: str | None
     verdict: str
     #: The table, or the rule of a policy; null: neither, it is not judged now.
