@@ -215,6 +215,22 @@ async def test_changes_see_the_row_as_it_is(desk: Desk) -> None:
     assert (await desk.row(instance_id)).metadata == {"a": "1", "b": "1", "c": "1"}
 
 
+async def test_what_changes_a_verdict_has_it_judged_again(desk: Desk) -> None:
+    """A lock placed and taken away, and another policy; nothing else is seen, so nobody else would."""
+    instance_id = await desk.add()
+    for done, judged in (
+        (change(desk, "update", instance_id, name="new"), False),
+        (change(desk, "update_metadata", instance_id, metadata={"a": "1"}), False),
+        (change(desk, "update_metadata", instance_id, metadata={"stateward:policy": "a"}), True),
+        (change(desk, "update_metadata", instance_id, metadata={"stateward:policy": "a", "a": "2"}), False),
+        (lock(desk, instance_id), True),
+        (unlock(desk, instance_id), True),
+    ):
+        desk.compared.clear()
+        await done
+        assert desk.compared == [instance_id] * judged
+
+
 async def test_a_change_that_fails_leaves_nothing(desk: Desk) -> None:
     """Its exception reaches the caller."""
     instance_id = await desk.add()

@@ -16,6 +16,7 @@ from stateward.domain import admit
 from stateward.domain.actions import BY_KEY, Action, key
 from stateward.domain.errors import Forbidden, Refusal, Refused
 from stateward.domain.locks import BINDS, ActorKind, Lock, explained, kind_placed_by, released_by_unlock
+from stateward.domain.policies import KEY as POLICY
 from stateward.domain.records import Actor, Instance, Operation
 from stateward.domain.states import VmState
 from stateward.operations import finishing, stacking
@@ -190,8 +191,10 @@ class Immediate:
             StoreUnavailable: the database cannot be written.
         """
         checks = admit.conditions(action, actor.kind, project_id=project_id)
+        judge_again = False
 
         def work(connection: sa.Connection) -> Done:
+            nonlocal judge_again
             now = self._admission.clock.now()
             if action.name == "update_tags":
                 # Before the instance's row is held: who places a project's lock takes them in this order too.
@@ -213,6 +216,7 @@ class Immediate:
                     operations.get(connection, held.operation_id) if held.operation_id is not None else None
                 )
                 instance, detail = effect(connection, held, now)
+            judge_again = _judged_by(instance) != _judged_by(held)
             operation = operation_for(action, instance, actor, now=now, operation_id=str(uuid.uuid4()))
             operations.insert(connection, operation)
             operations.record(
@@ -230,7 +234,15 @@ class Immediate:
                 admitted=Admitted(instance=instance, operation=operation, lock=lock), in_flight=in_flight
             )
 
-        return await self._admission.database.write(work)
+        done = await self._admission.database.write(work)
+        if judge_again:
+            self._compare(instance_id)
+        return done
+
+
+def _judged_by(instance: Instance) -> tuple[object, ...]:
+    """Return what changes a verdict although nothing else is seen, and nobody looks again for."""
+    return instance.locked, instance.held, instance.kept_off, instance.metadata.get(POLICY)
 
 
 def system_actor(request_id: str) -> Actor:
