@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sqlite3
@@ -14,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from stateward.agent.libvirt.daemons import own, stop_own
+from stateward.agent.libvirt.pidfile import end
 from tests.harness import Admin, Answer, ServerProcess, until
 
 #: Seconds that a loaded machine may take for anything.
@@ -35,16 +35,15 @@ class Machine:
 
     async def lose_power(self) -> None:
         """Have every process of it gone at once, and what was in its memory."""
-        _log, libvirtd = (await own(self.home)).started
-        os.kill(libvirtd, signal.SIGKILL)
+        await self.stop_libvirtd()
         await stop_own(self.home)
         # A tmpfs on any real machine.
         shutil.rmtree(self.home / "run")
 
     async def stop_libvirtd(self) -> None:
-        """Kill libvirtd; its guests run on."""
+        """Kill libvirtd, and wait until it is gone, or who starts one would find it still there; its guests run on."""
         _log, libvirtd = (await own(self.home)).started
-        os.kill(libvirtd, signal.SIGKILL)
+        await end(libvirtd, signal.SIGKILL)
 
     async def start_libvirtd(self) -> None:
         """Start it again."""
