@@ -40,9 +40,9 @@ def version(row: Action) -> int:
     return 104 if row.until is None else row.until
 
 
-def accepted(row: Action) -> int:
-    """Return the status with which Nova 34 answers that it has begun what a row does."""
-    return {"rescue": 200, "confirmResize": 204, "delete": 204, "evacuate": 200}.get(row.name, 202)
+def accepted(name: str) -> int:
+    """Return the status with which Nova 34 answers that it has begun what rows of a name, or a wire's word, do."""
+    return {"rescue": 200, "confirmResize": 204, "delete": 204, "evacuate": 200}.get(name, 202)
 
 
 def members() -> list[str]:

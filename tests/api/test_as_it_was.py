@@ -12,6 +12,7 @@ import pytest_asyncio
 from stateward.domain.states import Observed
 from tests.agent.images import QCOW2_TABLE, qcow2_header
 from tests.cloud import Cloud
+from tests.wires import accepted
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -58,7 +59,7 @@ async def act(cloud: Cloud, server: str, wire: str, options: Any) -> dict[str, A
     asked = await cloud.ask(
         "member", "POST", f"/servers/{server}/action", {wire: options}, microversion="2.104"
     )
-    assert asked.status == (200 if wire == "rescue" else 202), asked.body
+    assert asked.status == accepted(wire), asked.body
     await cloud.settled(server)
     path = f"/operations/{asked.headers['x-stateward-operation']}"
     operation: dict[str, Any] = (await cloud.ask("member", "GET", path, api="/v1")).body

@@ -15,6 +15,7 @@ import msgspec
 from stateward.agent.libvirt.daemons import own, stop_own
 from stateward.agent.libvirt.pidfile import end
 from tests.harness import Admin, Answer, ServerProcess, until
+from tests.wires import accepted
 
 #: Seconds that a loaded machine may take for anything.
 LONG: Final = 120.0
@@ -92,7 +93,7 @@ class Cloud:
         """Ask for an action that is admitted."""
         path = f"/compute/v2.1/servers/{self.ids[name]}/action"
         answer = await self.admin.ask("POST", path, {action: body})
-        assert answer.status in {200, 202}, answer
+        assert answer.status == accepted(action), answer
         return answer
 
     async def states(self) -> dict[str, str]:
