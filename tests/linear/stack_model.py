@@ -6,7 +6,8 @@ what computes the union of locks, so that a wrong row is found and not believed.
 Three things happen by themselves. An operation in flight ends, as it is known to have ended. A lock whose time is up
 is taken away, at some moment after its time and never before (B2). And where an operation was overtaken in the middle,
 its guest may be on while the record says off, or off while it says on; the arbiter then adopts that or brings the
-guest back (R13). Which of the two it does depends on what no client can see, so either is allowed, but only there.
+guest back (R13). Which of the two it does depends on what no client can see, so either is allowed, but only there; and
+of a guest that its hold has off, only that it goes off after all (R6).
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ class Held(NamedTuple):
     blocks: str
     sealed: bool
     expires: int | None
+    #: A hold that has the guest off, until somebody breaks the glass to let it run.
+    off: bool = False
 
     def stops(self, actor: ActorKind, what: str) -> bool:
         """Whether it keeps somebody from something: a hold everybody, any other lock everybody but admins."""
@@ -90,6 +93,8 @@ class Stack(NamedTuple):
     work: Work | None = None
     #: An operation was overtaken in the middle, and nothing has made sure of the guest since.
     doubt: bool = False
+    #: The last hold that had the guest off had its memory saved, and so does what makes up for it.
+    saves: bool = False
 
     @property
     def locked_by(self) -> str:
@@ -211,6 +216,7 @@ class StackModel:
             blocks=request.blocks,
             sealed=request.sealed,
             expires=request.expires,
+            off=request.deed is Deed.HOLD and request.way != "none",
         )
         if self._late(request):
             yield Outcome.TOO_LATE, "", state
@@ -225,12 +231,12 @@ class StackModel:
         overtaken = _overtaken(placed)
         if overtaken is None:
             return
-        if request.deed is Deed.HOLD and request.way != "none":
+        if lock.off:
             saves = request.way == "suspend" and state.vm_state == "active"
             becomes = "suspended" if saves or state.vm_state == "suspended" else "stopped"
             shown = "suspending" if becomes == "suspended" else "powering-off"
             work = Work("hold", shown, becomes, request.operation, request.end)
-            overtaken = overtaken._replace(work=work)
+            overtaken = overtaken._replace(work=work, saves=becomes == "suspended")
         yield Outcome.ADMITTED, "", overtaken
 
     def _given(self, state: Stack, request: Asked) -> tuple[Outcome, str, Stack]:
@@ -313,7 +319,11 @@ def _begun(state: Stack, request: Asked, leaves: frozenset[Leave]) -> tuple[Outc
     if state.work is not None:
         return Outcome.WRONG_TASK_STATE, state.work.shown, state
     work = Work(request.deed.value, shown, becomes, request.operation, request.end)
-    return Outcome.ADMITTED, "", state._replace(leaves=leaves, work=work)
+    # Only who broke the glass starts what is held, and then it is not held off any more.
+    named = state.named
+    if becomes == "active":
+        named = frozenset(lock._replace(off=False) for lock in named)
+    return Outcome.ADMITTED, "", state._replace(leaves=leaves, work=work, named=named)
 
 
 def _released(state: Stack, request: Asked) -> tuple[Outcome, str, Stack]:
@@ -364,6 +374,12 @@ def _arbitrated(state: Stack) -> Iterator[Stack]:
         return
     held = any(lock.kind == "hold" for lock in state.named)
     match state.vm_state:
+        case "active" if any(lock.off for lock in state.named):
+            # Its hold failed to have it off, or was overtaken in that; that is done, or was done and is recorded.
+            for becomes, shown in (("stopped", "powering-off"), ("suspended", "suspending")):
+                yield state._replace(vm_state=becomes)
+                if state.saves == (becomes == "suspended"):
+                    yield state._replace(work=Work("restore", shown, becomes, "", ""))
         case "active":
             yield state._replace(vm_state="stopped")
             # Whoever holds it off has to let go of it first.

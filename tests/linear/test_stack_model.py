@@ -139,6 +139,19 @@ RIGHT = {
         view(20, "active powering-on owner"),
         view(30, "active - owner"),
     ],
+    "a hold that was overtaken by another is made up for": [
+        hold(0, way="suspend", end="superseded"),
+        hold(10, "i"),
+        view(20, "active suspending admin"),
+        view(30, "suspended - admin"),
+    ],
+    "a hold that failed is made up for": [
+        stop("demo", 0, end="superseded"),
+        hold(10, way="forced", end="failed"),
+        view(20, "active - admin"),
+        view(30, "active powering-off admin"),
+        view(40, "stopped - admin"),
+    ],
     "a lock waits for what was admitted before it": [
         stop("demo", 0),
         place("demo", 10, "a", told="stop"),
@@ -236,6 +249,35 @@ WRONG = {
             view(20, "active powering-on admin"),
         ],
         2,
+    ),
+    "a guest whose memory shall be kept has its power taken": (
+        [
+            hold(0, way="suspend", end="superseded"),
+            hold(10, "i"),
+            view(20, "active powering-off admin"),
+        ],
+        2,
+    ),
+    "a guest that is held as it is goes off": (
+        [
+            stop("demo", 0, end="superseded"),
+            hold(10),
+            view(20, "active powering-off admin"),
+        ],
+        2,
+    ),
+    "a guest that the glass was broken for is switched off again": (
+        [
+            hold(0, way="suspend", end="superseded"),
+            hold(10, "i"),
+            view(20, "suspended - admin"),
+            *(override(30, uses=1), asked("second", Deed.OVERRIDE, 40, lock="i", uses=1)),
+            asked("second", Deed.RESUME, 50, operation="resume at 50", end="superseded"),
+            hold(60, "j"),
+            view(70, "active - admin"),
+            view(80, "active suspending admin"),
+        ],
+        7,
     ),
     "a lock expires early": (
         [place("demo", 0, "a", expires=LATE), stack(LATE // 2), stack(2 * LATE)],
