@@ -243,12 +243,5 @@ async def alert(admission: Admission, says: str, **detail: Any) -> None:
 
 def record_alert(connection: sa.Connection, says: str, now: float, **detail: Any) -> None:
     """Record an alert about hosts in the transaction that makes it true."""
-    operations.record(
-        connection,
-        at=now,
-        event="alert",
-        actor=system_actor(f"req-{uuid.uuid4()}"),
-        instance_id=None,
-        action="host",
-        detail={"says": says} | detail,
-    )
+    actor = system_actor(f"req-{uuid.uuid4()}")
+    operations.alert(connection, says, at=now, actor=actor, action="host", detail=detail)

@@ -209,10 +209,10 @@ class Strays:
         )
         # An alert's verdict is told as one (``domain.events``).
         if alerts and verdict.kind is not Kind.ALERT:
-            operations.record(
+            operations.alert(
                 connection,
+                says,
                 at=now,
-                event="alert",
                 actor=actor,
                 instance_id=instance.id,
                 action=verdict.kind.value,

@@ -108,18 +108,15 @@ class Writing:
                 detail=_detail(instance, verdict),
             )
             if action.pending is not None and len(tries) == loop.restores:
-                operations.record(
+                operations.alert(
                     connection,
+                    f"{too_often}, and is again: it must not run. Find out who starts it, or why that fails. "
+                    f"{last_seen}",
                     at=now,
-                    event="alert",
                     actor=actor,
                     instance_id=instance.id,
                     action=key(action),
-                    detail=_detail(instance, verdict)
-                    | {
-                        "says": f"{too_often}, and is again: it must not run. Find out who starts it, or why that "
-                        f"fails. {last_seen}"
-                    },
+                    detail=_detail(instance, verdict),
                 )
             return 0.0
 
@@ -219,15 +216,14 @@ def write_in(
     )
     if alerts:
         fault = changes.get("fault")
-        told = verdict.says if fault is None else fault.message
-        operations.record(
+        operations.alert(
             connection,
+            verdict.says if fault is None else fault.message,
             at=now,
-            event="alert",
             actor=actor,
             instance_id=instance.id,
             action=verdict.kind.value,
-            detail=detail | {"says": told},
+            detail=detail,
         )
     return True
 

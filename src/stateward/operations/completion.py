@@ -101,20 +101,16 @@ class Completion:
             | operations.moved(instance, changed),
         )
         if settled_result.outcome is Outcome.FAILED and BY_KEY[operation.action].name == "hold":
-            operations.record(
+            operations.alert(
                 connection,
+                f"The hold is placed, but what it had to do failed: {settled_result.message or ''} "
+                "What a hold keeps off is switched off as soon as that can be done; see that it is.",
                 at=now,
-                event="alert",
                 actor=operation.actor,
                 instance_id=instance.id,
                 operation_id=operation.id,
                 action=operation.action,
-                detail={
-                    "expected": instance.vm_state.value,
-                    "observed": instance.observed.value,
-                    "says": f"The hold is placed, but what it had to do failed: {settled_result.message or ''} "
-                    "What a hold keeps off is switched off as soon as that can be done; see that it is.",
-                },
+                detail={"expected": instance.vm_state.value, "observed": instance.observed.value},
             )
         followed = changed is not None and self._admission.follow_in(connection, operation, changed, result)
         return _Applied(images=gone, followed=followed)

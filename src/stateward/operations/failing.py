@@ -112,16 +112,11 @@ def _disable(connection: sa.Connection, webhook: Webhook, says: str, now: float)
     reason = f"Nothing could be delivered any more: {says}"
     if not webhooks.disabled(connection, webhook, reason=reason, error=says):
         return
-    operations.record(
+    operations.alert(
         connection,
+        f"Webhook {webhook.name} was disabled. {reason}",
         at=now,
-        event="alert",
         actor=Actor(kind=ActorKind.SYSTEM, user_id="", project_id="", request_id=""),
-        instance_id=None,
         action="webhook_disabled",
-        detail={
-            "webhook": webhook.name,
-            "webhook_id": webhook.id,
-            "says": f"Webhook {webhook.name} was disabled. {reason}",
-        },
+        detail={"webhook": webhook.name, "webhook_id": webhook.id},
     )

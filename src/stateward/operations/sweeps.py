@@ -133,12 +133,11 @@ def _tell(
     says: str,
     signal: Signal | None = None,
 ) -> None:
-    operations.record(
+    operations.alert(
         connection,
+        says,
         at=now,
-        event="alert",
         actor=actor,
-        instance_id=None,
         action="sweep",
         detail={
             "host": host,
@@ -146,7 +145,6 @@ def _tell(
             "of": sweep.total,
             "observed": _counted(sweep.observations),
             "second_look": None if signal is None else signal.value,
-            "says": says,
         },
     )
 

@@ -308,6 +308,41 @@ def record(
     audit.append(connection, entry, lasting=lasting)
 
 
+def alert(
+    connection: sa.Connection,
+    says: str,
+    *,
+    at: float,
+    actor: Actor,
+    action: str,
+    instance_id: str | None = None,
+    operation_id: str | None = None,
+    detail: Mapping[str, Any] | None = None,
+) -> None:
+    """Record that a person has to look, in the transaction that makes it true (R15).
+
+    Args:
+        connection: of a transaction of ``Database.write``.
+        says: what is the matter, and what to do about it.
+        at: seconds since the epoch.
+        actor: who did what it is about; the control plane itself for most.
+        action: what it is about: a row of the action table, a verdict, or a word such as ``host``.
+        instance_id: of which instance; None: of none in particular.
+        operation_id: of which operation, if of one.
+        detail: whatever else helps the person, as JSON.
+    """
+    record(
+        connection,
+        at=at,
+        event="alert",
+        actor=actor,
+        instance_id=instance_id,
+        operation_id=operation_id,
+        action=action,
+        detail={**(detail or {}), "says": says},
+    )
+
+
 def moved(before: Instance | None, after: Instance | None) -> dict[str, Any]:
     """Return what a record says of an instance that went from one vm state to another; nothing of one that stayed.
 
