@@ -36,6 +36,27 @@ def pytest_sessionstart() -> None:
     asyncio.set_event_loop(None)
 
 
+class Named:
+    """Names each test that fails when it does: the whole takes long, and pytest names them at its end only."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Name it."""
+        if report.failed:
+            self._terminal.ensure_newline()
+            self._terminal.write_line(f"{report.when} failed: {report.nodeid}", red=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Have failures named; the processes that share the tests have no terminal."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Named(terminal))
+
+
 class Shares(LoadFileScheduling):
     """Shares the tests out among processes: a file's stay together, because of what they share.
 
