@@ -15,6 +15,7 @@ import struct
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import libvirt
@@ -23,6 +24,7 @@ import pytest
 import pytest_asyncio
 
 from stateward.agent.driver import DriverError
+from stateward.agent.libvirt import adoption, guests
 from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.domain.records import GuestSpec, ImageFacts
 from stateward.domain.states import Cause, Observed
@@ -451,6 +453,33 @@ async def test_a_guest_that_goes_off_while_it_is_marked_is_marked(
     await rig.driver.mark_fence(spec.instance_id, 7)
     guest = await rig.driver.get(spec.instance_id)
     assert (guest.observed, guest.fence) == (Observed.SHUTOFF, 7)
+
+
+@pytest.mark.parametrize(("module", "name"), [(guests, "mark_fence"), (adoption, "adopt")])
+@pytest.mark.asyncio
+async def test_a_mark_taken_away_as_it_is_stored_is_not_believed(
+    rig: Rig, operator: libvirt.virConnect, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str
+) -> None:
+    """The event of it can overtake the answer of the call that stored it; no further one would ever put it right."""
+    spec = rig.spec()
+    await rig.driver.prepare_disk(spec)
+    await rig.driver.define(spec)
+    await rig.changes.after(0)
+    store = getattr(module, name)
+    loop = asyncio.get_running_loop()
+
+    def taken_away(*arguments: Any) -> object:
+        answer = store(*arguments)
+        head, rest = operator.lookupByUUIDString(spec.instance_id).XMLDesc().split("<metadata>")
+        count = len(rig.changes.seen)
+        operator.defineXML(head + rest.split("</metadata>")[1])
+        asyncio.run_coroutine_threadsafe(rig.changes.after(count), loop).result()
+        return answer
+
+    monkeypatch.setattr(module, name, taken_away)
+    await (rig.driver.adopt(spec) if name == "adopt" else rig.driver.mark_fence(spec.instance_id, 7))
+    assert (await rig.driver.get(spec.instance_id)).observed is Observed.MISSING
+    assert await rig.driver.list() == []
 
 
 class Killed(Exception):

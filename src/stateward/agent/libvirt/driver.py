@@ -163,12 +163,15 @@ class LibvirtDriver(DiskCalls):
 
     async def adopt(self, spec: GuestSpec) -> None:
         """Mark the domain; the definition that it has stays."""
-        self._kept(spec.instance_id, await self._act(lambda connection: adoption.adopt(connection, spec)))
+        epoch = self._definitions
+        stored = await self._act(lambda connection: adoption.adopt(connection, spec))
+        self._kept(spec.instance_id, stored, epoch)
 
     async def release(self, instance_id: str) -> None:
         """Put back what the domain was, and take the mark off it."""
+        epoch = self._definitions
         await self._act(lambda connection: adoption.release(connection, instance_id))
-        self._kept(instance_id, None)
+        self._kept(instance_id, None, epoch)
 
     async def second_look(self, instance_ids: Sequence[str]) -> dict[str, Trace]:
         """Look for QEMU's processes, for definitions on the disk, and by a connection made for this alone.
@@ -191,9 +194,10 @@ class LibvirtDriver(DiskCalls):
 
         libvirt lets nothing change a domain while its memory is saved, so during that this waits.
         """
+        epoch = self._definitions
         marked = await self._act(lambda connection: guests.mark_fence(connection, instance_id, fence))
         if marked is not None:
-            self._known[_key(instance_id)] = marked
+            self._kept(instance_id, marked, epoch)
 
     async def define(self, spec: GuestSpec) -> None:
         """Define the domain; the fence stored with it is kept."""
@@ -388,10 +392,16 @@ class LibvirtDriver(DiskCalls):
         leases = {name: networks.leases(connection, name) for name in sorted(names)}
         return {ours.instance_id: _given(ours, leases) for ours in connected}, learned
 
-    def _kept(self, instance_id: str, identity: xml.Identity | None) -> None:
-        """Know what is kept with a domain from now on; what a list that is under way learns of it may be older."""
-        self._definitions += 1
-        self._known[_key(instance_id)] = identity
+    def _kept(self, instance_id: str, identity: xml.Identity | None, epoch: int) -> None:
+        """Know what was stored with a domain, unless a domain was redefined since: the next list reads it anew then.
+
+        Either way it goes before what a list that is under way learns, which may be older.
+        """
+        if epoch == self._definitions:
+            self._known[_key(instance_id)] = identity
+        else:
+            self._definitions += 1
+            self._known.pop(_key(instance_id), None)
 
     def _learn(self, learned: dict[bytes, xml.Identity | None], epoch: int) -> None:
         """Keep what was learned, unless a domain was redefined since: it may not be true of that one."""
