@@ -452,7 +452,7 @@ async def _runs(pid: int) -> bool:
 
 
 async def _pid(file: Path) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not (file.exists() and file.read_text().endswith("\n")):  # noqa: ASYNC110 - a file has no event
             await asyncio.sleep(0.01)
     return int(file.read_text())
@@ -460,7 +460,7 @@ async def _pid(file: Path) -> int:
 
 async def test_a_program_is_killed_with_who_waits_for_it(tmp_path: Path) -> None:
     file = tmp_path / "pid"
-    task = asyncio.create_task(run("Test", "dash", "sh", "-c", f"echo $$ >{file}; exec sleep 60"))
+    task = asyncio.create_task(run("Test", "dash", "sh", "-c", f"echo $$ >{file}; exec sleep 600"))
     pid = await _pid(file)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -475,12 +475,12 @@ async def test_a_program_dies_with_its_agent(tmp_path: Path) -> None:
         sys.executable,
         "-c",
         "import asyncio\nfrom stateward.agent.libvirt.tools import run\n"
-        f"asyncio.run(run('Test', 'dash', 'sh', '-c', 'echo $$ >{file}; exec sleep 60'))",
+        f"asyncio.run(run('Test', 'dash', 'sh', '-c', 'echo $$ >{file}; exec sleep 600'))",
     )
     pid = await _pid(file)
     agent.send_signal(signal.SIGKILL)
     await agent.wait()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await _runs(pid):  # noqa: ASYNC110 - the process is init's now
             await asyncio.sleep(0.01)
 

@@ -150,11 +150,11 @@ async def test_an_agent_that_cannot_freeze_is_said(
     spec = new_spec(f"stateward.agent={agent}")
     await rig.driver.prepare_disk(spec)
     await start(rig, spec)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(rig.patience):
         while not xml.agent_connected(operator.lookupByUUIDString(spec.instance_id).XMLDesc()):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     with pytest.raises(AgentSilent if agent == "mute" else DriverError):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(rig.patience):
             await rig.driver.snapshot(spec, str(uuid.uuid4()), quiesce=True)
     assert list((tmp_path / "snapshots").iterdir()) == []
     assert not copying(operator, spec)

@@ -21,6 +21,9 @@ from tests.harness import until
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.guests]
 
+#: Seconds that a loaded machine may take for anything.
+PATIENCE = 60.0
+
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
@@ -76,7 +79,7 @@ class Hanging:
         async def look() -> bool | None:
             return True if len(self.connections) == before + count else None
 
-        await until(look, seconds=10, says=lambda: f"{len(self.connections) - before} calls were begun")
+        await until(look, seconds=PATIENCE, says=lambda: f"{len(self.connections) - before} calls were begun")
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
@@ -97,7 +100,7 @@ async def test_hanging_calls_use_up_neither_threads_nor_connections(connection: 
         await hanging.begin(connection, 1)
         answers = await asyncio.gather(*(connection.run(Lane.ACT, kind) for _ in range(16)))
         assert set(answers) == {"QEMU"}
-        await until(renewed, seconds=10, says=lambda: "no new connection was made")
+        await until(renewed, seconds=PATIENCE, says=lambda: "no new connection was made")
     assert len({id(each) for each in hanging.connections}) == 9
     hanging.release()
     assert await connection.run(Lane.ACT, kind) == "QEMU"
@@ -118,7 +121,7 @@ async def test_as_many_as_libvirtd_can_work_on_make_it_count_as_away(connection:
         except HypervisorUnavailable:
             return None
 
-    assert await until(look, seconds=10, says=lambda: "libvirtd still counts as away") == "QEMU"
+    assert await until(look, seconds=PATIENCE, says=lambda: "libvirtd still counts as away") == "QEMU"
 
 
 async def test_closing_does_not_wait_for_what_hangs(place: LibvirtPlace) -> None:
@@ -128,6 +131,7 @@ async def test_closing_does_not_wait_for_what_hangs(place: LibvirtPlace) -> None
     hanging = Hanging()
     await hanging.begin(connection, 1)
     began = time.monotonic()
-    await connection.close()
-    assert 4 < time.monotonic() - began < 10
+    async with asyncio.timeout(PATIENCE):
+        await connection.close()
+    assert time.monotonic() - began > 4
     hanging.release()

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from stateward.agent.driver import DriverError, HypervisorUnavailable
-from stateward.agent.libvirt import xml
+from stateward.agent.libvirt import guests, xml
 from stateward.agent.libvirt.access import runs_unmodified
 from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
 from stateward.agent.libvirt.driver import LibvirtDriver
@@ -27,9 +27,9 @@ from tests.guests.conftest import NewSpec, TinyImages
 
 pytestmark = pytest.mark.guests
 
-#: Seconds within which a change made behind our back must be known: by an event, long before anybody looks again. How
-#: fast that is (B8) is measured over many in ``test_behind_our_back``; a single one may meet a machine that is busy.
-AT_ONCE = 2.0
+#: Seconds within which the calls of a guest must come back while another one hangs: before libvirt itself gives up
+#: what waits for a guest (30 s), however busy the machine is.
+BESIDE = 20.0
 
 IGNORED_ACPI = "stateward.acpi=ignore"
 
@@ -55,7 +55,7 @@ async def start(rig: Rig, new_spec: NewSpec, *arguments: str) -> str:
 async def agent_connected(operator: libvirt.virConnect, instance_id: str) -> None:
     """Wait until libvirt knows that the guest holds its end of the agent's channel."""
     domain = operator.lookupByUUIDString(instance_id)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not xml.agent_connected(domain.XMLDesc()):  # noqa: ASYNC110 - libvirt has no event for it
             await asyncio.sleep(0.02)
 
@@ -116,24 +116,39 @@ async def test_an_agent_that_answers_is_asked_instead_of_the_button(
 
 
 @pytest.mark.asyncio
-async def test_an_agent_that_does_not_answer_costs_two_seconds_at_most(
-    rig: Rig, new_spec: NewSpec, operator: libvirt.virConnect
+async def test_an_agent_that_does_not_answer_is_waited_for_once_and_not_to_the_end(
+    rig: Rig, new_spec: NewSpec, operator: libvirt.virConnect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instance_id = await start(rig, new_spec, "stateward.agent=mute", IGNORED_ACPI)
     await agent_connected(operator, instance_id)
-    asked = asyncio.get_running_loop().time()
-    async with asyncio.timeout(4):
+    asked: list[str] = []
+    ask, over = guests.ask_agent, threading.Event()
+
+    def never_answered(connection: libvirt.virConnect, instance_id: str) -> None:
+        asked.append(instance_id)
+        try:
+            ask(connection, instance_id)
+        finally:
+            # libvirt gives the question up in the end; here not before the test has seen what is done meanwhile.
+            over.wait()
+
+    monkeypatch.setattr(guests, "ask_agent", never_answered)
+    began = asyncio.get_running_loop().time()
+    try:
         assert await rig.driver.request_shutdown(instance_id) is Rung.POWER_BUTTON
+        assert asyncio.get_running_loop().time() - began >= 2
         await rig.console_says(instance_id, PRESSED)
-        assert asyncio.get_running_loop().time() - asked >= 2
-    # The first question is still open; the second press does not wait for it.
-    async with asyncio.timeout(1):
-        await rig.driver.request_shutdown(instance_id)
+        # The first question is still open; the second press neither waits for it nor asks again.
+        assert await rig.driver.request_shutdown(instance_id) is Rung.POWER_BUTTON
         await rig.console_says(instance_id, PRESSED, times=2)
+    finally:
+        over.set()
+    assert asked == [instance_id]
 
 
 @pytest.mark.asyncio
-async def test_what_is_done_behind_our_back_is_known_at_once(rig: Rig, operator: libvirt.virConnect) -> None:
+async def test_what_is_done_behind_our_back_is_told(rig: Rig, operator: libvirt.virConnect) -> None:
+    """By an event: the driver looks at nothing by itself. ``test_behind_our_back`` measures how fast (B8)."""
     instance_id = await rig.running()
     await rig.driver.list()
     domain = operator.lookupByUUIDString(instance_id)
@@ -148,9 +163,14 @@ async def test_what_is_done_behind_our_back_is_known_at_once(rig: Rig, operator:
     for step, state in steps:
         count = len(rig.changes.seen)
         await asyncio.to_thread(step)
-        async with asyncio.timeout(AT_ONCE):
-            while instance_id not in rig.changes.seen[count:] or await rig.state(instance_id) != state:
-                await rig.changes.after(len(rig.changes.seen))
+        async with asyncio.timeout(rig.patience):
+            while True:
+                seen = len(rig.changes.seen)
+                # As "look at all" where the event of its definition came late: it is not known then.
+                told = not {instance_id, None}.isdisjoint(rig.changes.seen[count:])
+                if told and await rig.state(instance_id) == state:
+                    break
+                await rig.changes.after(seen)
 
 
 @pytest.mark.asyncio
@@ -246,7 +266,7 @@ async def test_a_guest_that_hangs_holds_up_no_other(rig: Rig, folder: Path) -> N
     saving = asyncio.create_task(rig.driver.save_memory(stuck))
     try:
         for _ in range(3):
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(BESIDE):
                 await rig.driver.pause(other)
                 await rig.driver.unpause(other)
                 assert await rig.state(other) == RUNNING
@@ -298,13 +318,13 @@ async def test_guests_live_through_a_restart_of_libvirtd(rig: Rig, place: Libvir
     asking = asyncio.create_task(ask())
     now = await own(folder / "host")
     os.kill(now.started[1], signal.SIGKILL)
-    async with asyncio.timeout(AT_ONCE):
+    async with asyncio.timeout(rig.patience):
         await lost.wait()
     await asking
     os.kill(process_of(folder, killed), signal.SIGKILL)
     count = len(rig.changes.seen)
     assert (await own(folder / "host")).uri == place.uri
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(rig.patience):
         while None not in rig.changes.seen[count:]:
             await rig.changes.after(len(rig.changes.seen))
     assert await rig.state(running) == RUNNING
