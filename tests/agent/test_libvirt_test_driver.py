@@ -401,7 +401,7 @@ async def test_only_a_guests_own_host_says_that_it_is_thawed(tmp_path: Path) -> 
         return True if not marks[1].exists() else None
 
     try:
-        await until(thawed, seconds=30.0, says=lambda: "still marked")
+        await until(thawed, seconds=60.0, says=lambda: "still marked")
     finally:
         await server.stop()
     assert marks[0].exists()

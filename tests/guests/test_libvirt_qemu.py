@@ -19,6 +19,7 @@ from stateward.agent.libvirt.access import runs_unmodified
 from stateward.agent.libvirt.daemons import LibvirtPlace, own, stop_own
 from stateward.agent.libvirt.driver import LibvirtDriver
 from stateward.agent.libvirt.host import Accelerator
+from stateward.agent.libvirt.pidfile import end
 from stateward.domain.shutdown import Rung
 from stateward.domain.states import Cause, Observed
 from tests.agent.contract import PRESSED, RUNNING, SUSPENDED, UP, Changes, DriverContract, Rig
@@ -317,7 +318,8 @@ async def test_guests_live_through_a_restart_of_libvirtd(rig: Rig, place: Libvir
 
     asking = asyncio.create_task(ask())
     now = await own(folder / "host")
-    os.kill(now.started[1], signal.SIGKILL)
+    # Until it is gone: who looked at once would find it still there, and start none.
+    await end(now.started[1], signal.SIGKILL)
     async with asyncio.timeout(rig.patience):
         await lost.wait()
     await asking
