@@ -363,7 +363,9 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
     def fill(program: str) -> None:
         script = folder / program
         script.write_text(
-            '#!/bin/sh\nfor part; do :; done\n[ "$1" = resize ] || echo half >"$part"\n'
+            # What it writes is the last path among its arguments; a size may come after it.
+            "#!/bin/sh\nfor each; do case $each in /*) part=$each ;; esac; done\n"
+            '[ "$1" = resize ] || echo half >"$part"\n'
             f'echo "{program}: error while writing: No space left on device" >&2\nexit 1\n'
         )
         script.chmod(0o755)
