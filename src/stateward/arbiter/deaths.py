@@ -19,6 +19,7 @@ import structlog
 
 from stateward.arbiter.death_steps import DeathSteps, alert
 from stateward.arbiter.rid import Returning
+from stateward.arbiter.waves import Wave
 from stateward.arbiter.witnesses import Means
 from stateward.bus.port import STANDING, Bus
 from stateward.domain.hosts import Condition, Event, Frozen
@@ -111,6 +112,7 @@ class Deaths:
         )
         #: The number of each host's last heartbeat, and when it was seen first, by the event loop's time.
         self._heard: dict[str, tuple[int, float]] = {}
+        self._wave = Wave(many=rules.many, share=rules.share)
         self._many_told = False
         #: What is being done about each host that is not up.
         self._under_way: dict[str, UnderWay] = {}
@@ -153,8 +155,7 @@ class Deaths:
         if silent or bare:
             await self._database.write(lambda connection: self._suspect(connection, silent, bare))
             pulses = await self._database.read(hosts.pulses)
-        suspects = [each for each in pulses if each.condition is Condition.SUSPECT and not each.maintained]
-        many = await self._too_many(suspects, len(pulses))
+        many = await self._too_many(pulses)
         for pulse in pulses:
             # The network of this machine says nothing about what an operator, or a second signal, has said before.
             waits = many and pulse.condition is Condition.SUSPECT and not pulse.forced_down
@@ -206,20 +207,17 @@ class Deaths:
         for pulse in bare:
             hosts.freeze(connection, pulse.name, Frozen.SILENT, pulse.detail or says, now)
 
-    async def _too_many(self, suspects: Sequence[Pulse], of: int) -> bool:
+    async def _too_many(self, pulses: Sequence[Pulse]) -> bool:
         """Say whether so many are silent at once that it is this machine's network; tell it once."""
-        count = len(suspects)
-        if count <= 1 or (count <= self._rules.many and count <= self._rules.share * of):
-            self._many_told = False
-            return False
-        if not self._many_told:
+        silent = self._wave.look(pulses)
+        if silent and not self._many_told:
             says = (
-                f"{count} of {of} hosts are silent at once: the control plane's own network is the suspect. "
-                "No host is declared dead."
+                f"{len(silent)} of {len(pulses)} hosts are silent at once: the control plane's own network is the "
+                "suspect. No host is declared dead."
             )
-            await alert(self._admission, says, hosts=[each.name for each in suspects])
-            self._many_told = True
-        return True
+            await alert(self._admission, says, hosts=[each.name for each in silent])
+        self._many_told = bool(silent)
+        return bool(silent)
 
     async def _standing(self, payload: bytes) -> bytes:
         """Tell an agent that starts what it must not act on any more; from here on its host is not evacuated."""
