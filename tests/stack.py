@@ -127,7 +127,7 @@ class Stack:
         self.dispatcher = Dispatcher(self.database, self.bus)
         self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self.dispatcher.wake)
         self.arbiter = Arbiter(self.admission, policies, pace)
-        self.immediate = Immediate(self.admission, self.arbiter.wake)
+        self.immediate = Immediate(self.admission, self.arbiter.wake, self.arbiter.review)
         self.completion = Completion(self.admission, self.arbiter.wake)
         self.agent = Agent(
             host="h",

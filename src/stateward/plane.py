@@ -117,7 +117,7 @@ class Plane:
         self.policies = settings.made_policies()
         pace = msgspec.convert(settings.boot, Pace, from_attributes=True)
         self.arbiter = Arbiter(self.admission, self.policies, pace, sweep_limits(settings))
-        self.immediate = Immediate(self.admission, self._settled)
+        self.immediate = Immediate(self.admission, self._settled, self.arbiter.review)
         self.expiry = Expiry(database, clock, settings.locks.warning)
         self.locking = Locking(self.admission, self.immediate, self.expiry.wake)
         self.control = Control(database, clock, self._wake, cap=settings.shutdown.cap)

@@ -11,9 +11,12 @@ import pytest
 import pytest_asyncio
 
 from stateward.bus.memory import Disorder
+from stateward.domain.locks import ActorKind, LockKind
 from stateward.domain.policies import CrashLoop, Loop, Policies, Policy, Rule, check
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.verdicts import Kind
+from stateward.operations.locking import Locking
+from stateward.operations.stacking import LockWish
 from stateward.store.engine import Database
 from tests.rows import actor
 from tests.stack import Stack
@@ -36,9 +39,10 @@ POLICIES = Policies(
             rule=(Rule(expected=A, observed=Observed.SHUTOFF, cause=Cause.GUEST, verdict=Kind.RESTORE),),
             crash_loop=Loop(restores=2, pause=10, factor=3),
         ),
+        "leave": Policy(rule=(Rule(expected=T, observed=Observed.RUNNING, verdict=Kind.IGNORE),)),
     },
     default="base",
-    selectable=frozenset({"keep-on"}),
+    selectable=frozenset({"keep-on", "leave"}),
     crash_loop=CrashLoop(seconds=600),
 )
 
@@ -145,3 +149,19 @@ async def test_whoever_may_not_choose_a_policy_does_not(stack: Stack) -> None:
     stack.hypervisor.guest_shutdown(instance_id)
     await asyncio.sleep(2)
     assert (await stack.idle(instance_id)).vm_state is T
+
+
+async def test_a_lock_that_is_inherited_has_what_is_ignored_judged_again(stack: Stack) -> None:
+    """A stopped guest that runs, as its policy leaves it, is off as soon as its project is locked."""
+    instance_id = await stack.create("", stateward_policy="leave")
+    await stack.do("stop_force", instance_id)
+    stack.hypervisor.start(instance_id)
+    await asyncio.sleep(60)
+    assert stack.guest(instance_id) is Observed.RUNNING
+    locking = Locking(stack.admission, stack.immediate, lambda: None)
+    await locking.place_on_project(
+        "p", None, actor(ActorKind.ADMIN), LockWish(kind=LockKind.ADMIN, holder="an admin", name="unpaid")
+    )
+    await asyncio.sleep(2)
+    assert stack.guest(instance_id) is Observed.SHUTOFF
+    assert (await stack.history(instance_id))[-1] == "restore_off succeeded"

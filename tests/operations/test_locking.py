@@ -204,6 +204,8 @@ async def test_a_project_s_lock_is_inherited_at_once(desk: Desk) -> None:
         "p", None, ADMIN, wish(ADMIN, LockKind.ADMIN, name="audit", blocks=DELETE)
     )
     assert sorted(inheriting) == sorted([one, two])
+    # Nothing else is seen of them, and nobody else would have them judged again.
+    assert sorted(desk.compared) == sorted([one, one, two])
     assert await stack(desk, one) == [own, lock]
     assert [await refused(desk, "delete", each) for each in (one, two, foreign)] == [
         Refusal.LOCKED,
@@ -216,7 +218,9 @@ async def test_a_project_s_lock_is_inherited_at_once(desk: Desk) -> None:
     with pytest.raises(Forbidden):
         await locking(desk).release_from_project(lock.id, OWNER, reason=None, project_id="p")
     assert (await desk.audit())[-1] == ("refused", "release_lock", {"why": "stateward:locks:release"})
+    desk.compared.clear()
     await locking(desk).release_from_project(lock.id, ADMIN, reason="Done.", project_id=None)
+    assert sorted(desk.compared) == sorted([one, two])
     row = await desk.row(one)
     assert (row.owner_blocks, row.admin_blocks) == (STOP, OperationClass(0))
     assert await refused(desk, "delete", two) is None
@@ -324,12 +328,15 @@ async def test_a_lock_expires(desk: Desk) -> None:
     assert [each[0] for each in await desk.audit()].count("lock_expires_soon") == 1
     desk.clock.at = NOW + 100
     assert await refused(desk, "delete", instance_id) is Refusal.LOCKED
+    desk.compared.clear()
     assert await expiry.look(locking(desk)) == 10
+    assert desk.compared == [instance_id]
     assert await stack(desk, instance_id) == [other]
     assert (await desk.row(instance_id)).owner_blocks == STOP
     event, _action, detail = (await desk.audit())[-1]
     assert (event, detail["lock"]["id"]) == ("lock_expired", lock.id)
     assert not await locking(desk).expire(lock)
+    assert desk.compared == [instance_id]
 
 
 async def test_a_lock_s_time_is_looked_at_when_it_is_taken_away(desk: Desk) -> None:
@@ -348,7 +355,9 @@ async def test_a_project_s_lock_expires(desk: Desk) -> None:
         "p", None, OWNER, wish(name="soon", blocks=DELETE, expires_at=NOW + 100)
     )
     desk.clock.at = NOW + 100
+    desk.compared.clear()
     assert await locking(desk).expire(lock)
+    assert desk.compared == [instance_id]
     assert (await desk.row(instance_id)).locked_by is None
     assert await refused(desk, "delete", instance_id) is None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import sqlalchemy as sa
 import structlog
@@ -26,7 +26,7 @@ from stateward.domain.records import Instance
 from stateward.domain.sweeps import SweepLimits
 from stateward.domain.verdicts import Kind, Verdict
 from stateward.operations.admission import Admission
-from stateward.store import instances
+from stateward.store import instances, observations
 from stateward.store.engine import StoreUnavailable
 
 log = structlog.get_logger()
@@ -36,6 +36,9 @@ _RETRY_SECONDS = 1.0
 
 #: Instances that are judged at a time.
 _AT_ONCE = 32
+
+#: Rows that are looked through at a time for those of which something may follow: a project may have ten thousand.
+_REVIEWED_AT_ONCE = 500
 
 
 class Arbiter:
@@ -70,6 +73,8 @@ class Arbiter:
             policies=policies,
         )
         self._due: dict[str, None] = {}
+        #: Instances that were locked or unlocked with many others; nothing was seen of them.
+        self._reviewed: dict[str, None] = {}
         self._signal = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -95,6 +100,11 @@ class Arbiter:
         self._signal.set()
         self.boots.wake()
 
+    def review(self, instance_ids: Iterable[str]) -> None:
+        """Judge those of these instances soon that are not as recorded, a part of them at a time."""
+        self._reviewed |= dict.fromkeys(instance_ids)
+        self._signal.set()
+
     def _later(self, seconds: float, instance_id: str) -> None:
         if seconds:
             asyncio.get_running_loop().call_later(seconds, self.wake, instance_id)
@@ -105,12 +115,29 @@ class Arbiter:
         while True:
             await self._signal.wait()
             self._signal.clear()
-            while self._due:
+            while self._due or self._reviewed:
                 # Several at a time, which share a commit: a host's hundred are judged together.
-                some = tuple(itertools.islice(self._due, _AT_ONCE))
-                for instance_id in some:
-                    del self._due[instance_id]
+                some = _taken(self._due, _AT_ONCE)
                 await asyncio.gather(*(self._judge(instance_id) for instance_id in some))
+                if self._reviewed:
+                    await self._look_through(_taken(self._reviewed, _REVIEWED_AT_ONCE))
+
+    async def _look_through(self, instance_ids: tuple[str, ...]) -> None:
+        """Have those judged of which something may follow; of all others one row in many is all that is read."""
+        try:
+            rows = await self._database.read(
+                lambda connection: observations.seen_by_id(connection, instance_ids)
+            )
+        except StoreUnavailable as error:
+            log.warning("instances cannot be looked at now; it is tried again", error=str(error))
+            asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.review, instance_ids)
+            return
+        except Exception:
+            log.exception("instances could not be looked at; the next look at their hosts brings them back")
+            return
+        for row in rows:
+            if row.alerted is not None or row.verdict(row.observed, row.cause).kind is not Kind.AGREE:
+                self.wake(row.id)
 
     async def _judge(self, instance_id: str) -> None:
         try:
@@ -166,3 +193,11 @@ class Arbiter:
             decided_by=verdict.decided_by,
         )
         return verdict
+
+
+def _taken(waiting: dict[str, None], count: int) -> tuple[str, ...]:
+    """Take the first that wait, so many at most."""
+    some = tuple(itertools.islice(waiting, count))
+    for each in some:
+        del waiting[each]
+    return some

@@ -41,14 +41,26 @@ class Done(msgspec.Struct, frozen=True, kw_only=True):
 class Immediate:
     """The immediate actions, on the same admission."""
 
-    def __init__(self, admission: Admission, compare: Callable[[str], None]) -> None:
-        """Use an admission's database and clock; ``compare`` has the arbiter look at an instance."""
+    def __init__(
+        self,
+        admission: Admission,
+        compare: Callable[[str], None],
+        review: Callable[[Sequence[str]], None] | None = None,
+    ) -> None:
+        """Use an admission's database and clock.
+
+        Args:
+            admission: whose.
+            compare: has the arbiter look at an instance.
+            review: has it look at many, after what has happened to others; None: at each like at one.
+        """
         self._admission = admission
         self._compare = compare
+        self._review = review
 
     def on(self, database: Database) -> Self:
         """Return the same actions on another database: one that adds to what each transaction does."""
-        return type(self)(self._admission.on(database), self._compare)
+        return type(self)(self._admission.on(database), self._compare, self._review)
 
     async def lock(
         self, instance_id: str, actor: Actor, *, reason: str | None, project_id: str | None
@@ -128,6 +140,14 @@ class Immediate:
         """Have what an overtaken operation left cleaned up, and the instance looked at, once that is durable."""
         self._admission.forget_images(images)
         self._compare(instance_id)
+
+    def locked_otherwise(self, instance_ids: Sequence[str]) -> None:
+        """Have instances judged whose locks have changed, once that is durable: nothing else is seen of them."""
+        if self._review is not None:
+            self._review(instance_ids)
+            return
+        for instance_id in instance_ids:
+            self._compare(instance_id)
 
     async def change(
         self,

@@ -146,20 +146,21 @@ class Locking:
         """
         actor = system_actor(f"req-{uuid.uuid4()}")
 
-        def work(connection: sa.Connection) -> bool:
-            now = self._now()
+        def work(connection: sa.Connection) -> list[str] | None:
+            now, freed = self._now(), None
             if lock.instance_id is None:
-                gone = stacking.release_from_project(connection, lock, now, expired=True)
+                freed = stacking.release_from_project(connection, lock, now, expired=True)
             else:
                 held = instances.hold(connection, lock.instance_id)
-                gone = held is not None and locks.release_expired(connection, lock.id, now)
-                if held is not None and gone:
-                    stacking.restack(connection, held)
-            if gone:
+                if held is not None and locks.release_expired(connection, lock.id, now):
+                    freed = [stacking.restack(connection, held).id]
+            if freed is not None:
                 _record(connection, now, "lock_expired", actor, lock)
-            return gone
+            return freed
 
-        return await self._database.write(work)
+        freed = await self._database.write(work)
+        self._immediate.locked_otherwise(freed or ())
+        return freed is not None
 
     async def warn(self, lock: Lock) -> bool:
         """Tell, once, that a lock expires soon; False when that was told, or the lock is gone or changed.
@@ -199,6 +200,7 @@ class Locking:
             return lock, found
 
         placed = await self._database.write(work)
+        self._immediate.locked_otherwise(placed[1])
         if wish.expires_at is not None:
             self._expiring()
         return placed
@@ -213,7 +215,7 @@ class Locking:
             NotFound: there is no such lock for the caller.
         """
 
-        def work(connection: sa.Connection) -> Lock:
+        def work(connection: sa.Connection) -> tuple[Lock, list[str]]:
             lock = locks.get(connection, lock_id)
             if lock is None or lock.project_id is None or project_id not in {None, lock.project_id}:
                 raise NotFound(f"There is no lock {lock_id} on a project.")
@@ -221,12 +223,15 @@ class Locking:
             with recorded(connection, "release_lock", None, actor, now):
                 if not may_release(lock, actor.kind, actor.user_id):
                     raise Forbidden(RELEASE)
-            if not stacking.release_from_project(connection, lock, now):
+            freed = stacking.release_from_project(connection, lock, now)
+            if freed is None:
                 raise NotFound(f"There is no lock {lock_id} on a project.")
             _record(connection, now, "lock_released", actor, lock, reason=reason)
-            return lock
+            return lock, freed
 
-        return await self._database.write(work)
+        lock, freed = await self._database.write(work)
+        self._immediate.locked_otherwise(freed)
+        return lock
 
 
 def _record(

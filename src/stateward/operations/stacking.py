@@ -140,14 +140,17 @@ def place_on_project(connection: sa.Connection, lock: Lock, now: float) -> list[
     return _restack_project(connection, lock, project_id, now)
 
 
-def release_from_project(connection: sa.Connection, lock: Lock, now: float, *, expired: bool = False) -> bool:
-    """Take away a lock that a project's instances inherit; False when it is gone, or has not ``expired`` after all."""
+def release_from_project(
+    connection: sa.Connection, lock: Lock, now: float, *, expired: bool = False
+) -> list[str] | None:
+    """Take away a lock that a project's instances inherit; return the ids of those that did.
+
+    None: it is gone, or has not ``expired`` after all.
+    """
     project_id = _project_of(lock)
     locks.hold_project(connection, project_id, alone=True)
     gone = locks.release_expired(connection, lock.id, now) if expired else locks.release(connection, lock.id)
-    if gone:
-        _restack_project(connection, lock, project_id, now)
-    return gone
+    return _restack_project(connection, lock, project_id, now) if gone else None
 
 
 def _project_of(lock: Lock) -> str:
