@@ -31,9 +31,9 @@ from tests.rows import NOW, SetClock, actor, insert
 T = TypeVar("T")
 
 
-def make_arbiter(database: Database) -> Arbiter:
+def make_arbiter(database: Database, policies: Policies = NO_POLICIES) -> Arbiter:
     """Make an arbiter that judges only when the test says so."""
-    return Arbiter(Admission(database, SetClock(), ShutdownDefaults(), lambda: None))
+    return Arbiter(Admission(database, SetClock(), ShutdownDefaults(), lambda: None), policies)
 
 
 def report(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
+import pytest
 import pytest_asyncio
 
 from stateward.bus.memory import MemoryBus
 from stateward.bus.port import REPORTS, TALLIES, questions_subject
+from stateward.domain.policies import NO_POLICIES, Policies, Policy, Rule
 from stateward.domain.questions import Answer, Inventory, Question
 from stateward.domain.records import Instance, Observation, Report, Tally
-from stateward.domain.states import Cause, Observed
+from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.verdicts import Kind
+from stateward.store import instances
 from stateward.store.engine import Database
 from tests.arbiter.test_reports import add, make_arbiter, row_of
 from tests.rows import NOW
@@ -24,11 +29,11 @@ _question = msgspec.json.Decoder[Question](Question)
 class Host:
     """A host's agent, word by word: what it has, what it says, and what it was asked."""
 
-    def __init__(self, database: Database, instance_id: str) -> None:
+    def __init__(self, database: Database, instance_id: str, policies: Policies = NO_POLICIES) -> None:
         self.database = database
         self.instance_id = instance_id
         self.bus = MemoryBus()
-        self.arbiter = make_arbiter(database)
+        self.arbiter = make_arbiter(database, policies)
         self.observed = Observed.RUNNING
         self.seq = 100
         #: The numbers that its answers had to be above.
@@ -178,3 +183,47 @@ async def test_over_the_bus(host: Host) -> None:
     await host.bus.publish(REPORTS, encoded(report), message_id="2")
     await asyncio.sleep(0.05)
     assert (await host.row()).observed is Observed.PAUSED
+
+
+@pytest.mark.looptime
+async def test_what_a_policy_leaves_is_weighed_once(inline_database: Database) -> None:
+    """The host is steady again, until something about it changes: what is seen, the record, or a lock."""
+    leave = Policy(rule=(Rule(expected=VmState.STOPPED, observed=Observed.RUNNING, verdict=Kind.IGNORE),))
+    left = await add(inline_database, vm_state="stopped", observed="shutoff")
+    host = Host(inline_database, left, Policies(named={"leave": leave}, default="leave"))
+    await host.start()
+
+    async def looks() -> int:
+        """Have it looked at often, when nothing is of a sweep any more; return how often everything was asked for."""
+        await asyncio.sleep(600)
+        host.asked.clear()
+        for _ in range(10):
+            await host.tally()
+        return len(host.asked)
+
+    verdict = None
+    for _ in range(2):
+        await host.tally()
+        verdict = await host.arbiter.reconcile(left)
+    assert verdict is not None
+    assert verdict.kind is Kind.IGNORE
+    # Once: nothing is known of the host yet since that was judged.
+    assert (await looks(), await looks()) == (1, 0)
+
+    async def become(**changes: Any) -> None:
+        """Have its row changed; whoever does has it judged, which is doubt enough."""
+        await inline_database.write(
+            lambda connection: instances.guarded_update(connection, left, (), changes)
+        )
+        host.arbiter.intake.doubt("h")
+
+    await become(locked_by="owner")
+    assert await looks() == 10
+    await become(locked_by=None)
+    assert await looks() == 1
+    await become(vm_state="shelved")
+    assert await looks() == 10
+    await become(vm_state="stopped")
+    host.observed = Observed.PAUSED
+    assert await looks() == 10
+    await host.bus.close()

@@ -27,7 +27,7 @@ from stateward.bus.port import REPORTS, TALLIES, Bus, NobodyAnswered, questions_
 from stateward.domain.hosts import Frozen
 from stateward.domain.policies import Policies
 from stateward.domain.questions import Answer, Inventory, Question, SecondLook
-from stateward.domain.records import Actor, Observation, Report, Tally
+from stateward.domain.records import Actor, Instance, Observation, Report, Tally
 from stateward.domain.states import Observed
 from stateward.domain.sweeps import Signal, Trace, signal
 from stateward.operations import sweeps
@@ -92,6 +92,10 @@ class Intake:
     def doubt(self, host: str) -> None:
         """Note that something of a host was written here: what its agent tells next is compared anew."""
         self._of(host).doubt()
+
+    def judged(self, instance: Instance, *, left: bool) -> None:
+        """Note that an instance was judged, and whether it is ``left`` as it is until something about it changes."""
+        self._of(instance.host).judge(instance, left=left)
 
     def believed(self, host: str) -> None:
         """Note that a sweep is over by somebody's word."""

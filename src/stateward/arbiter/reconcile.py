@@ -169,6 +169,8 @@ class Arbiter:
         if not now:
             return None
         verdict = self._policies.judge(instance)
+        # What an operation in flight comes to is judged at its end.
+        self.intake.judged(instance, left=verdict.kind is Kind.IGNORE and instance.task_state is None)
         if verdict.kind is not Kind.ALERT:
             await self._writing.no_alert(instance)
         match verdict.kind:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from stateward.domain.hosts import Frozen
 from stateward.domain.policies import Policies
-from stateward.domain.records import Observation, Report
+from stateward.domain.records import Instance, Observation, Report
 from stateward.domain.states import Cause, Observed, why
 from stateward.domain.sweeps import Signal
 from stateward.domain.verdicts import Kind
@@ -42,6 +42,8 @@ class Known:
         self.doubts = 0
         #: The latest observations taken note of since ``floor``, by instance; rows keep only those that were news.
         self.seen: dict[str, int] = {}
+        #: Instances that are left as they are, with what they were judged by: what is the same is not judged again.
+        self.left: dict[str, tuple[object, ...]] = {}
         #: When reports were received first that could not be kept and will be delivered again, by their numbers.
         self.came: dict[int, float] = {}
         self.asking = False
@@ -56,6 +58,13 @@ class Known:
         """Have the next tally compared anew."""
         self.digest = None
         self.doubts += 1
+
+    def judge(self, instance: Instance, *, left: bool) -> None:
+        """Note that an instance was judged, and whether it is ``left`` as it is."""
+        if left:
+            self.left[instance.id] = _judged_by(instance)
+        else:
+            self.left.pop(instance.id, None)
 
     def rise(self, seq: int) -> None:
         """Note that everything was looked at as of a number."""
@@ -163,8 +172,10 @@ def _add(
     changed = (row.observed, row.cause) != (seen.observed, seen.cause)
     # What an operation in flight brings about is no deviation.
     idle = row.task_state is None
-    told = row.told and not changed and not suspect
-    follows = idle and _follows(row, seen, policies, told=told)
+    same = not changed and not suspect
+    told = row.told and same
+    left = same and known.left.get(row.id) == _judged_by(row)
+    follows = idle and not left and _follows(row, seen, policies, told=told)
     if changed or follows:
         found.news.append(seen)
     if follows:
@@ -177,6 +188,18 @@ def _add(
             found.urgent.add(row.id)
     elif idle and told and not known.judged and policies.may_act(row.vm_state, seen.observed, seen.cause):
         found.again.append(row.id)
+
+
+def _judged_by(row: observations.Seen | Instance) -> tuple[object, ...]:
+    """Return what an instance is judged by; its policy is left out, since it is judged at once where that changes."""
+    return (
+        row.vm_state,
+        row.observed,
+        row.cause,
+        row.locked_by is not None,
+        bool(row.hold_blocks),
+        row.kept_off,
+    )
 
 
 def _seen(row: observations.Seen, seen: Observation | None, report: Report) -> Observation:
