@@ -114,6 +114,9 @@ def test_what_may_run_elsewhere_is_never_started(observed: Observed, cause: Caus
     """A guest that was migrated away, or is being, or whose memory was saved to a file, outside Stateward."""
     possible = alternatives(A, observed, cause)
     assert possible.kinds == {Kind.IGNORE, Kind.ALERT, Kind.QUARANTINE}
+    if observed is Observed.SHUTOFF:
+        # Nor recorded as stopped, and started by whoever likes.
+        assert alternatives(S, observed, cause) == possible
     assert one(rule(A, observed, Kind.RESTORE)).decide(
         A, observed, cause, choices=(Choice(layer=Layer.DEFAULT, policy="p"),)
     ) is judge(A, observed, cause, locked=False)

@@ -183,8 +183,8 @@ A, P, R, S, T, E, D = (
         (P, Observed.SHUTOFF, Cause.MIGRATION, False, Kind.ALERT, None),
         (S, Observed.SHUTOFF, Cause.MIGRATION, True, Kind.ALERT, None),
         # The memory that somebody saved to a file must not come back to a disk that went on without it.
-        *((each, Observed.SHUTOFF, Cause.SAVED, False, Kind.ALERT, None) for each in (A, P, R)),
-        (S, Observed.SHUTOFF, Cause.SAVED, False, Kind.ADOPT, T),
+        *((each, Observed.SHUTOFF, Cause.SAVED, False, Kind.ALERT, None) for each in (A, P, R, S)),
+        (S, Observed.SHUTOFF, Cause.SAVED, True, Kind.ALERT, None),
         (T, Observed.SHUTOFF, Cause.SAVED, False, Kind.AGREE, None),
         (A, Observed.SHUTOFF, Cause.OTHER, False, Kind.RESTORE, "restore_start"),
         (A, Observed.CRASHED, Cause.CRASHED, False, Kind.RESTORE, "restore_start"),

@@ -126,5 +126,5 @@ def _passes(expected: VmState, observed: Observed, cause: Cause) -> bool:
     """Say whether a guest may run elsewhere, or will be something else by itself."""
     return (expected in {A, R} and observed is Observed.PAUSED and cause in _PASSING) or (
         observed is Observed.SHUTOFF
-        and (cause is Cause.MIGRATION or (expected in {A, P, R} and cause is Cause.SAVED))
+        and (cause is Cause.MIGRATION or (expected in {A, P, S, R} and cause is Cause.SAVED))
     )

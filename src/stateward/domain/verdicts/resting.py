@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from stateward.domain.states import ON_NO_HOST, Observed, VmState
+from stateward.domain.states import ON_NO_HOST, Cause, Observed, VmState
 from stateward.domain.verdicts.row import (
     Verdict,
     adopt,
@@ -48,6 +48,16 @@ SUSPENDED: Final[tuple[Verdict, ...]] = (
         "The guest was resumed outside Stateward and is halted; its memory is saved again.",
     ),
     moved_away(S),
+    # A memory that libvirt keeps is seen as suspended. Whether this one is in somebody's file, or was removed while no
+    # agent looked, nobody can tell.
+    alert(
+        S,
+        Observed.SHUTOFF,
+        "The memory that was saved of the guest is not there any more: it was saved to a file outside Stateward (virsh "
+        "save), or removed (virsh managedsave-remove). Restore that file (virsh restore), or reboot it hard to go on "
+        "without that memory; restored after that, it would damage its disk.",
+        causes=frozenset({Cause.SAVED}),
+    ),
     *(
         adopt(
             S,
