@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import looptime
+import msgspec
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
@@ -16,9 +17,9 @@ from stateward.agent.simulated.hypervisor import NO_TRACE
 from stateward.arbiter.reconcile import Arbiter
 from stateward.bus.memory import Disorder
 from stateward.domain.hosts import Frozen
-from stateward.domain.records import Instance
-from stateward.domain.states import Observed, VmState
-from stateward.domain.sweeps import Trace
+from stateward.domain.records import Instance, Observation, Report
+from stateward.domain.states import Cause, Observed, VmState
+from stateward.domain.sweeps import SweepLimits, Trace
 from stateward.operations import sweeps
 from stateward.store import hosts
 from stateward.store.engine import Database
@@ -225,3 +226,27 @@ async def test_what_is_frozen_otherwise_stays_so(host: Host) -> None:
     await asyncio.sleep(11)
     assert await host.events() == ["alert", "sweep_confirmed"]
     assert await host.histories() == {("create succeeded", "restore_start succeeded")}
+
+
+@pytest.mark.parametrize("count", [5, 6, COUNT])
+async def test_reports_of_one_guest_each_that_come_at_once(host: Host, count: int) -> None:
+    """All of them are weighed before the first is written, and yet they are counted together."""
+    stack = host.stack
+    before = {each.id: (each.vm_state, each.task_state, each.fence) for each in await host.rows()}
+    # As a hypervisor that restarts says it of each; the processes run on.
+    stack.hypervisor.traces = dict.fromkeys(host.ids, Trace(process=True, defined=True))
+    payloads: list[bytes] = []
+    for each in host.ids[:count]:
+        seq, at = stack.agent.worker.journal.next_seq(), stack.clock.now()
+        gone = Observation(instance_id=each, observed=Observed.MISSING, cause=Cause.OTHER, seq=seq, at=at)
+        report = Report(host="h", complete=False, observations=(gone,), seq=seq, at=at)
+        payloads.append(msgspec.json.encode(report))
+    stack.hypervisor.hidden = frozenset(host.ids[:count])
+    await asyncio.gather(*(stack.arbiter.intake.handle(each) for each in payloads))
+    await asyncio.sleep(5)
+    if count <= SweepLimits().instances:
+        assert await host.frozen() is None
+        return
+    assert await host.frozen() is Frozen.SWEEP
+    assert {each.id: (each.vm_state, each.task_state, each.fence) for each in await host.rows()} == before
+    assert (await host.told())[-1][1]["instances"] == count

@@ -189,8 +189,11 @@ class Intake:
             # In its row a claim would be no change any more when the host is judged again, and pass the breaker.
             await self._keep_harmless(host, weighed)
         elif self._breaker.trips(host, weighed.changing, weighed.total):
-            await self._sweep_begins(report, weighed, recent)
+            # Others may have been let since it was weighed.
+            await self._sweep_begins(report, weighed, self._breaker.recent(host))
         else:
+            # Before anything is waited for: what is weighed meanwhile must be counted with it.
+            self._breaker.let(host, weighed.changing)
             await self._keep(host, weighed)
             known.judged = known.judged or report.complete
         # Only now: a report that could not be kept comes again, and must count then.
@@ -238,7 +241,6 @@ class Intake:
         if not weighed.news:
             return
         due = await self._database.write(lambda connection: _observed(connection, host, weighed.news))
-        self._breaker.let(host, weighed.changing)
         waiting = {each.instance_id for each in weighed.claims} - weighed.urgent
         pause = self._breaker.pause(host, weighed.total) if waiting else 0.0
         for instance_id in due:
