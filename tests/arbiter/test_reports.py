@@ -114,6 +114,21 @@ async def test_a_report_is_kept(database: Database) -> None:
         assert (row.observed_seq, row.observed_at) == (seq, at)
 
 
+@pytest.mark.parametrize("late_first", [True, False])
+async def test_two_looks_at_one_guest_in_one_report(database: Database, *, late_first: bool) -> None:
+    """A slow look may end together with the one after it: the newer one counts, whichever is named first."""
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    seen = [
+        Observation(instance_id=instance_id, observed=observed, cause=Cause.OTHER, seq=seq, at=NOW)
+        for seq, observed in ((5, Observed.SHUTOFF), (6, Observed.PAUSED))
+    ]
+    both = tuple(seen if late_first else reversed(seen))
+    await arbiter.intake.take(Report(host="h", complete=False, observations=both, seq=7, at=NOW))
+    row = await row_of(database, instance_id)
+    assert (row.observed, row.observed_seq) == (Observed.PAUSED, 6)
+
+
 async def test_a_late_report_changes_nothing(database: Database) -> None:
     """Neither after a newer one that changed the row, nor after one that only confirmed it."""
     instance_id = await add(database)

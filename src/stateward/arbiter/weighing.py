@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import msgspec
@@ -25,6 +26,8 @@ _TOLD = _NOTHING | {Kind.ALERT}
 
 #: What has a guest off again; of one that is off, as it may be after all, it takes nothing.
 _OFF_AGAIN = frozenset({"restore_held", "restore_off", "restore_suspend"})
+
+_by_seq = operator.attrgetter("seq")
 
 
 class Known:
@@ -121,7 +124,8 @@ def weigh(
         policies: by which something may follow where the table says nothing.
     """
     host = report.host
-    named = {observation.instance_id: observation for observation in report.observations}
+    # Of two looks at one guest, of which the first one was slow, the later one counts.
+    named = {each.instance_id: each for each in sorted(report.observations, key=_by_seq)}
     rows = observations.seen_on(connection, host) if report.complete else []
     living = {row.id for row in rows}
     others = [instance_id for instance_id in named if instance_id not in living]
