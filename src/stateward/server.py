@@ -6,6 +6,7 @@ killed in between: what was accepted is in the database, and what an agent has b
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -46,6 +47,7 @@ from stateward.settings import HostSettings, Settings
 from stateward.store import flavors, hosts
 from stateward.store.engine import Database, StoreUnavailable, open_database
 from stateward.store.schema import NewerSchema, migrate
+from stateward.store.sole import DatabaseTaken, sole
 
 log = structlog.get_logger()
 
@@ -106,6 +108,8 @@ class Server:
         #: Closed before the last requests are waited for: those who follow operations would never end.
         self.changes = Changes()
         self.socket: socket.socket | None = None
+        #: Set when another server has taken the database: this one must end.
+        self.overtaken = asyncio.Event()
 
     async def start(self) -> None:
         """Put everything up; on return requests can be served.
@@ -240,10 +244,18 @@ class Server:
             make_private(path)
             url = f"sqlite:///{path}"
         try:
+            mine = sole(url)
+            self._undo.push_async_callback(mine.release)
+            await mine.take(self.overtaken.set)
             database = open_database(url)
             self._undo.push_async_callback(database.close)
             if await migrate(database):
                 self._progress("the database is set up")
+        except DatabaseTaken:
+            raise CannotStart(
+                f"Another server is running on the database {_shown(url)}. Stop it, or name another in the setting "
+                "database; one whose machine has gone lets go of it within a minute."
+            ) from None
         except (StoreUnavailable, NewerSchema) as error:
             raise CannotStart(
                 f"{_one_line(error)} Check the setting database, and that it is running."

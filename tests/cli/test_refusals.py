@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from click.testing import CliRunner
 
 from stateward.cli.main import main
@@ -64,6 +65,22 @@ def test_a_data_folder_in_use(tmp_path: Path) -> None:
         "Stop it, or name another with --data.\n"
     )
     assert refused == (1, "", message)
+
+
+def test_a_database_in_use(tmp_path: Path, bare_url: sa.URL) -> None:
+    """A server's agents hear nothing of what another one dispatches, and what is told would be told twice."""
+    config, address = tmp_path / "config", bare_url.render_as_string(hide_password=False)
+    config.write_text(f'database = "{address}"\n[[host]]\nname = "h"\ndriver = "simulated"\n')
+    begin = ("serve", "--config", config, "--listen", "127.0.0.1:0")
+    with serving(tmp_path / "data", "--config", str(config)):
+        refused = run(*begin, "--data", tmp_path / "other")
+    message = (
+        f"stateward: Another server is running on the database {address}. Stop it, or name another in the setting "
+        "database; one whose machine has gone lets go of it within a minute.\n"
+    )
+    assert refused == (1, "", message)
+    with serving(tmp_path / "other", "--config", str(config)):
+        pass
 
 
 def test_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:

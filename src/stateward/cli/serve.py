@@ -167,9 +167,18 @@ async def _serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, web.handle_exit, number, None)
+        overtaken = asyncio.create_task(_end_when_overtaken(server, web), name="overtaken")
         await web.serve(sockets=[server.socket] if server.socket is not None else None)
+        overtaken.cancel()
+        if server.overtaken.is_set():
+            raise CannotStart("Another server has taken the database while it was away; this one has ended.")
     finally:
         await server.stop()
+
+
+async def _end_when_overtaken(server: Server, web: _Uvicorn) -> None:
+    await server.overtaken.wait()
+    web.should_exit = True
 
 
 def _tell_ready(server: Server, data: Path, seconds: float) -> None:
