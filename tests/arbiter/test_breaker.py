@@ -17,6 +17,7 @@ from stateward.agent.simulated.hypervisor import NO_TRACE
 from stateward.arbiter.reconcile import Arbiter
 from stateward.bus.memory import Disorder
 from stateward.domain.hosts import Frozen
+from stateward.domain.questions import Question, SecondLook
 from stateward.domain.records import Instance, Observation, Report
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.domain.sweeps import SweepLimits, Trace
@@ -250,3 +251,35 @@ async def test_reports_of_one_guest_each_that_come_at_once(host: Host, count: in
     assert await host.frozen() is Frozen.SWEEP
     assert {each.id: (each.vm_state, each.task_state, each.fence) for each in await host.rows()} == before
     assert (await host.told())[-1][1]["instances"] == count
+
+
+async def test_a_second_look_confirms_what_it_looked_at(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it was under way an operator confirmed, and another sweep began: that one waits for its own."""
+    stack, ask = host.stack, host.stack.bus.ask
+    gone, hidden = host.ids[:6], host.ids[6:]
+    stack.hypervisor.traces = {each: Trace(process=True, defined=True) for each in hidden}
+
+    async def slow(subject: str, payload: bytes, *, timeout: float) -> bytes:
+        answer = await ask(subject, payload, timeout=timeout)
+        if isinstance(msgspec.json.decode(payload, type=Question), SecondLook):
+            monkeypatch.undo()
+            confirmed = await stack.database.write(
+                lambda connection: sweeps.believe(
+                    connection, "h", actor=actor(), now=stack.clock.now(), by="operator"
+                )
+            )
+            assert confirmed is not None
+            stack.arbiter.intake.believed("h")
+            host.hide(*hidden)
+            await asyncio.sleep(1)
+            assert await host.frozen() is Frozen.SWEEP
+        return answer
+
+    monkeypatch.setattr(stack.bus, "ask", slow)
+    for each in gone:
+        stack.hypervisor.destroy(each)
+    await asyncio.sleep(30)
+    assert await host.frozen() is Frozen.SWEEP
+    rows = {each.id: each for each in await host.rows()}
+    assert {rows[each].observed for each in hidden} == {Observed.RUNNING}
+    assert [event for event in await host.events() if event != "alert"] == ["sweep_confirmed"]

@@ -263,24 +263,26 @@ class Intake:
         goes_on = known.confirmed_at is not None and now - known.confirmed_at <= window
         others = sorted(recent - {each.instance_id for each in claims})
 
-        def work(connection: sa.Connection) -> list[str]:
+        def work(connection: sa.Connection) -> tuple[list[str], list[Observation]]:
             waiting = still_due(connection, others, self._policies, report.at)
+            kept = [*claims, *waiting]
             sweeps.hold(
                 connection,
                 host,
-                [*claims, *waiting],
+                kept,
                 total=total,
                 before=len(others) - len(waiting),
                 told=goes_on,
                 actor=_actor(),
                 now=self._clock.now(),
             )
-            return _observed(connection, host, weighed.harmless)
+            return _observed(connection, host, weighed.harmless), kept
 
-        for instance_id in await self._database.write(work):
+        due, kept = await self._database.write(work)
+        for instance_id in due:
             self._judge(0.0, instance_id)
         if report.complete:
-            await self._look_again(host, claims)
+            await self._look_again(host, kept)
         else:
             await self._ask_everything(host)
 
@@ -318,12 +320,21 @@ class Intake:
         says = signal((each.observed, traces.get(each.instance_id, Trace())) for each in claims)
         known = self._of(host)
         if says is Signal.CONFIRMED:
-            known.confirmed_at = asyncio.get_running_loop().time()
-            due = await self._database.write(
-                lambda connection: sweeps.believe(
-                    connection, host, actor=_actor(), now=self._clock.now(), by="second-look"
+            try:
+                due = await self._database.write(
+                    lambda connection: sweeps.believe(
+                        connection,
+                        host,
+                        actor=_actor(),
+                        now=self._clock.now(),
+                        by="second-look",
+                        claims=claims,
+                    )
                 )
-            )
+            except sweeps.NotLookedAt:
+                # Another one began meanwhile, and waits for a look of its own: with the next look at everything.
+                return
+            known.confirmed_at = asyncio.get_running_loop().time()
             self.believed(host)
             for instance_id in due or ():
                 self._judge(0.0, instance_id)

@@ -77,7 +77,19 @@ def doubted(connection: sa.Connection, host: str, signal: Signal, *, actor: Acto
     return True
 
 
-def believe(connection: sa.Connection, host: str, *, actor: Actor, now: float, by: str) -> list[str] | None:
+class NotLookedAt(Exception):
+    """What a second look was at is not what is kept any more."""
+
+
+def believe(
+    connection: sa.Connection,
+    host: str,
+    *,
+    actor: Actor,
+    now: float,
+    by: str,
+    claims: Sequence[Observation] | None = None,
+) -> list[str] | None:
     """Take what a host said for true, as it was kept, and judge its instances again.
 
     Args:
@@ -86,14 +98,21 @@ def believe(connection: sa.Connection, host: str, *, actor: Actor, now: float, b
         actor: who confirms it.
         now: seconds since the epoch.
         by: ``second-look`` or ``operator``, for the record.
+        claims: only if it is these that were kept; None: whatever was.
 
     Returns:
         The living instances of the host, which are all to be judged; None when there is no sweep to confirm.
+
+    Raises:
+        NotLookedAt: other claims are kept; nothing may be written.
     """
     if not hosts.thaw(connection, host, Frozen.SWEEP):
         return None
+    # Now nobody else changes it: who does has the host's row.
     sweep = sweeps.of_host(connection, host)
     found = () if sweep is None else sweep.observations
+    if claims is not None and found != tuple(claims):
+        raise NotLookedAt
     for each in found:
         observations.observe(connection, each, host=host)
     detail: dict[str, object] = {"by": by, "instances": len(found)}
