@@ -6,7 +6,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
-from stateward.domain.hosts import Frozen
+from stateward.domain.hosts import Event, Frozen
 from stateward.domain.records import HostReport
 from stateward.store import hosts
 from stateward.store.engine import Database
@@ -134,3 +134,19 @@ async def test_a_boot_of_a_frozen_host(database: Database, why: Frozen, then: Fr
     assert (await boots(database))[2] is then
     await database.write(lambda connection: hosts.thaw(connection, "h", why))
     assert (await boots(database))[2] is after
+
+
+@pytest.mark.parametrize("why", [Frozen.SWEEP, Frozen.MAINTENANCE])
+async def test_what_is_down_is_not_judged_when_a_reason_ends(database: Database, why: Frozen) -> None:
+    """Nobody looks first whether it lives: that is in the statement."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    await note(database, "one", 1)
+    await database.write(lambda connection: hosts.freeze(connection, "h", why, "for a test", NOW))
+    await database.write(lambda connection: hosts.become(connection, "h", Event.SILENT, "It is.", NOW + 1))
+    assert await database.write(lambda connection: hosts.thaw(connection, "h", why))
+    (host,) = await database.read(hosts.every)
+    assert (host.frozen, host.frozen_at, host.frozen_detail) == (Frozen.SILENT, NOW + 1, "It is.")
+    await note(database, "two", 2)
+    await database.write(lambda connection: hosts.become(connection, "h", Event.HEARD, "It is back.", NOW + 2))
+    assert await database.write(lambda connection: hosts.thaw(connection, "h", Frozen.SILENT))
+    assert (await boots(database))[2] is Frozen.BOOT

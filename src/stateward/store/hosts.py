@@ -262,17 +262,19 @@ def still_frozen(connection: sa.Connection, name: str, why: Frozen, detail: str)
 def thaw(connection: sa.Connection, name: str, why: Frozen) -> bool:
     """Have a host's instances judged again; False when they were not frozen for this reason.
 
-    Where the machine has booted meanwhile they are not judged yet, for that reason then (R14).
+    A host that is not up stays frozen, as silent, until it is; where the machine has booted meanwhile they are not
+    judged yet either, for that reason then (R14).
     """
+    down = _COLUMNS.condition != Condition.UP.value
     pending = _COLUMNS.booted_id != _COLUMNS.boot_id
     return (
         connection.execute(
             sa.update(HOSTS)
             .where(_COLUMNS.name == name, _COLUMNS.frozen == why.value)
             .values(
-                frozen=sa.case((pending, Frozen.BOOT.value)),
-                frozen_at=sa.case((pending, _COLUMNS.booted_at)),
-                frozen_detail=sa.case((pending, BOOTED)),
+                frozen=sa.case((down, Frozen.SILENT.value), (pending, Frozen.BOOT.value)),
+                frozen_at=sa.case((down, _COLUMNS.condition_at), (pending, _COLUMNS.booted_at)),
+                frozen_detail=sa.case((down, _COLUMNS.condition_detail), (pending, BOOTED)),
             )
         ).rowcount
         == 1
