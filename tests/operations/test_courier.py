@@ -65,6 +65,7 @@ class Office:
         self.webhooks = Webhooks(desk.database, desk.clock, self.post, "/here")
         #: Seconds by a clock that nobody sets.
         self.steady = 0.0
+        self.changes = Changes()
         self.courier = self.new_courier()
 
     def new_courier(self, **more: Any) -> Courier:
@@ -72,7 +73,7 @@ class Office:
         return Courier(
             self.desk.database,
             self.desk.clock,
-            Changes(),
+            self.changes,
             self.post,
             bodies("/here"),
             patience=Patience(attempts=3, disable_after=1000),
@@ -133,6 +134,28 @@ async def test_in_order_and_signed(office: Office) -> None:
     assert headers["webhook-signature"] == f"v1,{expected}"
     row = await office.row()
     assert (row.delivered, row.reached, row.attempts) == (4, Place(5, 9), 0)
+
+
+async def test_a_fault_of_ours_does_not_end_it(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next look is taken all the same."""
+    await office.add()
+    changes, look = office.changes, office.courier.look
+    looks = 0
+
+    async def faulty() -> None:
+        nonlocal looks
+        looks += 1
+        changes.changed()
+        if looks == 1:
+            raise RuntimeError
+        await look()
+
+    monkeypatch.setattr(office.courier, "look", faulty)
+    await office.courier.start()
+    async with asyncio.timeout(10):
+        await office.post.arrived.get()
+    await office.courier.stop()
+    assert office.post.ids() == ["1.0"]
 
 
 async def test_a_life_that_ends_loses_nothing(office: Office) -> None:

@@ -141,3 +141,28 @@ async def test_a_signal_is_enough(inline_database: Database) -> None:
     await asyncio.sleep(0.01)
     assert len(bus.messages) == 1
     await dispatcher.stop()
+
+
+async def test_a_fault_of_ours_does_not_end_it(desk: Desk) -> None:
+    """What is admitted afterwards goes out too, and what could not."""
+    operation = (await desk.admit("stop", await desk.add())).operation
+
+    class Faulty(Taken):
+        """Fails at first."""
+
+        failed = False
+
+        async def publish(self, subject: str, payload: bytes, *, message_id: str) -> None:
+            if not self.failed:
+                self.failed = True
+                dispatcher.wake()
+                raise RuntimeError
+            await super().publish(subject, payload, message_id=message_id)
+
+    bus = Faulty()
+    dispatcher = Dispatcher(desk.database, bus)
+    await dispatcher.start()
+    async with asyncio.timeout(10):
+        await bus.taken.wait()
+    await dispatcher.stop()
+    assert [message_id for _, message_id, _ in bus.messages] == [operation.id]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import sys
 import threading
@@ -14,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.pool import NullPool
 
 from stateward.store import hosts
 from stateward.store.engine import (
@@ -350,4 +352,32 @@ async def test_a_write_that_gave_way_in_a_deadlock_is_done_again(postgres_url: s
     zones = {host.name: host.zone for host in await database.read(hosts.every)}
     assert zones["a"] == zones["b"]
     assert sorted(zones["a"]) == ["a", "b", "z"]
+    await database.close()
+
+
+async def test_a_database_that_only_reads(postgres_url: sa.URL) -> None:
+    """As one that was the leader until a moment ago: it cannot be used now, and can again with new connections."""
+    database = PostgresDatabase(postgres_url, connections=2)
+    set_up = sa.create_engine(postgres_url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    name = f'"{postgres_url.database}"'
+    await database.write(named("a"))
+    try:
+        with set_up.connect() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        with pytest.raises(StoreUnavailable, match="read-only transaction"):
+            await database.write(named("b"))
+        assert await names(database) == ["a"]
+    finally:
+        with set_up.connect() as connection:
+            connection.exec_driver_sql("SET default_transaction_read_only = off")
+            connection.exec_driver_sql(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    with contextlib.suppress(StoreUnavailable):
+        # One that was opened meanwhile may be left.
+        await database.write(named("b"))
+    await database.write(named("c"))
+    assert (await names(database))[-1] == "c"
     await database.close()

@@ -136,6 +136,8 @@ class Courier:
                     await self.look()
                 except StoreUnavailable as error:
                     log.warning("webhooks wait for the database", error=str(error))
+                except Exception:
+                    log.exception("webhooks could not be looked at; it is tried again")
                 await follower.wait(_PERIOD)
                 await asyncio.sleep(_PAUSE)
 

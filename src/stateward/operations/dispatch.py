@@ -64,6 +64,9 @@ class Dispatcher:
                     pass
             except StoreUnavailable as error:
                 log.warning("the outbox cannot be read now; it is tried again", error=str(error))
+            except Exception:
+                # A fault of ours must not keep everything that is admitted from now on.
+                log.exception("the outbox could not be emptied; it is tried again")
 
     async def drain(self) -> int:
         """Publish one batch; return how many messages it held."""

@@ -122,4 +122,6 @@ class OldKeys:
                 )
             except StoreUnavailable as error:
                 log.warning("old idempotency keys are kept for another hour", error=str(error))
+            except Exception:
+                log.exception("old idempotency keys could not be forgotten; it is tried again in an hour")
             await asyncio.sleep(_PERIOD)

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 import sqlalchemy as sa
 import structlog
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from stateward.domain.audit import Entry
@@ -290,6 +290,10 @@ class PostgresDatabase:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, run)
         except (OperationalError, InterfaceError, audit.TrailBroken) as error:
+            raise StoreUnavailable(_sentence(error)) from error
+        except InternalError as error:
+            # Its own trouble, as where another server leads now and this one only reads: new connections find out.
+            self._engine.dispose()
             raise StoreUnavailable(_sentence(error)) from error
 
     def _read(self, work: Work[T]) -> T:
