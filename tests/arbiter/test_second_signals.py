@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -321,6 +323,24 @@ async def test_one_that_keeps_its_power_leaves_it_to_no_other(inline_database: D
     assert host.asked[3:] == [("s1", Leaves.NOTHING), ("s2", Leaves.NOTHING)]
     left = await desk.database.read(lambda connection: strays.on(connection, "h"))
     assert [each.instance_id for each in left] == [uncertain]
+
+
+async def test_a_lease_is_renewed_after_a_fault_of_ours(tmp_path: Path) -> None:
+    """A machine that has no thread left for a moment, say, is not declared dead for that later."""
+    renewed, tries = asyncio.Event(), itertools.count()
+
+    async def blocking(call: Callable[[], None]) -> None:
+        if next(tries) == 0:
+            raise RuntimeError
+        call()
+        renewed.set()
+
+    lease = LeaseFile(tmp_path, "h", seconds=0.01, boot_id=lambda: "b", counter=lambda: 1, blocking=blocking)
+    running = asyncio.create_task(lease.run())
+    async with asyncio.timeout(10):
+        await renewed.wait()
+    running.cancel()
+    assert (tmp_path / "h.lease").exists()
 
 
 async def test_a_lease_is_renewed(tmp_path: Path) -> None:

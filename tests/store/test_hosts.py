@@ -147,6 +147,8 @@ async def test_what_is_down_is_not_judged_when_a_reason_ends(database: Database,
     (host,) = await database.read(hosts.every)
     assert (host.frozen, host.frozen_at, host.frozen_detail) == (Frozen.SILENT, NOW + 1, "It is.")
     await note(database, "two", 2)
-    await database.write(lambda connection: hosts.become(connection, "h", Event.HEARD, "It is back.", NOW + 2))
+    await database.write(
+        lambda connection: hosts.become(connection, "h", Event.HEARD, "It is back.", NOW + 2)
+    )
     assert await database.write(lambda connection: hosts.thaw(connection, "h", Frozen.SILENT))
     assert (await boots(database))[2] is Frozen.BOOT

@@ -51,12 +51,16 @@ class LeaseFile:
         """Renew it until cancelled. Storage that hangs or fails holds up nothing else of the agent."""
         failed = False
         while True:
-            lease = Lease(host=self._host, boot_id=self._boot_id(), counter=self._counter())
             try:
+                lease = Lease(host=self._host, boot_id=self._boot_id(), counter=self._counter())
                 await self._blocking(functools.partial(self.renew, lease))
             except OSError as error:
                 if not failed:
                     log.warning("the lease cannot be renewed", path=str(self._path), error=str(error))
+                failed = True
+            except Exception:
+                # No thread for it, say: a lease that is never renewed again has the host's death confirmed.
+                log.exception("the lease could not be renewed; it is tried again", path=str(self._path))
                 failed = True
             else:
                 failed = False
