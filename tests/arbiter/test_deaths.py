@@ -223,6 +223,27 @@ def test_a_clock_that_jumps() -> None:
     play(body)
 
 
+def test_an_agent_that_has_lost_count() -> None:
+    """Its journal is gone, its clock was set back, and its hypervisor cannot be asked: it lives all the same."""
+
+    async def body(cluster: Cluster) -> None:
+        await cluster.make("web")
+        host = cluster.world.hosts["a"]
+        await cluster.world.kill_agent("a")
+        host.hypervisor.unavailable()
+        host.clock.wrong -= 365 * 86_400.0
+        for file in host.journal.parent.glob(f"{host.journal.name}*"):
+            file.unlink()
+        await cluster.world.start_agent("a")
+        await asyncio.sleep(2 * SILENT)
+        assert await cluster.condition() is Condition.UP
+        host.hypervisor.available()
+        await asyncio.sleep(SILENT)
+        assert (await cluster.condition(), await cluster.alerts()) == (Condition.UP, [])
+
+    play(body)
+
+
 def test_many_at_once() -> None:
     """No host is declared dead, and one alert tells it; afterwards each is what it was."""
 

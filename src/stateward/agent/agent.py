@@ -157,7 +157,10 @@ class Agent:
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
                 continue
             break
-        for instance_id, fence in msgspec.json.decode(raw, type=Standing).overtaken.items():
+        standing = msgspec.json.decode(raw, type=Standing)
+        # Before the hypervisor answers, which may take its time: a smaller number in a heartbeat is none that is heard.
+        self._journal.pass_seq(standing.above)
+        for instance_id, fence in standing.overtaken.items():
             self.worker.overtake(instance_id, fence)
         await self._work()
 

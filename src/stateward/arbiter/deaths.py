@@ -28,7 +28,7 @@ from stateward.operations import host_plans as planning
 from stateward.operations.admission import Admission
 from stateward.operations.host_plans import Wishes
 from stateward.operations.lives import become, heard_again
-from stateward.store import hosts, strays
+from stateward.store import hosts, observations, strays
 from stateward.store.engine import StoreUnavailable
 from stateward.store.hosts import Pulse
 
@@ -225,7 +225,10 @@ class Deaths:
 
         def work(connection: sa.Connection) -> Standing:
             heard_again(connection, host, "Its agent was started.", self._admission.clock.now())
-            return Standing(overtaken={each.instance_id: each.fence for each in strays.on(connection, host)})
+            return Standing(
+                overtaken={each.instance_id: each.fence for each in strays.on(connection, host)},
+                above=observations.highest(connection, host),
+            )
 
         answer = msgspec.json.encode(await self._database.write(work))
         # Who asks lives: its first heartbeat is yet to come.

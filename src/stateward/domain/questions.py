@@ -81,9 +81,12 @@ class Expel(msgspec.Struct, frozen=True, kw_only=True, tag="expel"):
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
-    """What an agent that starts is told: the instances that it must not act on by anything older than a fence."""
+    """What an agent that starts is told."""
 
+    #: The instances that it must not act on by anything older than a fence.
     overtaken: dict[str, int]
+    #: The largest number that is known of what its host told: one that has lost count goes on above it.
+    above: int = 0
 
 
 Question = SetPassword | Measure | Overtaken | WhoElse | Inventory | SecondLook | Expel

@@ -119,7 +119,8 @@ class Host:
         )
         self.hypervisor.witness = self._witness
         self._settings = settings
-        self._journal = folder / f"{line.name}.journal"
+        #: The agent's; a host that is set up anew has none.
+        self.journal = folder / f"{line.name}.journal"
         self._log = log
 
     def _witness(self, before: SimulatedGuest, after: SimulatedGuest) -> None:
@@ -136,7 +137,7 @@ class Host:
             driver=SimulatedDriver(self.hypervisor),
             bus=wire,
             clock=self.clock,
-            journal=self._journal,
+            journal=self.journal,
             settings=self._settings,
             blocking=at_once,
         )
