@@ -13,6 +13,7 @@ from stateward.domain.records import Fault, Observation, Operation, OperationSta
 from stateward.domain.shutdown import Ending
 from stateward.domain.states import Cause, Observed, TaskState, VmState
 from stateward.operations.completion import Completion
+from stateward.store import observations
 from stateward.store.engine import Database, StoreUnavailable
 from tests.operations.desk import Away, Desk
 from tests.rows import NOW
@@ -56,6 +57,7 @@ class Applied:
                     observation=observation,
                     shutdown="the guest was off",
                     ending=ending,
+                    seq=seq,
                 )
             )
         )
@@ -219,12 +221,27 @@ async def test_a_result_s_observation_is_one_like_any_other(
 
 
 async def test_a_result_without_an_observation(desk: Desk, applied: Applied) -> None:
-    """The hypervisor could not be asked: the record is settled, the observation stays as it was."""
-    instance_id = await desk.add()
+    """The hypervisor could not be asked: the record is settled, and by what was seen before nobody judges it."""
+    instance_id = await desk.add(observed_seq=SEEN - 1)
     stop = (await desk.admit("stop", instance_id)).operation
     await applied.result(stop, observed=None)
     row = await desk.row(instance_id)
-    assert (row.vm_state, row.observed, row.observed_seq) == (VmState.STOPPED, Observed.RUNNING, 0)
+    assert (row.vm_state, row.observed, row.observed_seq) == (VmState.STOPPED, Observed.UNKNOWN, SEEN)
+
+
+@pytest.mark.parametrize("seen", [SEEN, SEEN + 1])
+async def test_what_was_seen_since_stays_without_an_observation(
+    desk: Desk, applied: Applied, *, seen: int
+) -> None:
+    """An event had the guest looked at meanwhile."""
+    instance_id = await desk.add()
+    stop = (await desk.admit("stop", instance_id)).operation
+    off = Observation(instance_id=instance_id, observed=Observed.SHUTOFF, cause=Cause.GUEST, seq=seen, at=NOW)
+    host = (await desk.row(instance_id)).host
+    await desk.database.write(lambda connection: observations.observe(connection, off, host=host))
+    await applied.result(stop, observed=None)
+    row = await desk.row(instance_id)
+    assert (row.vm_state, row.observed, row.observed_seq) == (VmState.STOPPED, Observed.SHUTOFF, seen)
 
 
 async def test_the_reason_stays_unless_the_result_says_more(desk: Desk, applied: Applied) -> None:

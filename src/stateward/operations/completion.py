@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from stateward.bus.port import RESULTS, Bus
 from stateward.domain.actions import BY_KEY
-from stateward.domain.records import OperationState, Outcome, Result
+from stateward.domain.records import Observation, OperationState, Outcome, Result
+from stateward.domain.states import Cause, Observed
 from stateward.operations import finishing
 from stateward.operations.admission import Admission
 from stateward.store import hosts, instances, observations, operations
@@ -79,6 +80,10 @@ class Completion:
             # As of now by our clock, as what is recorded of it is.
             seen = msgspec.structs.replace(result.observation, at=now)
             observations.observe(connection, seen, host=operation.host)
+        elif result.outcome is Outcome.SUCCEEDED and BY_KEY[operation.action].wants is not None:
+            # What was seen before it counts no more: the record will say what it brought about, and judged by the old
+            # the guest would be brought back from there.
+            observations.observe(connection, _unseen(result, now), host=operation.host)
         instance = instances.get(connection, result.instance_id)
         if instance is None:
             return None
@@ -114,3 +119,10 @@ class Completion:
             )
         followed = changed is not None and self._admission.follow_in(connection, operation, changed, result)
         return _Applied(images=gone, followed=followed)
+
+
+def _unseen(result: Result, now: float) -> Observation:
+    """Return that nobody knows how a guest is since an operation: the hypervisor could not be asked after it."""
+    return Observation(
+        instance_id=result.instance_id, observed=Observed.UNKNOWN, cause=Cause.OTHER, seq=result.seq, at=now
+    )
