@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import os
 import shutil
@@ -11,7 +12,7 @@ import weakref
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 import pytest_asyncio
@@ -20,6 +21,7 @@ from looptime import LoopTimeEventLoop
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
+from stateward.store import engine
 from stateward.store.engine import Database, PostgresDatabase, SqliteDatabase, open_database
 from stateward.store.schema import migrate
 from tests import postgres
@@ -77,6 +79,12 @@ def _has_guests(file: str) -> bool:
     return file.startswith("tests/guests/") or file.partition("::")[0].endswith("_real.py")
 
 
+def pytest_collection_finish() -> None:
+    """Keep the collector of garbage from looking at thousands of tests again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have real guests first, because they take longest; give them time; and skip them where not root, here alone.
 
@@ -121,6 +129,39 @@ def virtual_time_passes() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LoopTimeEventLoop, "time", time)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def statements_are_compiled_once() -> Iterator[None]:
+    """Have all the databases of a process share what SQLAlchemy made of a statement.
+
+    A server has one database and compiles each statement once; nearly every test has a database of its own, and most
+    of its time went into compiling. What is compiled is kept by dialect, so they share that too, once it has learned
+    from a first connection what its server can do.
+    """
+    dialects: dict[str, sa.Dialect] = {}
+    compiled: dict[Any, Any] = {}
+
+    def share(made: sa.Engine) -> sa.Engine:
+        made.update_execution_options(compiled_cache=compiled)
+        first = dialects.get(made.name)
+        if first is None or first.server_version_info is None:
+            dialects[made.name] = made.dialect
+        else:
+            made.dialect = first
+        return made
+
+    def sqlite(url: sa.URL) -> sa.Engine:
+        return share(make_sqlite(url))
+
+    def postgres(url: sa.URL, *, connections: int) -> sa.Engine:
+        return share(make_postgres(url, connections=connections))
+
+    make_sqlite, make_postgres = engine._sqlite_engine, engine._postgres_engine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_sqlite_engine", sqlite)
+        patch.setattr(engine, "_postgres_engine", postgres)
         yield
 
 

@@ -109,10 +109,9 @@ class SqliteDatabase:
 
     def __init__(self, url: sa.URL, *, inline_commit: bool = False) -> None:
         """Connect twice: once to write, once to read beside a commit that is being synced."""
-        self._writer_engine = _sqlite_engine(url)
-        self._reader_engine = _sqlite_engine(url)
-        self._writer = self._writer_engine.connect()
-        self._reader = self._reader_engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        self._engine = _sqlite_engine(url)
+        self._writer = self._engine.connect()
+        self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
         self._pump: asyncio.Task[None] | None = None
         self._commits = None if inline_commit else ThreadPoolExecutor(1, thread_name_prefix="commit")
@@ -141,8 +140,7 @@ class SqliteDatabase:
             await self._pump
         self._writer.close()
         self._reader.close()
-        self._writer_engine.dispose()
-        self._reader_engine.dispose()
+        self._engine.dispose()
         if self._commits is not None:
             self._commits.shutdown()
 
@@ -257,14 +255,8 @@ class PostgresDatabase:
 
     def __init__(self, url: sa.URL, *, connections: int = 12) -> None:
         """Make the pool; nothing is connected yet."""
-        self._engine = sa.create_engine(
-            url,
-            # One more than there are threads: the sealer's.
-            pool_size=connections + 1,
-            max_overflow=0,
-            pool_pre_ping=True,
-            isolation_level="READ COMMITTED",
-        )
+        # One more than there are threads: the sealer's.
+        self._engine = _postgres_engine(url, connections=connections + 1)
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="postgresql")
         self._sealer = Sealer(self._engine)
 
@@ -352,6 +344,12 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def _postgres_engine(url: sa.URL, *, connections: int) -> sa.Engine:
+    return sa.create_engine(
+        url, pool_size=connections, max_overflow=0, pool_pre_ping=True, isolation_level="READ COMMITTED"
+    )
 
 
 def _is_busy(error: OperationalError) -> bool:
