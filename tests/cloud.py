@@ -7,14 +7,17 @@ import re
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import msgspec
+import pytest
 
 from stateward.agent.driver import Driver, ImageFiles
 from stateward.agent.simulated import SimulatedDriver, SimulatedHypervisor
+from stateward.api.identity.passwords import Passwords
 from stateward.api.identity.tokens import Claims, Seal
 from stateward.server import Server
 from stateward.settings import (
@@ -235,7 +238,10 @@ async def running_cloud(
     server = _OneSimulatedHost(
         data=data, listen=("127.0.0.1", 0), settings=settings, progress=lambda _text: None
     )
-    await server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        # A dozen passwords are hashed and checked for the people; bcrypt's least will do.
+        patch.setattr(Passwords, "__init__", partialmethod(Passwords.__init__, rounds=4))
+        await server.start()
     try:
         transport = httpx2.ASGITransport(app=server.app)
         async with httpx2.AsyncClient(transport=transport, base_url="http://cloud") as client:

@@ -109,7 +109,7 @@ class SqliteDatabase:
 
     def __init__(self, url: sa.URL, *, inline_commit: bool = False) -> None:
         """Connect twice: once to write, once to read beside a commit that is being synced."""
-        self._engine = _sqlite_engine(url)
+        self._engine = sqlite_engine(url)
         self._writer = self._engine.connect()
         self._reader = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         self._waiting: deque[tuple[Work[Any], asyncio.Future[Any]]] = deque()
@@ -256,7 +256,7 @@ class PostgresDatabase:
     def __init__(self, url: sa.URL, *, connections: int = 12) -> None:
         """Make the pool; nothing is connected yet."""
         # One more than there are threads: the sealer's.
-        self._engine = _postgres_engine(url, connections=connections + 1)
+        self._engine = postgres_engine(url, connections=connections + 1)
         self._threads = ThreadPoolExecutor(connections, thread_name_prefix="postgresql")
         self._sealer = Sealer(self._engine)
 
@@ -324,7 +324,8 @@ class PostgresDatabase:
         self._sealer.wake(recorded=bool(entries))
 
 
-def _sqlite_engine(url: sa.URL) -> sa.Engine:
+def sqlite_engine(url: sa.URL) -> sa.Engine:
+    """Return what connects to an SQLite file, durably."""
     engine = sa.create_engine(
         url, poolclass=NullPool, connect_args={"check_same_thread": False, "timeout": 0.05}
     )
@@ -346,7 +347,8 @@ def _sqlite_engine(url: sa.URL) -> sa.Engine:
     return engine
 
 
-def _postgres_engine(url: sa.URL, *, connections: int) -> sa.Engine:
+def postgres_engine(url: sa.URL, *, connections: int) -> sa.Engine:
+    """Return a pool of so many connections to PostgreSQL at most; nothing is connected yet."""
     return sa.create_engine(
         url, pool_size=connections, max_overflow=0, pool_pre_ping=True, isolation_level="READ COMMITTED"
     )
