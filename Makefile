@@ -17,7 +17,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-
 STATEWARD_DATA ?= .stateward
 STATEWARD_LISTEN ?= 127.0.0.1:8774
 
-.PHONY: help setup dev run demo check static test bench lock clean
+.PHONY: help setup dev run demo check static pyright mypy ruff layers test bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,11 +37,21 @@ run: ## Set up if needed, then serve at STATEWARD_LISTEN with its data in STATEW
 demo: dev ## Show it at work, on this machine
 	@exec $(BIN)/python -m tools.demo $(ARGS)
 
+# Side by side: each type checker keeps one core busy, pyright the longest.
 static: dev
+	@$(MAKE) --jobs=2 --output-sync=target pyright mypy ruff layers
+
+pyright:
+	@echo "==> pyright";        $(BIN)/pyright
+
+mypy:
+	@echo "==> mypy";           $(BIN)/mypy $(SOURCES)
+
+ruff:
 	@echo "==> ruff check";     $(BIN)/ruff check --quiet
 	@echo "==> ruff format";    $(BIN)/ruff format --check --quiet
-	@echo "==> mypy";           $(BIN)/mypy $(SOURCES)
-	@echo "==> pyright";        $(BIN)/pyright
+
+layers:
 	@echo "==> import layers";  $(BIN)/lint-imports --no-logo
 
 check: static ## Lint, types, layers, and the fast tests
