@@ -63,6 +63,7 @@ def _folder(data: Path) -> Path:
 async def cloud(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
     """Serve one simulated host."""
     async with ServerProcess(tmp_path_factory.mktemp("served")) as server:
+        await server.hasten_logins()
         await Admin(server, await server.log_in("admin")).hosts_up()
         hypervisor = SimulatedHypervisor(_folder(server.data))
         yield Cloud(server, hypervisor)

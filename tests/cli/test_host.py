@@ -72,6 +72,7 @@ async def cloud(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud
     config = folder / "stateward.toml"
     config.write_text(_CONFIG)
     async with ServerProcess(folder, ("--config", str(config))) as server:
+        await server.hasten_logins()
         admin = Admin(server, await server.log_in("admin"))
         await admin.hosts_up()
         await admin.make_flavor("one", ram=64)

@@ -87,6 +87,7 @@ class Cloud:
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
     """Serve, with servers ``web``, ``stubborn`` and one of two named ``twin`` of the member's."""
     async with ServerProcess(tmp_path_factory.mktemp("served")) as server:
+        await server.hasten_logins()
         admin = Admin(server, await server.log_in("admin"))
         cloud = Cloud(server, admin, Admin(server, await server.log_in("demo")))
         await admin.hosts_up()

@@ -97,6 +97,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Gues
     folder = tmp_path_factory.mktemp("served")
     environment = {"STATEWARD_SHUTDOWN__DEFAULT": str(SECONDS)}
     async with ServerProcess(folder, environment=environment) as server:
+        await server.hasten_logins()
         admin = Admin(server, await server.log_in("admin"))
         member = Admin(server, await server.log_in("demo"))
         await admin.hosts_up()

@@ -45,6 +45,7 @@ class Cloud:
 async def cloud(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cloud]:
     """Serve, with a webhook ``pager`` that is told nothing that happens here."""
     async with ServerProcess(tmp_path_factory.mktemp("served")) as server:
+        await server.hasten_logins()
         cloud = Cloud(server)
         made = cloud.run("webhook", "add", "pager", "https://example.invalid/hook", "--type", "lock.*")
         assert (made.status, made.err) == (0, "")
