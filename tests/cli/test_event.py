@@ -31,6 +31,7 @@ def event(kind: str, action: str | None, **detail: Any) -> dict[str, Any]:
         (event("operation.accepted", "create", to="building"), "create"),
         (event("operation.finished", "stop", outcome="failed", message="No."), "stop: failed: No."),
         (event("lock.placed", "lock", lock={"name": "", "reason": "Mine."}), "lock: Mine."),
+        (event("override.asked", None, lock="the lock's id", reason="Court order."), "Court order."),
     ],
 )
 def test_a_line(found: dict[str, Any], says: str) -> None:

@@ -165,8 +165,9 @@ def _says(found: dict[str, Any]) -> str:
         return f"{outcomes or 'nothing to start'}, after {detail['seconds']:g} s"
     words = [str(data["action"] or "")]
     words += [str(detail[name]) for name in _TOLD if detail.get(name)]
-    lock: dict[str, Any] = detail.get("lock") or {}
-    words += [str(lock[name]) for name in ("name", "reason") if lock.get(name)]
+    lock = detail.get("lock")
+    if isinstance(lock, dict):
+        words += [str(lock[name]) for name in ("name", "reason") if lock.get(name)]
     return ": ".join(filter(None, words))
 
 

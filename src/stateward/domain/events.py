@@ -296,7 +296,9 @@ def _row_of(entry: Entry, detail: Mapping[str, Any]) -> EventType:
 
 def _lock_in(entry: Entry, detail: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the lock that a record is about, as far as it says."""
-    lock: dict[str, Any] | None = detail.get("lock")
+    told = detail.get("lock")
+    # An override's record names its lock by the id alone.
+    lock: dict[str, Any] | None = told if isinstance(told, dict) else None
     if lock is None and entry.action in {"lock", "unlock"} and detail.get("kind") is not None:
         # Nova's lock and unlock, of the one lock without a name.
         lock = {"kind": detail["kind"], "name": "", "reason": detail.get("reason")}

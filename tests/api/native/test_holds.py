@@ -274,6 +274,22 @@ async def test_a_second_administrator(careful: Api) -> None:
     assert (missing.status, missing.detail) == (404, f"There is no override {NOWHERE}.")
 
 
+async def test_breaking_the_glass_is_told(careful: Api) -> None:
+    """Asking, agreeing and using are events like others: nothing of them ends the stream, for ever."""
+    instance_id = await careful.desk.add()
+    lock = (await hold(careful, instance_id, shutdown="none"))["id"]
+    given = await override(careful, instance_id, lock)
+    assert (await careful("POST", f"/v1/overrides/{given['id']}/approve", by="second")).status == 200
+    body = {"action": "stop", "instances": [instance_id], "mode": "all"}
+    assert (await careful("POST", "/v1/preflight", body, by="admin")).status == 202
+    told = await careful("GET", "/v1/events?type=override.*", by="admin", accept="application/json")
+    assert told.status == 200
+    assert [
+        (each["type"].removeprefix("org.stateward."), each["data"]["detail"].get("lock"))
+        for each in told.body["events"]
+    ] == [("override.asked", lock), ("override.approved", lock), ("override.used", None)]
+
+
 async def test_agreeing_to_what_needs_nobody(api: Api) -> None:
     """Is a mistake that is told."""
     instance_id = await api.desk.add()
