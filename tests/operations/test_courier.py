@@ -208,6 +208,8 @@ async def test_who_fails_is_tried_again(office: Office) -> None:
     await office.deliver(2)
     (letter,) = await office.webhooks.letters("one")
     assert (letter.place, letter.attempts, letter.error) == (Place(2, 0), 3, "It answered 500.")
+    assert await office.webhooks.change("one", {"types": ("operation.*",)}, ADMIN) == (await office.row(), 1)
+    assert (await office.webhooks.rotate("one", ADMIN, overlap=0, secret=None))[1] == 1
     del office.post.refuses[URL]
     await office.deliver()
     assert office.post.ids() == ["3.0"]
@@ -231,6 +233,21 @@ async def test_a_dead_letter_that_fails_again_stays(office: Office) -> None:
     await office.deliver()
     (letter,) = await office.webhooks.letters("one")
     assert (letter.attempts, letter.due) == (4, False)
+
+
+async def test_a_dead_letter_that_is_taken_ends_the_trouble(office: Office) -> None:
+    """Nothing else may happen for days: the next failure is then the first, and it is not disabled by it."""
+    await office.add(types=("operation.*",))
+    await office.happens()
+    office.post.refuses[URL] = NotDelivered("no")
+    for _attempt in range(3):
+        await office.deliver(10)
+    assert ((await office.row()).failing_since, (await office.row()).last_error) == (NOW + 10, "no")
+    del office.post.refuses[URL]
+    await office.webhooks.redeliver("one", None, ADMIN)
+    await office.deliver()
+    row = await office.row()
+    assert (row.failing_since, row.last_error, row.delivered) == (None, None, 1)
 
 
 async def test_dead_letters_and_what_is_new_take_turns(office: Office) -> None:
@@ -308,7 +325,7 @@ async def test_a_change_counts_from_the_next_message_on(office: Office, change: 
     elif change == "disable":
         await office.webhooks.change("one", {"enabled": False}, ADMIN)
     elif change == "rotate":
-        new = (await office.webhooks.rotate("one", ADMIN, overlap=0, secret=None)).secret
+        new = (await office.webhooks.rotate("one", ADMIN, overlap=0, secret=None))[0].secret
     elif change == "url":
         await office.webhooks.change("one", {"url": "https://new.example.org/"}, ADMIN)
     else:
@@ -375,7 +392,7 @@ async def test_another_address_is_tried_at_once(office: Office) -> None:
     await office.deliver()
     await office.deliver(1)
     assert (await office.row()).attempts == 2
-    changed = await office.webhooks.change("one", {"url": "https://new.example.org/"}, ADMIN)
+    changed, _letters = await office.webhooks.change("one", {"url": "https://new.example.org/"}, ADMIN)
     assert (changed.attempts, changed.next_try_at, changed.failing_since) == (0, None, None)
     assert changed.last_error is None
     await office.deliver()
@@ -440,7 +457,7 @@ async def test_one_that_stays_away_is_disabled(office: Office, *, gone: bool) ->
 async def test_two_secrets_sign_while_one_is_rotated(office: Office) -> None:
     """And after that the new one alone."""
     old = (await office.add()).secret
-    new = (await office.webhooks.rotate("one", ADMIN, overlap=60, secret=None)).secret
+    new = (await office.webhooks.rotate("one", ADMIN, overlap=60, secret=None))[0].secret
     await office.deliver()
     identifier, at = "evt_1_0", int(NOW)
     _url, body, headers = office.post.got[0]
@@ -506,7 +523,7 @@ async def test_a_change_of_nothing(office: Office) -> None:
     """It leaves no record."""
     await office.add()
     before = await office.desk.audit()
-    assert await office.webhooks.change("one", {}, ADMIN) == await office.row()
+    assert await office.webhooks.change("one", {}, ADMIN) == (await office.row(), 0)
     assert await office.desk.audit() == before
 
 
@@ -543,8 +560,15 @@ async def test_what_cannot_be_a_webhook(office: Office) -> None:
         await office.add("two", types=("nothing",))
     with pytest.raises(Invalid):
         await office.add("two", customer=True)
+    nothing = "^Nova's notifications are of operation.accepted and operation.finished alone; of these types nothing"
+    with pytest.raises(Invalid, match=nothing):
+        await office.add("two", format=Format.NOVA, types=("alert", "lock.*"))
     with pytest.raises(NotFound):
         await office.webhooks.get("two")
+    await office.add("two", format=Format.NOVA, types=("alert", "operation.*"))
+    with pytest.raises(Invalid, match=nothing):
+        await office.webhooks.change("two", {"types": ("alert",)}, ADMIN)
+    await office.webhooks.delete("two", ADMIN)
     await office.webhooks.delete("one", ADMIN)
     assert await office.desk.database.read(webhooks.every) == []
 

@@ -47,6 +47,8 @@ BY_TASK: Final[dict[TaskState, str]] = {
 _BY_NAME: Final = {"trigger_crash_dump": "trigger_crash_dump"}
 #: Those that have no beginning and no end.
 _AT_ONCE: Final = {"lock": "lock", "unlock": "unlock", "place_lock": "lock", "release_lock": "unlock"}
+#: The records that Nova has notifications of, as their actions have.
+RECORDS: Final = frozenset({"admitted", "finished"})
 #: Notifications with a payload of their own: its name and its version.
 _PAYLOADS: Final = {
     "create": ("InstanceCreatePayload", "1.13"),
@@ -78,7 +80,7 @@ def notification(
     """
     entry = event.source.entry
     action = BY_KEY.get(entry.action or "")
-    if action is None or event.place.part or entry.event not in {"admitted", "finished"}:
+    if action is None or event.place.part or entry.event not in RECORDS:
         return None
     detail = event.detail()
     begins = entry.event == "admitted"

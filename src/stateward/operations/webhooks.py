@@ -13,7 +13,8 @@ import sqlalchemy as sa
 
 from stateward.clock import Clock
 from stateward.domain.errors import Conflict, Invalid, NotFound
-from stateward.domain.events import PREFIX, WHOLE, Place, types_of
+from stateward.domain.events import EVENT_TYPES, PREFIX, WHOLE, Filter, Place, types_of
+from stateward.domain.notifications import RECORDS
 from stateward.domain.records import Actor
 from stateward.domain.webhooks import (
     SECRET_BYTES,
@@ -111,10 +112,12 @@ class Webhooks:
             raise Invalid("A webhook that is told what customers are told needs the project whose they are.")
         if wanted.customer and wanted.format is Format.NOVA:
             raise Invalid("Nova's notifications name hosts and people; customers are told in CloudEvents.")
+        types = types_of(wanted.types)
+        _check_words(wanted.format, types)
         secret = new_secret() if wanted.secret is None else check_secret(wanted.secret)
         now = self._clock.now()
         values = {name: getattr(wanted, name) for name in Wanted.__struct_fields__}
-        values |= {"url": check_url(wanted.url), "types": types_of(wanted.types), "secret": secret}
+        values |= {"url": check_url(wanted.url), "types": types, "secret": secret}
 
         # What happened before is not told, and so must be in the trail.
         await self._database.seal()
@@ -142,8 +145,11 @@ class Webhooks:
 
         return await self._database.write(work)
 
-    async def change(self, key: str, changes: Mapping[str, Any], actor: Actor) -> Webhook:
+    async def change(self, key: str, changes: Mapping[str, Any], actor: Actor) -> tuple[Webhook, int]:
         """Change a webhook's address or types, or whether it is told; what it was not told meanwhile, it is then.
+
+        Returns:
+            It as it is now, with the number of its dead letters.
 
         Raises:
             Invalid: the address or the types are none.
@@ -160,10 +166,20 @@ class Webhooks:
             values |= {**_UNTRIED, "disabled_reason": None}
         elif "enabled" in values:
             values["disabled_reason"] = "An operator disabled it."
-        return await self._write(key, lambda _found: values, actor, "change", {"changes": sorted(changes)})
 
-    async def rotate(self, key: str, actor: Actor, *, overlap: float, secret: str | None) -> Webhook:
+        def checked(found: Webhook) -> dict[str, Any]:
+            _check_words(found.format, values.get("types", found.types))
+            return values
+
+        return await self._write(key, checked, actor, "change", {"changes": sorted(changes)})
+
+    async def rotate(
+        self, key: str, actor: Actor, *, overlap: float, secret: str | None
+    ) -> tuple[Webhook, int]:
         """Give a webhook a new secret; the old one signs beside it for so many seconds.
+
+        Returns:
+            As ``change``.
 
         Raises:
             Invalid: the secret is none.
@@ -257,19 +273,32 @@ class Webhooks:
         actor: Actor,
         what: str,
         detail: Mapping[str, Any],
-    ) -> Webhook:
-        def work(connection: sa.Connection) -> Webhook:
+    ) -> tuple[Webhook, int]:
+        def work(connection: sa.Connection) -> tuple[Webhook, int]:
             found = _known(connection, key)
+            letters = webhooks.count_letters(connection).get(found.id, 0)
             changes = values(found)
             if not changes:
-                return found
+                return found, letters
             changed = webhooks.change(connection, found.id, changes)
             if changed is None:
                 raise NotFound(f"Webhook {key} could not be found.")
             _record(connection, actor, changed, what, detail, at=self._clock.now())
-            return changed
+            return changed, letters
 
         return await self._database.write(work)
+
+
+def _check_words(form: Format, types: tuple[str, ...]) -> None:
+    """Refuse what would never be told.
+
+    Raises:
+        Invalid: Nova has no word for any of the types.
+    """
+    rows = [row for row in EVENT_TYPES if row.records & RECORDS]
+    if form is Format.NOVA and not any(Filter(types=types).wants(row) for row in rows):
+        names = " and ".join(row.name for row in rows)
+        raise Invalid(f"Nova's notifications are of {names} alone; of these types nothing would be sent.")
 
 
 def _known(connection: sa.Connection, key: str) -> Webhook:

@@ -169,7 +169,8 @@ def letter_done(connection: sa.Connection, letter: Letter, *, sent: bool) -> Non
         connection.execute(
             sa.update(WEBHOOKS)
             .where(_COLUMNS.id == letter.webhook_id)
-            .values(delivered=_COLUMNS.delivered + 1)
+            # It takes what it is sent: it has not failed since before.
+            .values(delivered=_COLUMNS.delivered + 1, failing_since=None, last_error=None)
         )
 
 

@@ -175,9 +175,9 @@ async def _change(call: Call) -> Response:
     changes = {
         name: value for name in body.__struct_fields__ if (value := getattr(body, name)) is not msgspec.UNSET
     }
-    await _webhooks(call).change(_key(call), changes, call.actor)
+    changed = await _webhooks(call).change(_key(call), changes, call.actor)
     call.services.changes.changed()
-    return await _show(call)
+    return reply(_view(*changed))
 
 
 async def _delete(call: Call) -> Response:
@@ -188,8 +188,8 @@ async def _delete(call: Call) -> Response:
 async def _rotate(call: Call) -> Response:
     body = await call.body(Rotation)
 
-    def answer(rotated: Webhook) -> Response:
-        return reply(_view(rotated, 0, secret=rotated.secret))
+    def answer(rotated: tuple[Webhook, int]) -> Response:
+        return reply(_view(*rotated, secret=rotated[0].secret))
 
     known = _webhooks(call)
     if call.once is not None:
