@@ -31,6 +31,14 @@ def event(kind: str, action: str | None, **detail: Any) -> dict[str, Any]:
         (event("operation.accepted", "create", to="building"), "create"),
         (event("operation.finished", "stop", outcome="failed", message="No."), "stop: failed: No."),
         (event("lock.placed", "lock", lock={"name": "", "reason": "Mine."}), "lock: Mine."),
+        (
+            event("hold.placed", "hold_clean", why="Case 7", lock={"name": "case7", "reason": "Case 7"}),
+            "hold_clean: Case 7: case7",
+        ),
+        (
+            event("operation.accepted", "create", why={"alpha": "it is maintained", "beta": "it is full"}),
+            "create: alpha: it is maintained, beta: it is full",
+        ),
         (event("override.asked", None, lock="the lock's id", reason="Court order."), "Court order."),
     ],
 )

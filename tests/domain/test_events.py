@@ -137,8 +137,9 @@ def test_the_whole_form() -> None:
 
 def test_a_customer_is_not_told_what_is_the_provider_s() -> None:
     """No names, no ticket, no host, and of the detail only what the table names."""
+    lock = LOCK | {"expires_at": 1_896_112_800.5}
     *_first, event = events_of(
-        source("admitted", "place_lock", kind="admin", project="operations", lock=LOCK)
+        source("admitted", "place_lock", kind="admin", project="operations", lock=lock)
     )
     reader = Reader(project_id="p")
     assert reader.sees(event)
@@ -150,14 +151,26 @@ def test_a_customer_is_not_told_what_is_the_provider_s() -> None:
         "lock": {
             "kind": "admin",
             "name": "n",
-            "blocks": 15,
+            "blocks": ["all"],
             "reason": "why",
-            "expires_at": None,
+            "expires_at": "2030-01-31T18:00:00.500000Z",
             "sealed": False,
         }
     }
     for secret in ("somebody", "T-1", "operations", "alpha"):
         assert secret not in str(cloud_event(event, reader, "/here")), secret
+
+
+def test_a_lock_is_told_in_words() -> None:
+    """What it blocks and until when, as the API says it, wherever it is in what is told; the rest as it was."""
+    blocked = LOCK | {"blocks": 5, "expires_at": 1_896_112_800}
+    told = LOCK | {"blocks": ["delete", "start"], "expires_at": "2030-01-31T18:00:00.000000Z"}
+    *_events, placed = events_of(source("admitted", "place_lock", lock=blocked))
+    assert placed.detail() == {"lock": told}
+    (expired,) = events_of(source("lock_expired", lock=blocked, more=1))
+    assert expired.detail() == {"lock": told, "more": 1}
+    (asked,) = events_of(source("override_asked", lock="l", reason="why"))
+    assert asked.detail() == {"lock": "l", "reason": "why"}
 
 
 @pytest.mark.parametrize(

@@ -164,11 +164,19 @@ def _says(found: dict[str, Any]) -> str:
         outcomes = ", ".join(f"{count} {outcome}" for outcome, count in detail["outcomes"].items())
         return f"{outcomes or 'nothing to start'}, after {detail['seconds']:g} s"
     words = [str(data["action"] or "")]
-    words += [str(detail[name]) for name in _TOLD if detail.get(name)]
+    words += [_words(detail[name]) for name in _TOLD if detail.get(name)]
     lock = detail.get("lock")
     if isinstance(lock, dict):
         words += [str(lock[name]) for name in ("name", "reason") if lock.get(name)]
-    return ": ".join(filter(None, words))
+    # A hold's operation has its reason too.
+    return ": ".join(filter(None, dict.fromkeys(words)))
+
+
+def _words(told: object) -> str:
+    """Write what a detail says; why no host was good is said of each."""
+    if isinstance(told, dict):
+        return ", ".join(f"{name}: {why}" for name, why in told.items())
+    return str(told)
 
 
 #: Members of a detail that are words for people.

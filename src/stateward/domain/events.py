@@ -15,7 +15,7 @@ import msgspec
 
 from stateward.domain.audit import Entry
 from stateward.domain.errors import Invalid
-from stateward.domain.locks import ActorKind
+from stateward.domain.locks import ActorKind, OperationClass, words_of
 
 #: What all types begin with.
 PREFIX: Final = "org.stateward."
@@ -263,9 +263,10 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
         detail = _detail_of(entry)
         if self.row is STATE_CHANGED:
             return {FROM: detail.get(FROM), TO: detail[TO]}
+        lock = _lock_in(entry, detail)
         if self.place.part == _LOCK_PART:
-            return {"lock": _lock_in(entry, detail)}
-        return detail
+            return {"lock": _in_words(lock)}
+        return detail | {"lock": _in_words(lock)} if isinstance(detail.get("lock"), dict) else detail
 
 
 def events_of(source: Source) -> Iterator[Event]:
@@ -303,6 +304,16 @@ def _lock_in(entry: Entry, detail: Mapping[str, Any]) -> dict[str, Any] | None:
         # Nova's lock and unlock, of the one lock without a name.
         lock = {"kind": detail["kind"], "name": "", "reason": detail.get("reason")}
     return lock
+
+
+def _in_words(lock: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Say of a lock what it blocks and until when as the API does; the trail has numbers."""
+    told = dict(lock or {})
+    if isinstance(blocks := told.get("blocks"), int):
+        told["blocks"] = words_of(OperationClass(blocks))
+    if isinstance(expires := told.get("expires_at"), int | float):
+        told["expires_at"] = _time(expires)
+    return told
 
 
 def _is_hold(lock: Mapping[str, Any] | None) -> bool:
