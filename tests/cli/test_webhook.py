@@ -92,6 +92,13 @@ async def test_a_number_that_no_letter_has(cloud: Cloud) -> None:
     assert "is not in the range" in ran.err
 
 
+async def test_a_change_of_nothing(cloud: Cloud) -> None:
+    """It is a mistake in the command line: nothing was changed."""
+    ran = cloud.run("webhook", "set", "pager")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err.endswith("Error: Say what to change: --url, --type, --enable or --disable.\n")
+
+
 async def test_logins_are_shown_when_asked_for(cloud: Cloud) -> None:
     """Each command is one."""
     plain = cloud.run("event", "list")

@@ -560,7 +560,9 @@ async def test_what_cannot_be_a_webhook(office: Office) -> None:
         await office.add("two", types=("nothing",))
     with pytest.raises(Invalid):
         await office.add("two", customer=True)
-    nothing = "^Nova's notifications are of operation.accepted and operation.finished alone; of these types nothing"
+    nothing = (
+        "^Nova's notifications are of operation.accepted and operation.finished alone; of these types nothing"
+    )
     with pytest.raises(Invalid, match=nothing):
         await office.add("two", format=Format.NOVA, types=("alert", "lock.*"))
     with pytest.raises(NotFound):

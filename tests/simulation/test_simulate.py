@@ -132,6 +132,22 @@ def test_a_server_s_settings(tmp_path: Path) -> None:
         ),
         ("host h1 cpus=3", "line 1: A host has no cpus; it has vcpus, memory, disk, zone and shared."),
         ("host h1 vcpus=many", "line 1: vcpus is a whole number, not 'many'."),
+        (
+            'settings:\n  [[host]]\n  name = "h7"\n  policy = "x"\nhost h1',
+            "line 1: There is no host h7: declare it by 'host h7'.",
+        ),
+        (
+            'settings:\n  [[host]]\n  policy = "x"\nhost h1',
+            "line 1: The settings cannot be used: Object missing required field `name` - at `$.host[0]`",
+        ),
+        (
+            'settings:\n  [host]\n  name = "h1"\nhost h1',
+            "line 1: The settings cannot be used: Expected `array`, got `object` - at `$.host`",
+        ),
+        (
+            'settings:\n  host = ["h1"]\nhost h1',
+            "line 1: The settings cannot be used: Expected `object`, got `str` - at `$.host[0]`",
+        ),
         ("host h1\ninstance a on h2", "line 2: There is no host h2: declare it by 'host h2'."),
         ("host h1\ninstance a\ninstance a", "line 3: There are two instances a."),
         ("host h1\n\ninstance 3", "line 3: '3' is no name; write web1, or w1..w20 for twenty."),

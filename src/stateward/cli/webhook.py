@@ -121,6 +121,8 @@ def set_(
     """Change a webhook, or enable it again."""
     changes: dict[str, Any] = {"url": url, "types": types or None, "enabled": enabled}
     body = {key: value for key, value in changes.items() if value is not None}
+    if not body:
+        raise click.UsageError("Say what to change: --url, --type, --enable or --disable.")
     _shown(client.native("PATCH", _path(name), body), form)
     return True
 

@@ -178,6 +178,8 @@ class _Reader:
         self._until: EventLine | None = None
         self._expected: tuple[str, ...] | None = None
         self._settings_at = 0
+        #: What the script says of hosts; what a server's settings say is of its own hosts.
+        self._meant: Any = []
 
     def script(self) -> Script:
         """Return what was read."""
@@ -212,12 +214,21 @@ class _Reader:
         return end
 
     def _settings(self, hosts: Sequence[HostLine]) -> Settings:
-        named = {str(each.get("name")): each for each in self._tables.get("host", [])}
-        tables = [{**named.get(each.name, {}), "name": each.name, "driver": "simulated"} for each in hosts]
         try:
-            return of_tables({**self._tables, "host": tables})
+            if not _are_named(self._tables.get("host", [])):
+                # Which says what is wrong with it.
+                return of_tables(self._tables)
+            named = {str(each["name"]): each for each in self._tables.get("host", [])}
+            tables = [
+                {**named.get(each.name, {}), "name": each.name, "driver": "simulated"} for each in hosts
+            ]
+            settings = of_tables({**self._tables, "host": tables})
         except BadSettings as error:
             raise BadScript(self._settings_at, str(error)) from None
+        for name in (str(each["name"]) for each in self._meant):
+            if name not in self._hosts:
+                raise BadScript(self._settings_at, f"There is no host {name}: declare it by 'host {name}'.")
+        return settings
 
     def take_block(self, head: str, block: Sequence[str], line: int) -> None:
         """Take an indented block; ``line`` is its head's."""
@@ -231,6 +242,7 @@ class _Reader:
             tables = tomllib.loads("\n".join(block))
         except tomllib.TOMLDecodeError as error:
             raise BadScript(line, f"The settings are not TOML: {error}.") from None
+        self._meant = tables.get("host", self._meant)
         self._tables = _over(self._tables, tables)
 
     def take(self, text: str, line: int) -> None:
@@ -364,6 +376,13 @@ class _Reader:
         if _NAME.fullmatch(text) is None:
             raise BadScript(line, f"{text!r} is no name; write web1, or w1..w20 for twenty.")
         return [text]
+
+
+def _are_named(found: object) -> bool:
+    """Say whether it is a list of tables with names, as ``[[host]]`` makes one."""
+    return isinstance(found, list) and all(
+        isinstance(each, dict) and "name" in each for each in cast("list[object]", found)
+    )
 
 
 def _over(base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:

@@ -109,6 +109,20 @@ async def test_the_calendar_s_first_moment(api: Api) -> None:
     assert (following.status, len(following.body["instances"])) == (200, 1)
 
 
+async def test_times_that_are_none(api: Api) -> None:
+    """What is to come is not what ends before it begins."""
+    turned = await api("GET", "/v1/usage?from=2020-01-02&to=2020-01-01")
+    assert (turned.status, turned.detail) == (
+        400,
+        "The time ends before it begins: 'from' must be before 'to'.",
+    )
+    coming = await api("GET", "/v1/usage?from=2990-01-01&to=2990-02-01")
+    assert (coming.status, coming.detail) == (
+        400,
+        "The time 'from' is still to come: nothing of it has happened yet.",
+    )
+
+
 @pytest.mark.parametrize(
     ("query", "by", "status"),
     [

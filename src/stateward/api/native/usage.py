@@ -66,10 +66,12 @@ async def _usage(call: Call) -> Response:
         raise Forbidden("stateward:usage:read:all_projects")
     now = call.services.clock.now()
     begin = time_asked_for(params["from"], "from") if "from" in params else _month(now)
+    if begin >= now:
+        raise Invalid("The time 'from' is still to come: nothing of it has happened yet.")
     # What has not happened is not counted.
     end = min(time_asked_for(params["to"], "to") if "to" in params else now, now)
     if begin >= end:
-        raise Invalid("The time ends before it begins: 'from' must be before 'to', and in the past.")
+        raise Invalid("The time ends before it begins: 'from' must be before 'to'.")
     exact = yes_or_no(params.get("intervals", "false"), "intervals")
     most = call.services.max_limit
     limit = whole_number(params.get("limit", "0"), "limit", most=most) or min(_PAGE, most)
