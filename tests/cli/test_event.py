@@ -88,6 +88,11 @@ def host_event(kind: str, action: str | None, **detail: Any) -> dict[str, Any]:
         (host_event("alert", "host", says="Dead.", host="alpha"), "alpha", "host: Dead."),
         (host_event("alert", "host", says="Many.", hosts=["a", "b"]), "a, b", "host: Many."),
         (host_event("host.changed", "disable", host="alpha", reason="Disk."), "alpha", "disable: Disk."),
+        (
+            host_event("lock.placed", None, lock={"name": "databases", "scope": "project p tag db"}),
+            "project p tag db",
+            "databases",
+        ),
         (host_event("webhook.changed", "add", webhook="pager", url="u"), "pager", "add"),
     ],
 )

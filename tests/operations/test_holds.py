@@ -346,7 +346,7 @@ async def test_a_second_admin(desk: Desk) -> None:
     assert (await desk.audit())[-1] == (
         "refused",
         "approve_override",
-        {"why": "stateward:overrides:approve:own"},
+        {"why": "Policy doesn't allow stateward:overrides:approve:own to be performed."},
     )
     approved = await glass.approve(override.id, SECOND)
     assert (approved.approved_by, approved.approved_at) == (SECOND.user_id, NOW)

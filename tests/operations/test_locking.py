@@ -137,7 +137,11 @@ async def test_releasing_another_s_lock(desk: Desk) -> None:
     trail = await desk.audit()
     with pytest.raises(Forbidden, match="stateward:locks:release"):
         await release(desk, instance_id, lock, ANOTHER)
-    refused = ("refused", "release_lock", {"why": "stateward:locks:release"})
+    refused = (
+        "refused",
+        "release_lock",
+        {"why": "Policy doesn't allow stateward:locks:release to be performed."},
+    )
     assert (await desk.audit(), await stack(desk, instance_id)) == ([*trail, refused], [lock])
     await release(desk, instance_id, lock, ADMIN)
     assert await stack(desk, instance_id) == []
@@ -217,7 +221,11 @@ async def test_a_project_s_lock_is_inherited_at_once(desk: Desk) -> None:
         await release(desk, one, lock, ADMIN)
     with pytest.raises(Forbidden):
         await locking(desk).release_from_project(lock.id, OWNER, reason=None, project_id="p")
-    assert (await desk.audit())[-1] == ("refused", "release_lock", {"why": "stateward:locks:release"})
+    assert (await desk.audit())[-1] == (
+        "refused",
+        "release_lock",
+        {"why": "Policy doesn't allow stateward:locks:release to be performed."},
+    )
     desk.compared.clear()
     await locking(desk).release_from_project(lock.id, ADMIN, reason="Done.", project_id=None)
     assert sorted(desk.compared) == sorted([one, two])

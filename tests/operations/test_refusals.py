@@ -39,7 +39,11 @@ async def test_immediate_actions(desk: Desk) -> None:
     assert admitted[:2] == ("admitted", "lock")
     why = f"Instance {instance_id} is locked. It was locked by the provider at 2023-11-14T22:13:20Z."
     assert changed == ("refused", "update_metadata", {"why": why})
-    assert unlocked == ("refused", "unlock", {"why": "os_compute_api:os-lock-server:unlock:unlock_override"})
+    assert unlocked == (
+        "refused",
+        "unlock",
+        {"why": "Policy doesn't allow os_compute_api:os-lock-server:unlock:unlock_override to be performed."},
+    )
 
 
 async def test_questions(desk: Desk) -> None:

@@ -91,7 +91,7 @@ def _known(error: Exception) -> tuple[int, str] | None:
     if isinstance(error, ApiFault):
         return error.status, str(error)
     if isinstance(error, Forbidden):
-        return 403, f"Policy doesn't allow {error} to be performed."
+        return 403, error.sentence
     if isinstance(error, Unauthorized):
         return 401, str(error) or "The request you have made requires authentication."
     status = next((status for kind, status in _STATUS_OF_KIND.items() if isinstance(error, kind)), None)

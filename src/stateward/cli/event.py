@@ -142,12 +142,15 @@ def _row(found: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _about(found: dict[str, Any]) -> str:
-    """Name what an event is about: a server, a host, several hosts, a webhook."""
+    """Name what an event is about: a server, a host, several hosts, a webhook, a project's servers."""
     data: dict[str, Any] = found["data"]
     detail: dict[str, Any] = data["detail"]
     if "instance" in data or "subject" in found:
         return str(data.get("instance", {}).get("name") or found.get("subject", ""))
-    named = detail.get("hosts") or [detail.get("host") or detail.get("webhook") or ""]
+    lock = detail.get("lock")
+    # A project's lock is about all that has it.
+    scope = lock.get("scope") if isinstance(lock, dict) else None
+    named = detail.get("hosts") or [detail.get("host") or detail.get("webhook") or scope or ""]
     return ", ".join(map(str, named))
 
 

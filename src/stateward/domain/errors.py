@@ -47,6 +47,11 @@ class Refused(Exception):
 class Forbidden(Exception):
     """The actor may not do this; ``str()`` is the policy rule that says so."""
 
+    @property
+    def sentence(self) -> str:
+        """The refusal as people are told it, in Nova's words."""
+        return f"Policy doesn't allow {self} to be performed."
+
 
 class NotFound(Exception):
     """A thing named by the request does not exist for this actor; ``str()`` is the sentence."""

@@ -33,7 +33,7 @@ def recorded(
                 actor=actor,
                 instance_id=instance_id,
                 action=action,
-                detail={"why": str(error)},
+                detail={"why": error.sentence if isinstance(error, Forbidden) else str(error)},
                 lasting=True,
             )
         raise
