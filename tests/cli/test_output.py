@@ -1,4 +1,4 @@
-"""What is written to takes no more, or nobody reads it: one line at most, and never a traceback."""
+"""What is written is whole, or one line says why it cannot be: never a traceback."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
+
+from stateward.cli.main import main
 from tests.process import command
 
 _SIMULATE = ("policy", "simulate", "--expected", "active", "--observed", "missing", "--config", os.devnull)
@@ -34,3 +38,11 @@ def test_a_pipe_that_nobody_reads() -> None:
         finally:
             os.close(writes)
         assert (done.returncode, done.stderr) == (1, ""), words
+
+
+@pytest.mark.parametrize("group", [(), ("webhook",), ("override",), ("host",), ("policy",)])
+def test_no_list_of_commands_is_cut(group: tuple[str, ...]) -> None:
+    """Each command's first sentence is there whole, on a screen of 80 columns."""
+    shown = CliRunner().invoke(main, [*group, "--help"], terminal_width=80)
+    assert shown.exit_code == 0
+    assert "..." not in shown.stdout.split("Commands:")[1]

@@ -17,6 +17,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from stateward.cli.group import Group
 from stateward.domain.audit import Check, Head, exported
 from stateward.settings import BadSettings, load
 from stateward.store.audit_trail import CannotRead, Trail, reading
@@ -31,7 +32,7 @@ _CANNOT = 2
 _STRIDE = 1000
 
 
-@click.group()
+@click.group(cls=Group)
 def audit() -> None:
     """Check, export and publish the audit trail.
 

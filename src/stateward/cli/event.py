@@ -10,6 +10,7 @@ import click
 
 from stateward.cli.client import Client, Unreachable
 from stateward.cli.command import as_json, command
+from stateward.cli.group import Group
 from stateward.cli.words import printable, table, write
 from stateward.domain.events import EVENT_TYPES, PREFIX
 
@@ -28,7 +29,7 @@ SHOWN: Final = tuple(
 )
 
 
-@click.group()
+@click.group(cls=Group)
 def event() -> None:
     """Look at what happens: states, operations, locks, verdicts, alerts (docs/events.md)."""
 

@@ -6,12 +6,13 @@ import click
 
 from stateward.cli.client import Client
 from stateward.cli.command import as_json, command
+from stateward.cli.group import Group
 from stateward.cli.lock import COLUMNS, UNCONFIRMED, let_go, row, say_gone
 from stateward.cli.watch import watch as follow
 from stateward.cli.words import table, title, write
 
 
-@click.group()
+@click.group(cls=Group)
 def hold() -> None:
     """Hold servers: off, and kept off, whoever asks; for administrators.
 

@@ -9,6 +9,7 @@ import click
 
 from stateward.cli.client import Client, in_path
 from stateward.cli.command import as_json, command
+from stateward.cli.group import Group
 from stateward.cli.times import Moment, to_second
 from stateward.cli.words import printable, table, write
 
@@ -18,7 +19,7 @@ PLAN_COLUMNS = ("ID", "Server", "Was", "Action", "To", "State", "Says")
 COLUMNS = ("Host", "Zone", "Condition", "Heard", "Enabled", "Judged", "Instances", "vCPUs", "Memory", "Disk")
 
 
-@click.group()
+@click.group(cls=Group)
 def host() -> None:
     """Look at the hosts, and say what is to be done with them; for administrators."""
 

@@ -9,6 +9,7 @@ import click
 
 from stateward.cli.client import Client, Failed, NoSuch, NotAllowed
 from stateward.cli.command import as_json, command
+from stateward.cli.group import Group
 from stateward.cli.times import Moment, to_second
 from stateward.cli.words import printable, table, write
 
@@ -19,7 +20,7 @@ COLUMNS = ("ID", "Kind", "Name", "Blocks", "Holder", "Placed", "Expires", "Reaso
 _SHORT = 8
 
 
-@click.group()
+@click.group(cls=Group)
 def lock() -> None:
     """Lock servers against what should not happen to them.
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 import click
 
 from stateward import __version__
+from stateward.cli.group import Group
 
 #: Loaded when they are asked for: a look at an operation need not wait for a whole server's libraries.
 _COMMANDS: Final[Mapping[str, str]] = {
@@ -37,7 +38,7 @@ _COMMANDS: Final[Mapping[str, str]] = {
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
-class _Commands(click.Group):
+class _Commands(Group):
     """The commands, each named as in its module."""
 
     def main(self, *args: Any, **options: Any) -> Any:

@@ -8,11 +8,12 @@ import click
 
 from stateward.cli.client import Client
 from stateward.cli.command import as_json, command
+from stateward.cli.group import Group
 from stateward.cli.watch import watch as follow
 from stateward.cli.words import COLUMNS, fields, order, row, table, title, write
 
 
-@click.group()
+@click.group(cls=Group)
 def operation() -> None:
     """Look at what is done to servers, and control it while it waits for a guest.
 

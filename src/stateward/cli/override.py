@@ -8,6 +8,7 @@ import click
 
 from stateward.cli.client import Client, in_path
 from stateward.cli.command import as_json, command
+from stateward.cli.group import Group
 from stateward.cli.lock import lock_named
 from stateward.cli.times import Duration, to_second
 from stateward.cli.words import table, write
@@ -15,7 +16,7 @@ from stateward.cli.words import table, write
 _COLUMNS = ("ID", "Lock", "User", "Good", "Operations left", "Expires", "Approved by", "Reason")
 
 
-@click.group()
+@click.group(cls=Group)
 def override() -> None:
     """Pass one lock that binds administrators too; it is recorded.
 

@@ -13,6 +13,7 @@ import msgspec
 
 from stateward.cli.client import Client, Failed
 from stateward.cli.command import as_json, command, lazily
+from stateward.cli.group import Group
 from stateward.cli.words import printable, table, write
 from stateward.domain.errors import Invalid
 from stateward.domain.states import Cause, Observed, VmState
@@ -23,7 +24,7 @@ from stateward.settings import BadSettings, load
 _OUTCOME = ("Cause", "Verdict", "Then", "Decided by", "Why")
 
 
-@click.group()
+@click.group(cls=Group)
 def policy() -> None:
     """Say what the arbiter does, and by which rule (docs/policies.md)."""
 

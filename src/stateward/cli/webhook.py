@@ -9,6 +9,7 @@ import click
 
 from stateward.cli.client import Client, NoSuch
 from stateward.cli.command import as_json, command
+from stateward.cli.group import Group
 from stateward.cli.times import Duration, to_second
 from stateward.cli.words import table, write
 from stateward.domain.webhooks import NAME
@@ -16,7 +17,7 @@ from stateward.domain.webhooks import NAME
 _COLUMNS: Final = ("Name", "Address", "Events", "Enabled", "Delivered", "Dead letters", "Trouble")
 
 
-@click.group()
+@click.group(cls=Group)
 def webhook() -> None:
     """Have events sent somewhere, signed as Standard Webhooks says; for administrators (docs/telling.md).
 
