@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 
@@ -148,9 +148,8 @@ def _about(found: dict[str, Any]) -> str:
     detail: dict[str, Any] = data["detail"]
     if "instance" in data or "subject" in found:
         return str(data.get("instance", {}).get("name") or found.get("subject", ""))
-    lock = detail.get("lock")
     # A project's lock is about all that has it.
-    scope = lock.get("scope") if isinstance(lock, dict) else None
+    scope = _lock(detail).get("scope")
     named = detail.get("hosts") or [detail.get("host") or detail.get("webhook") or scope or ""]
     return ", ".join(map(str, named))
 
@@ -169,17 +168,22 @@ def _says(found: dict[str, Any]) -> str:
         return f"{outcomes or 'nothing to start'}, after {detail['seconds']:g} s"
     words = [str(data["action"] or "")]
     words += [_words(detail[name]) for name in _TOLD if detail.get(name)]
-    lock = detail.get("lock")
-    if isinstance(lock, dict):
-        words += [str(lock[name]) for name in ("name", "reason") if lock.get(name)]
+    lock = _lock(detail)
+    words += [str(lock[name]) for name in ("name", "reason") if lock.get(name)]
     # A hold's operation has its reason too.
     return ": ".join(filter(None, dict.fromkeys(words)))
+
+
+def _lock(detail: dict[str, Any]) -> dict[str, Any]:
+    """Return what an event says of a lock; one that names it by its id alone says nothing."""
+    told = detail.get("lock")
+    return cast("dict[str, Any]", told) if isinstance(told, dict) else {}
 
 
 def _words(told: object) -> str:
     """Write what a detail says; why no host was good is said of each."""
     if isinstance(told, dict):
-        return ", ".join(f"{name}: {why}" for name, why in told.items())
+        return ", ".join(f"{name}: {why}" for name, why in cast("dict[str, Any]", told).items())
     return str(told)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -299,7 +299,7 @@ def _lock_in(entry: Entry, detail: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the lock that a record is about, as far as it says."""
     told = detail.get("lock")
     # An override's record names its lock by the id alone.
-    lock: dict[str, Any] | None = told if isinstance(told, dict) else None
+    lock = cast("dict[str, Any]", told) if isinstance(told, dict) else None
     if lock is None and entry.action in {"lock", "unlock"} and detail.get("kind") is not None:
         # Nova's lock and unlock, of the one lock without a name.
         lock = {"kind": detail["kind"], "name": "", "reason": detail.get("reason")}
