@@ -7,6 +7,7 @@ any place in it. Events are CloudEvents 1.0; ``docs/events.md`` is generated fro
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, cast
@@ -312,7 +313,9 @@ def _in_words(lock: Mapping[str, Any] | None) -> dict[str, Any]:
     if isinstance(blocks := told.get("blocks"), int):
         told["blocks"] = words_of(OperationClass(blocks))
     if isinstance(expires := told.get("expires_at"), int | float):
-        told["expires_at"] = _time(expires)
+        # What is no time of any calendar is told as it stands.
+        with contextlib.suppress(ValueError, OverflowError, OSError):
+            told["expires_at"] = _time(expires)
     return told
 
 
