@@ -349,6 +349,8 @@ class Server:
             raise CannotStart(str(error)) from None
         if host.uri is None:
             self._undo.push_async_callback(daemons.stop, self._data, self._progress)
+            keeping = asyncio.create_task(daemons.keep(self._data, self._progress), name="libvirt's daemons")
+            self._undo.push_async_callback(_cancelled, keeping)
         return LibvirtDriver(
             uri=place.uri,
             folder=folder,
@@ -405,6 +407,12 @@ class Server:
             return "up" in words.values(), {"database": "up", "hosts": words}
 
         return ready
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """End a task."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _one_line(error: object) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ import libvirt
 import msgspec
 
 from stateward.agent.libvirt.access import KVM, User, runs_unmodified
-from stateward.agent.libvirt.pidfile import Daemon, DaemonError, end
+from stateward.agent.libvirt.pidfile import Daemon, DaemonError, end, ended
 from stateward.agent.libvirt.xml import own_user
 
 _SYSTEM: Final = "qemu:///system"
@@ -29,6 +30,9 @@ _SESSION: Final = "qemu:///session"
 #: Seconds a libvirtd that was just started has to answer.
 _ANSWER_SECONDS: Final = 20.0
 _ASK_AGAIN: Final = 0.02
+#: Seconds between two starts of a daemon that ends soon after each, at most; and how long one runs that does not.
+_LONGEST_PAUSE: Final = 60.0
+_LONG: Final = 60.0
 
 #: Where the system's virtlogd listens.
 _LOG_SOCKET: Final = "/run/libvirt/virtlogd-sock"
@@ -158,6 +162,53 @@ def _configure_own(folder: Path) -> Path:
     return configuration
 
 
+async def keep(data: Path, progress: Progress) -> None:
+    """Start the daemons that run on this folder again whenever one ends, until it is cancelled.
+
+    Nobody else would: they were started here because nothing on this machine does.
+    """
+    daemons = _daemons(data)
+    await kept(daemons, functools.partial(_start, daemons), progress)
+
+
+async def kept(
+    daemons: Sequence[Daemon],
+    start: Callable[[], Awaitable[object]],
+    progress: Progress,
+    *,
+    first_pause: float = 1.0,
+) -> None:
+    """Start again those of some daemons that run now, whenever one ends; over when others have taken their place.
+
+    Args:
+        daemons: which.
+        start: starts what of them does not run.
+        progress: told of each start.
+        first_pause: seconds before one that ran for long is started; twice as long for each time that it did not.
+    """
+    loop, pause = asyncio.get_running_loop(), first_pause
+    while mine := {each: pid for each in daemons if (pid := each.pid()) is not None}:
+        since = loop.time()
+        waiting = [asyncio.create_task(ended(pid)) for pid in mine.values()]
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+        pause = first_pause if loop.time() - since > _LONG else min(2 * pause, _LONGEST_PAUSE)
+        while any(each.pid() is None for each in mine):
+            names = " and ".join(each.program for each in mine if each.pid() is None)
+            progress(f"{names} has ended and is started again.")
+            await asyncio.sleep(pause)
+            try:
+                await start()
+            except DaemonError as error:
+                progress(str(error))
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                break
+
+
 async def stop(data: Path, progress: Progress) -> bool:
     """Stop the daemons that ``ensure`` or an earlier run on this folder started; say whether none is left.
 
@@ -197,9 +248,12 @@ def _daemons(data: Path) -> tuple[Daemon, Daemon]:
 
 
 async def _start(daemons: tuple[Daemon, Daemon]) -> None:
+    """Start what does not run."""
     log, server = daemons
     if not _listens(_LOG_SOCKET):
         await log.start()
+    if await _answers(_SYSTEM):
+        return
     hidden = _hidden(server.folder)
     # A slave still sees what the system mounts later, as a folder of images.
     pairs = (*hidden, *_without_namespaces(server.folder)) if hidden else ()

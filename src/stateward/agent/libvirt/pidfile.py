@@ -100,6 +100,21 @@ class Daemon:
         self._pid_file.unlink(missing_ok=True)
 
 
+async def ended(pid: int) -> None:
+    """Wait until a process has ended."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop, gone = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(handle, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(handle)
+        os.close(handle)
+
+
 async def end(pid: int, first: signal.Signals) -> None:
     """Signal a process and wait until it is gone; killed when it takes too long."""
     try:
