@@ -523,7 +523,7 @@ class DriverContract:
                 seen += await second.read()
         await second.close()
         with pytest.raises(ConsoleEnded, match=r"^It was closed\.$"):
-            await second.read()
+            await _to_the_end(second)
         assert await rig.state(instance_id) == RUNNING
 
     async def test_a_guest_that_is_off_has_no_console(self, rig: Rig) -> None:

@@ -99,7 +99,8 @@ async def test_a_forbidden_unlock_leaves_no_trace(desk: Desk) -> None:
     with pytest.raises(Forbidden):
         await unlock(desk, instance_id, OWNER)
     assert await desk.row(instance_id) == before
-    refused = ("refused", "unlock", {"why": "os_compute_api:os-lock-server:unlock:unlock_override"})
+    says = "Policy doesn't allow os_compute_api:os-lock-server:unlock:unlock_override to be performed."
+    refused = ("refused", "unlock", {"why": says})
     assert await desk.audit() == [*trail, refused]
     assert len(await desk.operations(instance_id)) == 1
 
