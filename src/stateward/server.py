@@ -349,7 +349,7 @@ class Server:
             raise CannotStart(str(error)) from None
         if host.uri is None:
             self._undo.push_async_callback(daemons.stop, self._data, self._progress)
-            keeping = asyncio.create_task(daemons.keep(self._data, self._progress), name="libvirt's daemons")
+            keeping = asyncio.create_task(daemons.keep(self._data), name="libvirt's daemons")
             self._undo.push_async_callback(_cancelled, keeping)
         return LibvirtDriver(
             uri=place.uri,

@@ -8,12 +8,14 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, MutableMapping
 from pathlib import Path
+from typing import Any
 
 import libvirt
 import pytest
 import pytest_asyncio
+from structlog.testing import capture_logs
 
 from stateward.agent.libvirt import daemons
 from stateward.agent.libvirt.daemons import LibvirtPlace
@@ -36,17 +38,25 @@ async def folder() -> AsyncIterator[Path]:
         shutil.rmtree(made)
 
 
-async def test_a_libvirtd_that_ends_is_started_again(folder: Path) -> None:
+@pytest.fixture
+def logs() -> Iterator[list[MutableMapping[str, Any]]]:
+    """Give what is logged."""
+    with capture_logs() as found:
+        yield found
+
+
+async def test_a_libvirtd_that_ends_is_started_again(
+    folder: Path, logs: list[MutableMapping[str, Any]]
+) -> None:
     """However often; also one that was told to end."""
     await daemons.own(folder)
     server = Daemon("libvirtd", "", folder / "libvirt")
-    told: list[str] = []
     started = asyncio.Queue[LibvirtPlace]()
 
     async def start() -> None:
         await started.put(await daemons.own(folder))
 
-    keeping = asyncio.create_task(daemons.kept([server], start, told.append, first_pause=0.0))
+    keeping = asyncio.create_task(daemons.kept([server], start, first_pause=0.0))
     for how in (signal.SIGKILL, signal.SIGTERM):
         await asyncio.sleep(0)
         before = server.pid()
@@ -55,7 +65,7 @@ async def test_a_libvirtd_that_ends_is_started_again(folder: Path) -> None:
         async with asyncio.timeout(PATIENCE):
             place = await started.get()
         assert server.pid() not in {None, before}
-    assert told == ["libvirtd has ended and is started again."] * 2
+    assert [each["program"] for each in logs] == ["libvirtd"] * 2
     keeping.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await keeping
@@ -64,30 +74,32 @@ async def test_a_libvirtd_that_ends_is_started_again(folder: Path) -> None:
     connection.close()
 
 
-async def test_one_that_somebody_else_runs_is_theirs(folder: Path) -> None:
+async def test_one_that_somebody_else_runs_is_theirs(
+    folder: Path, logs: list[MutableMapping[str, Any]]
+) -> None:
     """It was ended to be run otherwise: what Stateward started is not looked after any more."""
     await daemons.own(folder)
     server = Daemon("libvirtd", "", folder / "libvirt")
-    told: list[str] = []
 
     async def there_already() -> None:
         """Start nothing."""
 
-    keeping = asyncio.create_task(daemons.kept([server], there_already, told.append, first_pause=0.0))
+    keeping = asyncio.create_task(daemons.kept([server], there_already, first_pause=0.0))
     await asyncio.sleep(0)
     pid = server.pid()
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(PATIENCE):
         await keeping
-    assert told == ["libvirtd has ended and is started again."]
+    assert [each["program"] for each in logs] == ["libvirtd"]
 
 
-async def test_one_that_cannot_be_started_is_told_and_tried_again(folder: Path) -> None:
+async def test_one_that_cannot_be_started_is_told_and_tried_again(
+    folder: Path, logs: list[MutableMapping[str, Any]]
+) -> None:
     """Until it can."""
     await daemons.own(folder)
     server = Daemon("libvirtd", "", folder / "libvirt")
-    told: list[str] = []
     tries = 0
 
     async def start() -> None:
@@ -96,12 +108,17 @@ async def test_one_that_cannot_be_started_is_told_and_tried_again(folder: Path) 
         if tries < 3:
             raise DaemonError("It has no memory.")
 
-    keeping = asyncio.create_task(daemons.kept([server], start, told.append, first_pause=0.0))
+    keeping = asyncio.create_task(daemons.kept([server], start, first_pause=0.0))
     await asyncio.sleep(0)
     pid = server.pid()
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(PATIENCE):
         await keeping
-    again = "libvirtd has ended and is started again."
-    assert told == [again, "It has no memory.", again, "It has no memory.", again]
+    assert [each.get("error") for each in logs] == [
+        None,
+        "It has no memory.",
+        None,
+        "It has no memory.",
+        None,
+    ]

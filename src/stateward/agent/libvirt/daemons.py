@@ -19,10 +19,13 @@ from typing import Final
 
 import libvirt
 import msgspec
+import structlog
 
 from stateward.agent.libvirt.access import KVM, User, runs_unmodified
 from stateward.agent.libvirt.pidfile import Daemon, DaemonError, end, ended
 from stateward.agent.libvirt.xml import own_user
+
+log = structlog.get_logger()
 
 _SYSTEM: Final = "qemu:///system"
 _SESSION: Final = "qemu:///session"
@@ -162,19 +165,18 @@ def _configure_own(folder: Path) -> Path:
     return configuration
 
 
-async def keep(data: Path, progress: Progress) -> None:
+async def keep(data: Path) -> None:
     """Start the daemons that run on this folder again whenever one ends, until it is cancelled.
 
     Nobody else would: they were started here because nothing on this machine does.
     """
     daemons = _daemons(data)
-    await kept(daemons, functools.partial(_start, daemons), progress)
+    await kept(daemons, functools.partial(_start, daemons))
 
 
 async def kept(
     daemons: Sequence[Daemon],
     start: Callable[[], Awaitable[object]],
-    progress: Progress,
     *,
     first_pause: float = 1.0,
 ) -> None:
@@ -183,7 +185,6 @@ async def kept(
     Args:
         daemons: which.
         start: starts what of them does not run.
-        progress: told of each start.
         first_pause: seconds before one that ran for long is started; twice as long for each time that it did not.
     """
     loop, pause = asyncio.get_running_loop(), first_pause
@@ -198,12 +199,12 @@ async def kept(
         pause = first_pause if loop.time() - since > _LONG else min(2 * pause, _LONGEST_PAUSE)
         while any(each.pid() is None for each in mine):
             names = " and ".join(each.program for each in mine if each.pid() is None)
-            progress(f"{names} has ended and is started again.")
+            log.warning("a daemon that was started here has ended; it is started again", program=names)
             await asyncio.sleep(pause)
             try:
                 await start()
             except DaemonError as error:
-                progress(str(error))
+                log.warning("it cannot be started", program=names, error=str(error))
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 break
