@@ -96,7 +96,10 @@ async def test_killed_at_each_step_of_real_guests(
         for first in range(0, len(CELLS), AT_ONCE):
             cells = CELLS[first : first + AT_ONCE]
             ids = await asyncio.gather(*(make(admin, image) for _ in cells))
-            await admin.settled(seconds=PATIENCE)
+            made = await admin.settled(seconds=PATIENCE)
+            assert [(made[each]["status"], made[each].get("fault")) for each in ids] == [
+                ("ACTIVE", None)
+            ] * len(ids)
             for cell, server_id in zip(cells, ids, strict=True):
                 (doom / server_id).write_text(str(cell.point))
                 await ask(admin, server_id, cell.key)
