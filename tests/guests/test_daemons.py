@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,17 @@ async def test_a_libvirtd_that_ends_is_started_again(
     connection.close()
 
 
+async def until_over(server: Daemon, start: Callable[[], Awaitable[None]]) -> None:
+    """Kill a daemon that is kept, and wait until it is not kept any more."""
+    keeping = asyncio.create_task(daemons.kept([server], start, first_pause=0.0))
+    await asyncio.sleep(0)
+    pid = server.pid()
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE):
+        await keeping
+
+
 async def test_one_that_somebody_else_runs_is_theirs(
     folder: Path, logs: list[MutableMapping[str, Any]]
 ) -> None:
@@ -84,13 +95,7 @@ async def test_one_that_somebody_else_runs_is_theirs(
     async def there_already() -> None:
         """Start nothing."""
 
-    keeping = asyncio.create_task(daemons.kept([server], there_already, first_pause=0.0))
-    await asyncio.sleep(0)
-    pid = server.pid()
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(PATIENCE):
-        await keeping
+    await until_over(server, there_already)
     assert [each["program"] for each in logs] == ["libvirtd"]
 
 
@@ -108,13 +113,7 @@ async def test_one_that_cannot_be_started_is_told_and_tried_again(
         if tries < 3:
             raise DaemonError("It has no memory.")
 
-    keeping = asyncio.create_task(daemons.kept([server], start, first_pause=0.0))
-    await asyncio.sleep(0)
-    pid = server.pid()
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(PATIENCE):
-        await keeping
+    await until_over(server, start)
     assert [each.get("error") for each in logs] == [
         None,
         "It has no memory.",

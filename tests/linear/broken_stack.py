@@ -46,11 +46,11 @@ class Watched(broken.Watched):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request."""
-        locked = False
+        locked, placed = False, 201 if scope.get("path", "").endswith("/locks") else 202
 
         async def hear(message: Message) -> None:
             nonlocal locked
-            locked = locked or (message["type"] == "http.response.start" and message["status"] in {201, 202})
+            locked = locked or (message["type"] == "http.response.start" and message["status"] == placed)
             await send(message)
 
         await super().__call__(scope, receive, hear)
