@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,9 +22,9 @@ def never() -> None:
     pytest.fail("it was not lost")
 
 
-def one(url: sa.URL, *, gone: float = WAIT) -> Sole:
+def one(url: sa.URL) -> Sole:
     """Return one that looks often."""
-    return Sole(url, patience=0.0, period=0.01, gone=gone)
+    return Sole(url, patience=0.0, period=0.01, gone=WAIT)
 
 
 @pytest_asyncio.fixture
@@ -75,19 +75,29 @@ async def test_a_broken_connection(postgres_url: sa.URL, breaks: psycopg.AsyncCo
     await first.release()
 
 
+class Slower(Sole):
+    """One that takes it again only after another one has had its chance."""
+
+    def __init__(self, url: sa.URL) -> None:
+        super().__init__(url, patience=0.0, period=0.01, gone=0.05)
+        self.may_try = threading.Event()
+        self.may_try.set()
+
+    def _try(self) -> bool:
+        assert self.may_try.wait(WAIT)
+        return super()._try()
+
+
 async def test_another_one_takes_it_meanwhile(postgres_url: sa.URL, breaks: psycopg.AsyncConnection) -> None:
     """The first one is told, once it has tried for as long as PostgreSQL may believe in its old connection."""
     lost = asyncio.Event()
-    first, second = one(postgres_url, gone=0.05), one(postgres_url)
+    first, second = Slower(postgres_url), one(postgres_url)
     await first.take(lost.set)
+    first.may_try.clear()
+    assert await end(breaks) == 1
+    await second.take(never)
+    first.may_try.set()
     async with asyncio.timeout(WAIT):
-        taken = False
-        while not taken:
-            # Until the second one is there before the first looks.
-            await end(breaks)
-            with contextlib.suppress(DatabaseTaken):
-                await second.take(never)
-                taken = True
         await lost.wait()
     await first.release()
     await second.release()

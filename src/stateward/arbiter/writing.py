@@ -1,7 +1,7 @@
 """Writing verdicts: what the table says becomes a guarded UPDATE, an operation and an audit record.
 
-Every write carries the fence that the verdict was read with, and touches nothing where the host's instances are not
-judged now (``Frozen``): that is in the condition which ``admit.conditions`` gives every row that carries out a verdict.
+Every write carries what the verdict was found by, and touches nothing where that is not so any more, or where the
+host's instances are not judged now (``Frozen``): both are in the conditions that ``admit.conditions`` gives.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Writing:
             if pause > 0:
                 return pause
             self._admission.admit_in(
-                connection, action, instance.id, actor, fence=instance.fence, why=verdict.says
+                connection, action, instance.id, actor, judged=instance, why=verdict.says
             )
             operations.record(
                 connection,
@@ -123,7 +123,7 @@ class Writing:
         try:
             pause = await self._admission.database.write(work)
         except Refused as refused:
-            # Something was admitted since the row was read: the verdict was about a state that has passed.
+            # The verdict was about a state that has passed, and whoever changed that has it judged anew.
             log.debug("a verdict came too late", instance=instance.id, error=str(refused))
             return
         if pause is not None:
@@ -184,12 +184,7 @@ def write_in(
     """
     action = BY_KEY["adopt"]
     actor = system_actor(f"req-{uuid.uuid4()}")
-    checks = (
-        *admit.conditions(action, actor.kind, fence=instance.fence),
-        Condition(
-            column="observed_seq", test=Test.EQUALS, value=instance.observed_seq, refusal=Refusal.OVERTAKEN
-        ),
-    )
+    checks = admit.conditions(action, actor.kind, judged=instance)
     if changes:
         written = changes | {"updated_at": now}
     else:

@@ -47,6 +47,17 @@ _BLOCKS_COLUMN: Final = {
     LockKind.HOLD: "hold_blocks",
 }
 
+#: What a verdict is found by and may change beside it. The fence alone does not say: it is raised by what is admitted,
+#: and not where a lock is placed, released or expires, where a guest is seen otherwise or where a record follows its
+#: guest. By a hold that was just released a guest would be recorded as off that nobody wants off any more.
+_JUDGED_BY: Final = (
+    "fence",
+    "vm_state",
+    "observed_seq",
+    *_BLOCKS_COLUMN.values(),
+    "kept_off",
+)
+
 
 def binds(action: Action, actor: ActorKind, kind: LockKind) -> bool:
     """Say whether a kind of lock binds an actor who asks for an action."""
@@ -54,7 +65,12 @@ def binds(action: Action, actor: ActorKind, kind: LockKind) -> bool:
 
 
 def conditions(
-    action: Action, actor: ActorKind, *, project_id: str | None = None, fence: int | None = None
+    action: Action,
+    actor: ActorKind,
+    *,
+    project_id: str | None = None,
+    fence: int | None = None,
+    judged: Instance | None = None,
 ) -> tuple[Condition, ...]:
     """Return what must hold of the instance's row for the action to be admitted, in the order it is explained.
 
@@ -62,8 +78,9 @@ def conditions(
         action: the row of the action table.
         actor: who asks.
         project_id: admit only in this project; another project's instance does not exist for the caller.
-        fence: admit only if nothing was admitted since the row was read with this fence. The arbiter's writes
-            carry it: their verdict is about the state they read and no other.
+        fence: admit only if nothing was admitted since the row was read with this fence.
+        judged: admit only if the row is still what a verdict was found by. The arbiter's writes carry it: their verdict
+            is about the state they read and no other.
     """
     found: list[Condition] = []
     if project_id is not None:
@@ -72,6 +89,13 @@ def conditions(
         )
     if fence is not None:
         found.append(Condition(column="fence", test=Test.EQUALS, value=fence, refusal=Refusal.OVERTAKEN))
+    if judged is not None:
+        found.extend(
+            Condition(
+                column=column, test=Test.EQUALS, value=getattr(judged, column), refusal=Refusal.OVERTAKEN
+            )
+            for column in _JUDGED_BY
+        )
     if action.guarded:
         found.extend(
             Condition(column=column, test=Test.NO_BITS, value=int(action.guarded), refusal=Refusal.LOCKED)

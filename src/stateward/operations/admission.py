@@ -187,12 +187,14 @@ class Admission:
         wanted: Wanted = NOTHING,
         project_id: str | None = None,
         fence: int | None = None,
+        judged: Instance | None = None,
         why: str | None = None,
         told: Mapping[str, Any] = {},
     ) -> Admitted:
         """Admit an operation inside a transaction of the caller's, who then calls ``wake``; see ``admit``.
 
-        ``told`` is for the audit trail alone, and for the provider's eyes: customers are shown none of it.
+        ``judged`` is the row that a verdict was found by; see ``admit.conditions``. ``told`` is for the audit trail
+        alone, and for the provider's eyes: customers are shown none of it.
         """
         rows = action if isinstance(action, tuple) else (action,)
         now = self.clock.now()
@@ -207,6 +209,7 @@ class Admission:
                 operation_id=operation_id,
                 project_id=project_id,
                 fence=fence,
+                judged=judged,
                 now=now,
             )
         ended = Ended([], [])

@@ -29,6 +29,7 @@ def first_that_fits(
     operation_id: str,
     project_id: str | None,
     fence: int | None,
+    judged: Instance | None,
     now: float,
 ) -> tuple[Action, Instance]:
     """Do the guarded UPDATE of the first row that admits, and return both.
@@ -50,7 +51,7 @@ def first_that_fits(
         elif row.over:
             # What was in flight is overtaken, and this has no task state of its own.
             row_changes |= {"task_state": None, "operation_id": None}
-        checks = admit.conditions(row, actor.kind, project_id=project_id, fence=fence)
+        checks = admit.conditions(row, actor.kind, project_id=project_id, fence=fence, judged=judged)
         try:
             found = admitted_row(
                 connection, row, instance_id, checks, row_changes, actor=actor, bump_fence=True, now=now
