@@ -122,12 +122,13 @@ class Plane:
         self.locking = Locking(self.admission, self.immediate, self.expiry.wake)
         self.control = Control(database, clock, self._wake, cap=settings.shutdown.cap)
         said = settings.death
-        self._moves = HostMoves(self.admission, HostPace(parallel=said.parallel, per_minute=said.per_minute))
         wishes = Wishes(
             default=said.wish,
             projects=said.projects,
             hosts={host.name: host.evacuate for host in settings.host if host.evacuate is not None},
         )
+        host_pace = HostPace(parallel=said.parallel, per_minute=said.per_minute)
+        self._moves = HostMoves(self.admission, host_pace, wishes)
         bmcs = management_controllers(settings)
         self._deaths = Deaths(
             self.admission,

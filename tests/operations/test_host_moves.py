@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from stateward.domain.actions import Action
-from stateward.domain.evacuation import PlanKind, PlanState
+from stateward.domain.evacuation import PROPERTY, PlanKind, PlanState
 from stateward.domain.events import EVENT_TYPES
 from stateward.domain.hosts import Event
 from stateward.domain.locks import ActorKind
@@ -31,15 +32,17 @@ ADMIN = actor(ActorKind.ADMIN)
 SWIFT = Pace(parallel=2, per_minute=1e12)
 
 
-async def evacuating(desk: Desk, count: int) -> tuple[list[str], str]:
+async def evacuating(
+    desk: Desk, count: int, *, shared: bool = True, wish: str = "evacuate"
+) -> tuple[list[str], str]:
     """Have a host be fenced with so many instances, and its plan approved; return their ids, and the plan's."""
     desk.open(offload=True, placement=Rules(reserved=NOTHING))
     for name in ("dead", "x"):
         await desk.add_host(name)
-    ids = [await desk.add(host="dead", name=f"web{number}") for number in range(count)]
+    ids = [await desk.add(host="dead", name=f"web{number}", metadata={PROPERTY: wish}) for number in range(count)]
 
     def fenced(connection: sa.Connection) -> None:
-        connection.execute(sa.update(HOSTS).values(shared=True))
+        connection.execute(sa.update(HOSTS).values(shared=shared))
         for event in (Event.SILENT, Event.CONFIRMED, Event.FENCED):
             hosts.become(connection, "dead", event, "", NOW)
 
@@ -116,6 +119,40 @@ async def test_what_is_refused_takes_no_time(desk: Desk) -> None:
     moves = HostMoves(desk.admission, Pace(parallel=2, per_minute=1))
     await moves.look()
     assert await states(desk, plan_id) == ["refused", "refused", "admitted"]
+
+
+@pytest.mark.parametrize(
+    ("shared", "wish", "then", "says"),
+    [
+        (True, "evacuate", {"host": "x"}, "It is not on this host any more."),
+        (
+            True,
+            "evacuate",
+            {"metadata": {PROPERTY: "stay"}},
+            "Since the plan was made that has changed: it stays, as its metadata says.",
+        ),
+        (
+            False,
+            "rebuild",
+            {"metadata": {}},
+            "Since the plan was made that has changed: its disk is on that host.",
+        ),
+    ],
+    ids=["it has left", "its owner has it stay", "its owner would not lose its disk"],
+)
+async def test_what_a_line_was_made_by_has_changed(
+    desk: Desk, *, shared: bool, wish: str, then: Mapping[str, Any], says: str
+) -> None:
+    """It may have waited for an hour: nothing is done to the instance, and the others go on."""
+    ids, plan_id = await evacuating(desk, 2, shared=shared, wish=wish)
+    await desk.change(ids[0], then)
+    before = await desk.row(ids[0])
+    await HostMoves(desk.admission, SWIFT).look()
+    assert await states(desk, plan_id) == ["refused", "admitted"]
+    moves = await desk.database.read(lambda c: host_plans.moves(c, plan_id))
+    assert moves[0].message == says
+    assert await desk.row(ids[0]) == before
+    assert await desk.operations(ids[0]) == []
 
 
 async def test_a_line_s_fault_keeps_no_other_waiting(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

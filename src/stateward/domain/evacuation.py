@@ -187,18 +187,32 @@ def evacuation(
     )
 
 
+def unwished(wish: Wish, origin: str, *, lost: bool) -> str | None:
+    """Say why what is wished keeps an instance from being evacuated; None where it does not.
+
+    Args:
+        wish: what is wished for it.
+        origin: the layer that the wish is from.
+        lost: its disk would be made anew.
+    """
+    if wish is Wish.STAY:
+        return f"it stays, as its {origin} says"
+    if lost and wish is not Wish.REBUILD:
+        return "its disk is on that host"
+    return None
+
+
 def _evacuated(evacuee: Evacuee, cluster: Cluster, *, shared: bool, guards: Guards) -> Move:
     action = EVACUATES[shared].get(evacuee.vm_state)
     if action is None:
         return _left(
             evacuee, f"an instance that is {evacuee.vm_state} is not evacuated; it waits for its host"
         )
-    if evacuee.wish is Wish.STAY:
-        return _left(evacuee, f"it stays, as its {evacuee.wish_from} says")
     if evacuee.adopted:
         return _left(evacuee, "it was adopted: its disks are its host's own")
-    if not shared and evacuee.wish is not Wish.REBUILD:
-        return _left(evacuee, "its disk is on that host")
+    against = unwished(evacuee.wish, evacuee.wish_from, lost=not shared)
+    if against is not None:
+        return _left(evacuee, against)
     if evacuee.blocks & guards[action]:
         return _left(evacuee, "a lock or a hold blocks it")
     to = cluster.place(evacuee)

@@ -17,12 +17,14 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 
-from stateward.domain.actions import BY_KEY
+from stateward.domain.actions import BY_KEY, Action
+from stateward.domain.actions.row import Disk
 from stateward.domain.errors import Invalid, Refusal, Refused
-from stateward.domain.evacuation import UNDER_WAY, MoveState, PlanKind, PlanState
+from stateward.domain.evacuation import UNDER_WAY, MoveState, PlanKind, PlanState, unwished
 from stateward.domain.records import Instance, Operation, OperationState
 from stateward.domain.states import VmState
 from stateward.operations.admission import Admission, Admitted
+from stateward.operations.host_plans import NO_WISHES, Wishes
 from stateward.operations.immediate import system_actor
 from stateward.operations.preparing import Wanted
 from stateward.store import audit, host_plans, instances, operations
@@ -47,10 +49,11 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
 class HostMoves:
     """Carries out approved plans."""
 
-    def __init__(self, admission: Admission, pace: Pace) -> None:
+    def __init__(self, admission: Admission, pace: Pace, wishes: Wishes = NO_WISHES) -> None:
         """Use an admission's database and clock."""
         self._admission = admission
         self._pace = pace
+        self._wishes = wishes
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         #: When each plan may have its next line begun, by the event loop's time: no clock that jumps counts.
@@ -131,6 +134,12 @@ class HostMoves:
         """Admit a line's operation, and note it; False when it was refused, which is noted too."""
         if move.action is None or not host_plans.still(connection, plan.id, PlanState.APPROVED):
             return False
+        # A line may have waited for an hour: what it was made by is looked at anew, and stays so until it is admitted.
+        held = instances.hold(connection, move.instance_id)
+        passed = None if held is None else self._passed(plan, BY_KEY[move.action], held)
+        if passed is not None:
+            host_plans.move_on(connection, move, MoveState.REFUSED, message=passed)
+            return False
         try:
             try:
                 admitted = self._admit(connection, plan, move, move.to_host)
@@ -147,6 +156,18 @@ class HostMoves:
             connection, move, MoveState.ADMITTED, operation_id=admitted.operation.id, to_host=to
         )
         return True
+
+    def _passed(self, plan: KeptPlan, action: Action, instance: Instance) -> str | None:
+        """Say why a line is not about an instance any more; None where it is.
+
+        Locks and states are in the conditions of the admission.
+        """
+        if instance.host != plan.host:
+            return "It is not on this host any more."
+        if action.evacuates is None:
+            return None
+        against = unwished(*self._wishes.of(instance), lost=action.evacuates is Disk.ANEW)
+        return None if against is None else f"Since the plan was made that has changed: {against}."
 
     def _admit(self, connection: sa.Connection, plan: KeptPlan, move: KeptMove, host: str | None) -> Admitted:
         with audit.part(connection):
