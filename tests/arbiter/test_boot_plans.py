@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from stateward.arbiter.reconcile import Arbiter
 from stateward.domain.boots import Pace, Turn, TurnState
+from stateward.domain.hosts import Frozen
 from stateward.domain.records import Observation, Operation, OperationState, Report
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.operations.admission import Admission, ShutdownDefaults
@@ -191,3 +194,107 @@ async def test_a_second_boot_forgets_the_first_one_s_plan(database: Database) ->
     await arbiter.intake.take(report(20, "three", instance_id))
     assert (await row_of(database, instance_id)).vm_state is VmState.STOPPED
     assert await turns(database) == []
+
+
+#: How an instance that waits for its turn is locked, and what is written of its row between a look at it and what is
+#: done by that.
+MEANWHILE: Final[Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]] = {
+    "locked": ({}, {"owner_blocks": 1, "locked_by": "owner"}),
+    "locked, and locked by another too": (
+        {"owner_blocks": 1, "locked_by": "owner"},
+        {"admin_blocks": 3, "locked_by": "admin"},
+    ),
+    "locked, and seen anew": (
+        {"owner_blocks": 1, "locked_by": "owner"},
+        {"observed_seq": 99},
+    ),
+}
+
+
+def look_away(monkeypatch: pytest.MonkeyPatch, name: str, then: Callable[[sa.Connection], object]) -> None:
+    """Have something happen once, right after a look at rows that are not held: PostgreSQL lets others commit then."""
+    look, due = getattr(instances, name), [then]
+
+    def looked(connection: sa.Connection, *arguments: Any) -> Any:
+        found = look(connection, *arguments)
+        if due:
+            due.pop()(connection)
+        return found
+
+    monkeypatch.setattr(instances, name, looked)
+
+
+def written(instance_id: str, columns: Mapping[str, Any]) -> Callable[[sa.Connection], object]:
+    """Return what writes columns of a row past everything."""
+    return lambda connection: instances.guarded_update(
+        connection, instance_id, (), {"updated_at": NOW, **columns}
+    )
+
+
+@pytest.mark.parametrize(("recorded", "then"), MEANWHILE.values(), ids=MEANWHILE.keys())
+@pytest.mark.parametrize("looks", ["get", "on_host"])
+async def test_what_comes_between_a_look_and_what_follows(
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    looks: str,
+    recorded: Mapping[str, Any],
+    then: Mapping[str, Any],
+) -> None:
+    """Counts: left to the table, an instance would be started against a lock."""
+    await known(database)
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    if looks == "get":
+        await arbiter.intake.take(report(10, "two", instance_id))
+        await database.write(written(instance_id, recorded))
+        look_away(monkeypatch, looks, written(instance_id, then))
+        await arbiter.boots.step("h")
+    else:
+        await database.write(written(instance_id, recorded))
+        look_away(monkeypatch, looks, written(instance_id, then))
+        await arbiter.intake.take(report(10, "two", instance_id))
+        await arbiter.boots.step("h")
+    assert [each.action for each in await operations_of(database, instance_id)] == ["adopt"]
+    assert (await row_of(database, instance_id)).vm_state is VmState.STOPPED
+    assert await turns(database) == []
+
+
+async def test_what_is_left_as_it_is_is_told_whatever_is_seen_meanwhile(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody judges it after that, so that a person would never know."""
+    await known(database)
+    instance_id = await add(database, vm_state="resized", was="active")
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(10, "two", instance_id))
+    await database.write(written(instance_id, {"owner_blocks": 1, "locked_by": "owner"}))
+    look_away(monkeypatch, "get", written(instance_id, {"observed_seq": 99}))
+    await arbiter.boots.step("h")
+    assert [turn.state for turn in await turns(database)] == [TurnState.LEFT]
+    row = await row_of(database, instance_id)
+    assert row.alerted == row.deviation
+
+
+@pytest.mark.parametrize("locked", [{}, {"owner_blocks": 1, "locked_by": "owner"}], ids=["start", "adopt"])
+async def test_a_host_that_is_frozen_in_the_middle_of_a_step(
+    database: Database, monkeypatch: pytest.MonkeyPatch, locked: Mapping[str, Any]
+) -> None:
+    """Its instances wait for their turns until it is thawed; they are not left to the table, which has no pace."""
+    await known(database)
+    instance_id = await add(database)
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(10, "two", instance_id))
+    await database.write(written(instance_id, locked))
+    look_away(
+        monkeypatch,
+        "get",
+        lambda connection: hosts.freeze(connection, "h", Frozen.MAINTENANCE, "for a test", NOW),
+    )
+    await arbiter.boots.step("h")
+    assert [turn.state for turn in await turns(database)] == [TurnState.WAITING]
+    assert await operations_of(database, instance_id) == []
+    await database.write(lambda connection: hosts.thaw(connection, "h", Frozen.MAINTENANCE))
+    await arbiter.boots.step("h")
+    done = "adopt" if locked else "boot_start"
+    assert [each.action for each in await operations_of(database, instance_id)] == [done]

@@ -20,6 +20,7 @@ import structlog
 from stateward.arbiter.turns import Step, rebooted_fate, record_fate
 from stateward.domain.boots import Fate, Kept, Pace, Turn, TurnState, priority_of, summary
 from stateward.domain.policies import Policies
+from stateward.domain.records import Instance
 from stateward.operations.admission import Admission
 from stateward.operations.immediate import system_actor
 from stateward.store import boots, hosts, instances, operations
@@ -92,11 +93,7 @@ class Boots:
         # What an older plan says counts no more.
         boots.begin(connection, host, ())
         for instance in found:
-            fate = rebooted_fate(instance, self._policies)
-            told = fate.kind in {Kept.ADOPT, Kept.LEAVE}
-            if told and not record_fate(connection, instance, fate, now):
-                # Something was admitted for it since it was read.
-                fate = Fate(kind=Kept.TABLE)
+            fate = self._fate_in(connection, instance, now)
             fates.append(fate)
             state = _STATE.get(fate.kind)
             if state is not None:
@@ -131,6 +128,21 @@ class Boots:
             },
         )
         return [instance.id for instance in found]
+
+    def _fate_in(self, connection: sa.Connection, instance: Instance, now: float) -> Fate:
+        """Say what becomes of an instance, and write that down where it says something to a person or to the record."""
+        told = {Kept.ADOPT, Kept.LEAVE}
+        fate = rebooted_fate(instance, self._policies)
+        if fate.kind not in told:
+            return fate
+        # Until it is held, PostgreSQL lets locks come and go, and left to the table it would be started against one.
+        held = instances.hold(connection, instance.id)
+        if held is None or (held.fence, held.host) != (instance.fence, instance.host):
+            return Fate(kind=Kept.TABLE)
+        fate = rebooted_fate(held, self._policies)
+        if fate.kind in told and not record_fate(connection, held, fate, now):
+            return Fate(kind=Kept.TABLE)
+        return fate
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

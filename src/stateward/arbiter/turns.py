@@ -23,7 +23,6 @@ from stateward.domain.boots import (
     TurnState,
     as_rebooted,
     fate_of,
-    locked_fate,
     next_turns,
 )
 from stateward.domain.errors import Refusal, Refused
@@ -69,7 +68,7 @@ class Step:
         if hosts.frozen(self._connection, host):
             return
         turns: list[Turn] = []
-        ready: dict[str, tuple[Instance, Fate]] = {}
+        ready: set[str] = set()
         for turn in map(self._not_ahead, boots.turns(self._connection, host, hold=True)):
             if turn.state is TurnState.STARTED:
                 turns.append(self._ended(turn))
@@ -77,9 +76,9 @@ class Step:
                 turns.append(self._look(turn, ready))
             else:
                 turns.append(turn)
-        chosen, self.again_in = next_turns(turns, ready.keys(), self._pace, self._now)
+        chosen, self.again_in = next_turns(turns, ready, self._pace, self._now)
         for turn in chosen:
-            turns[turns.index(turn)] = self._begin(turn, *ready[turn.instance_id])
+            turns[turns.index(turn)] = self._carry_out(turn)
         states = {turn.state for turn in turns}
         if states & {TurnState.WAITING, TurnState.STARTED}:
             if chosen:
@@ -96,57 +95,79 @@ class Step:
         ahead = {name: self._now for name, at in times.items() if at is not None and at > self._now}
         return boots.change(self._connection, turn, **ahead) if ahead else turn
 
-    def _look(self, turn: Turn, ready: dict[str, tuple[Instance, Fate]]) -> Turn:
+    def _look(self, turn: Turn, ready: set[str]) -> Turn:
         """See what is to be done about an instance that waits for its turn; it may have been changed meanwhile."""
         instance = instances.get(self._connection, turn.instance_id)
         if instance is None or (instance.fence, instance.host) != (turn.fence, turn.host):
             return self._give_up(turn, "overtaken")
         fate = rebooted_fate(instance, self._policies)
         if fate.kind is Kept.START:
-            ready[turn.instance_id] = instance, fate
+            ready.add(turn.instance_id)
             return turn
-        return turn if fate.kind is Kept.IN_FLIGHT else self._settle(turn, instance, fate)
+        return turn if fate.kind is Kept.IN_FLIGHT else self._carry_out(turn)
 
-    def _begin(self, turn: Turn, instance: Instance, fate: Fate) -> Turn:
-        """Start an instance whose turn it is."""
-        actor = system_actor(f"req-{uuid.uuid4()}")
+    def _carry_out(self, turn: Turn) -> Turn:
+        """Start an instance, or end its turn, by what it is now; it waits on while its host's are not judged.
+
+        PostgreSQL lets locks come and go, and guests be seen otherwise, until its row is held: by an older look it
+        would be left to the table, which starts what is locked.
+        """
+        instance = instances.hold(self._connection, turn.instance_id)
+        if instance is None or (instance.fence, instance.host) != (turn.fence, turn.host):
+            return self._give_up(turn, "overtaken")
+        fate = rebooted_fate(instance, self._policies)
+        if fate.kind is Kept.IN_FLIGHT:
+            return turn
         try:
             with audit.part(self._connection):
-                # First: what waits for its turn is nobody's to start.
-                boots.change(self._connection, turn, state=TurnState.STARTED.value)
-                admitted = self._admission.admit_in(
-                    self._connection,
-                    BY_KEY[fate.action or ""],
-                    instance.id,
-                    actor,
-                    fence=turn.fence,
-                    why=fate.says,
-                )
+                if fate.kind is Kept.START:
+                    return self._begin(turn, instance, fate)
+                return self._settle(turn, instance, fate)
         except Refused as refused:
-            if refused.refusal is Refusal.LOCKED:
-                # Placed since it was looked at, which only PostgreSQL lets happen.
-                return self._settle(turn, instance, locked_fate(instance))
+            if refused.refusal is Refusal.FROZEN:
+                return turn
             self.judge.append(instance.id)
             return self._give_up(turn, "overtaken")
+
+    def _begin(self, turn: Turn, instance: Instance, fate: Fate) -> Turn:
+        """Start an instance whose turn it is.
+
+        Raises:
+            Refused: it cannot be started now.
+        """
+        # First: what waits for its turn is nobody's to start.
+        begun = boots.change(self._connection, turn, state=TurnState.STARTED.value)
+        admitted = self._admission.admit_in(
+            self._connection,
+            BY_KEY[fate.action or ""],
+            instance.id,
+            system_actor(f"req-{uuid.uuid4()}"),
+            fence=turn.fence,
+            why=fate.says,
+        )
         self.admitted = True
         record_fate(self._connection, instance, fate, self._now)
         return boots.change(
             self._connection,
-            turn,
-            state=TurnState.STARTED.value,
+            begun,
             operation_id=admitted.operation.id,
             fence=admitted.instance.fence,
             began_at=self._now,
         )
 
     def _settle(self, turn: Turn, instance: Instance, fate: Fate) -> Turn:
-        """End the turn of an instance that is not to be started after all."""
+        """End the turn of an instance that is not to be started after all.
+
+        Raises:
+            Refused: its host's instances are not judged now.
+        """
         if fate.kind is Kept.LEAVE:
             record_fate(self._connection, instance, fate, self._now)
             return boots.change(self._connection, turn, state=TurnState.LEFT.value, says=fate.says)
+        # First here too, for the same reason.
         ended = self._give_up(turn, fate.kind.value)
-        if fate.kind is Kept.ADOPT:
-            record_fate(self._connection, instance, fate, self._now)
+        if fate.kind is Kept.ADOPT and not record_fate(self._connection, instance, fate, self._now):
+            raise Refused(Refusal.FROZEN, action="adopt", instance_id=instance.id)
         # What became of it besides is for the table.
         self.judge.append(instance.id)
         return ended

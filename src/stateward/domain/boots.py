@@ -152,7 +152,7 @@ def fate_of(instance: Instance, verdict: Verdict) -> Fate:
     if action is None or not (resized or verdict.kind is Kind.RESTORE):
         return Fate(kind=Kept.LEAVE, says=verdict.says, quiet=verdict.kind is Kind.IGNORE)
     if (instance.owner_blocks | instance.admin_blocks | instance.hold_blocks) & OperationClass.START:
-        return locked_fate(instance)
+        return _locked_fate(instance)
     return Fate(kind=Kept.START, action=action, says=_SAYS[instance.vm_state])
 
 
@@ -164,7 +164,7 @@ _SAYS: Final[Mapping[VmState, str]] = {
 }
 
 
-def locked_fate(instance: Instance) -> Fate:
+def _locked_fate(instance: Instance) -> Fate:
     """Say what becomes of an instance that would be started and has a lock that blocks it."""
     why = "Its host has rebooted, and a lock keeps it from being started"
     becomes = _RECORDED.get(instance.vm_state, {}).get(instance.observed)
