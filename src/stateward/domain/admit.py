@@ -47,16 +47,12 @@ _BLOCKS_COLUMN: Final = {
     LockKind.HOLD: "hold_blocks",
 }
 
+#: What locks make of a row besides what they say.
+LOCKS: Final = (*_BLOCKS_COLUMN.values(), "kept_off")
 #: What a verdict is found by and may change beside it. The fence alone does not say: it is raised by what is admitted,
 #: and not where a lock is placed, released or expires, where a guest is seen otherwise or where a record follows its
 #: guest. By a hold that was just released a guest would be recorded as off that nobody wants off any more.
-_JUDGED_BY: Final = (
-    "fence",
-    "vm_state",
-    "observed_seq",
-    *_BLOCKS_COLUMN.values(),
-    "kept_off",
-)
+_JUDGED_BY: Final = ("fence", "vm_state", "observed_seq", *LOCKS)
 
 
 def binds(action: Action, actor: ActorKind, kind: LockKind) -> bool:

@@ -261,8 +261,8 @@ class Immediate:
 
 
 def _judged_by(instance: Instance) -> tuple[object, ...]:
-    """Return what changes a verdict although nothing else is seen, and nobody looks again for."""
-    return instance.locked, instance.held, instance.kept_off, instance.metadata.get(POLICY)
+    """Return what changes a verdict, or has its write refused, although nothing is seen, and nobody looks again for."""
+    return *(getattr(instance, column) for column in admit.LOCKS), instance.metadata.get(POLICY)
 
 
 def system_actor(request_id: str) -> Actor:
