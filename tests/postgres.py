@@ -28,6 +28,14 @@ _USER: Final = "stateward"
 _TEMPLATE: Final = "stateward_template"
 
 
+def waiting(connection: sa.Connection) -> bool:
+    """Whether somebody waits for a lock of this database."""
+    statement = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return int(connection.execute(statement).scalar_one()) > 0
+
+
 class Postgres:
     """A running server; each test gets a database of its own, fresh or emptied."""
 

@@ -7,9 +7,10 @@ import uuid
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 
 from stateward.domain.errors import NotFound
-from stateward.domain.locks import ALL_CLASSES, ActorKind, LockKind
+from stateward.domain.locks import ALL_CLASSES, ActorKind, LockKind, OperationClass
 from stateward.domain.placement import Room
 from stateward.domain.records import FlavorFacts
 from stateward.domain.states import Cause, Observed, TaskState, VmState
@@ -18,10 +19,11 @@ from stateward.domain.strangers import Mark, Stranger, StrangerDisk
 from stateward.operations import stacking
 from stateward.operations.adopting import Adopted, Outcome, Wish, adopt
 from stateward.operations.stacking import LockWish
-from stateward.store import claims, hosts
+from stateward.store import claims, hosts, instances, locks
 from stateward.store.claims import Purpose
 from stateward.store.engine import Database
 from tests.operations.desk import Desk
+from tests.postgres import waiting
 from tests.rows import NOW, actor
 
 pytestmark = pytest.mark.asyncio
@@ -99,6 +101,81 @@ async def test_its_project_s_locks_hold_for_it_at_once(database: Database) -> No
     adopted = await one(desk, wish())
     assert adopted.instance is not None
     assert (adopted.instance.locked_by, adopted.instance.admin_blocks) == ("admin", ALL_CLASSES)
+
+
+async def until_it_waits(watch: sa.Connection, adopting: asyncio.Task[list[Adopted]]) -> None:
+    """Return when an adoption waits for another transaction, or is through."""
+    async with asyncio.timeout(60):
+        while not waiting(watch) and not adopting.done():
+            watch.rollback()
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_project_s_lock_that_is_just_being_placed_holds_for_it(
+    database: Database, database_url: sa.URL
+) -> None:
+    """It waits for the lock, be it new or one that was given back: neither can miss the other."""
+    desk = Desk(database)
+    await desk.add_host("h")
+    new, again = wish(), wish()
+    free = msgspec.structs.replace(wish(), project_id="a")
+    await desk.add(id=again.stranger.id, vm_state=VmState.DELETED.value)
+    lock = LockWish(kind=LockKind.ADMIN, holder="a", name="all", reason="Unpaid.").made(NOW, project_id="p")
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+    with engine.connect() as watch:
+        with engine.begin() as placing:
+            assert stacking.place_on_project(placing, lock, NOW) == []
+            adopting = asyncio.create_task(adopt(desk.admission, "h", [new, again, free], ADMIN, again=False))
+            await until_it_waits(watch, adopting)
+        assert [each.outcome for each in await adopting] == [Outcome.ADOPTED] * 3
+    engine.dispose()
+    rows = [await desk.row(each.stranger.id) for each in (new, again, free)]
+    assert [(row.locked_by, row.admin_blocks) for row in rows] == [
+        ("admin", ALL_CLASSES),
+        ("admin", ALL_CLASSES),
+        (None, OperationClass(0)),
+    ]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_a_lock_that_just_ended_is_not_one_of_who_lives_again(
+    database: Database, database_url: sa.URL
+) -> None:
+    """What its row says is blocked is what its locks block when that row is held, not when they were first read."""
+    desk = Desk(database)
+    await desk.add_host("h")
+    wanted = wish()
+    instance_id = await desk.add(id=wanted.stranger.id)
+    lasting = LockWish(kind=LockKind.ADMIN, holder="a", name="stays", blocks=OperationClass.START)
+    ending = LockWish(kind=LockKind.OWNER, holder="o", name="ends")
+
+    def place(connection: sa.Connection) -> str:
+        held = instances.hold(connection, instance_id)
+        assert held is not None
+        held, _lock = stacking.place_in(connection, held, lasting, NOW)
+        return stacking.place_in(connection, held, ending, NOW)[1].id
+
+    lock_id = await database.write(place)
+    await desk.change(instance_id, {"vm_state": VmState.DELETED.value})
+    engine = sa.create_engine(database_url, poolclass=sa.NullPool)
+    with engine.connect() as watch:
+        with engine.begin() as releasing:
+            held = instances.hold(releasing, instance_id)
+            assert held is not None
+            assert locks.release(releasing, lock_id)
+            stacking.restack(releasing, held)
+            adopting = asyncio.create_task(adopt(desk.admission, "h", [wanted], ADMIN, again=False))
+            await until_it_waits(watch, adopting)
+        (adopted,) = await adopting
+    engine.dispose()
+    row = await desk.row(instance_id)
+    assert (adopted.outcome, adopted.instance) == (Outcome.ADOPTED, row)
+    assert (row.vm_state, row.owner_blocks, row.admin_blocks) == (
+        VmState.BUILDING,
+        OperationClass(0),
+        OperationClass.START,
+    )
 
 
 async def test_many_adopt_one(database: Database) -> None:

@@ -27,6 +27,7 @@ from stateward.store.images import Image
 from tests.api.embedded import Embedded, embedded
 from tests.api.images import V2, patch
 from tests.operations.desk import Desk
+from tests.postgres import waiting
 from tests.rows import NOW, actor
 from tests.stack import encoded
 
@@ -350,14 +351,6 @@ async def test_a_project_with_instances_that_are_locked_otherwise_goes(world: Wo
     assert await remove_project(world, project) == (204, "")
 
 
-def _waiting(connection: sa.Connection) -> bool:
-    """Whether somebody waits for a row of this database (PostgreSQL)."""
-    statement = sa.text(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    )
-    return int(connection.execute(statement).scalar_one()) > 0
-
-
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("asked", ["delete", "patch"])
 async def test_an_instance_s_row_is_held_before_its_image_s(
@@ -374,7 +367,7 @@ async def test_an_instance_s_row_is_held_before_its_image_s(
             world.delete(image_id) if asked == "delete" else world.patch(image_id, remove)
         )
         async with asyncio.timeout(60):
-            while not _waiting(watch):
+            while not waiting(watch):
                 watch.rollback()
                 await asyncio.sleep(0.01)
         row = sa.select(IMAGES.c.id).where(IMAGES.c.id == image_id).with_for_update(nowait=True)

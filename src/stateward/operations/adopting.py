@@ -120,7 +120,10 @@ async def adopt(
         at = hosts.named(connection, host)
         if at is None:
             raise no_host(host)
-        # In one order, for whoever waits for the rows of several.
+        # What they inherit is read below: no lock is placed on their projects between that and the commit, and no
+        # project is deleted. These, like the rows of several, in one order for whoever waits for them.
+        for project_id in sorted({wish.project_id for wish in wishes}):
+            locks.hold_project(connection, project_id, alone=False)
         return [
             _adopt_in(connection, at.name, at.zone, wish, actor, now=admission.clock.now(), again=again)
             for wish in sorted(wishes, key=lambda wish: wish.stranger.id)
@@ -208,7 +211,11 @@ def _row(
         # Each host counts what it sees by itself.
         values |= {"observed_seq": 0, "addresses_seq": 0}
     revived = instances.guarded_update(connection, wish.stranger.id, checks, values, bump_fence=True)
-    if revived is None or revived.fence >= fence:
+    if revived is None:
+        return None
+    # A lock of its own may have ended between the reading above and the holding of its row.
+    revived = stacking.restack(connection, revived)
+    if revived.fence >= fence:
         return revived
     return instances.change_held(connection, revived, {"fence": fence})
 

@@ -156,9 +156,9 @@ def expiring(connection: sa.Connection, before: float | None = None) -> list[Loc
 def hold_project(connection: sa.Connection, project_id: str, *, alone: bool) -> None:
     """Keep a project's inherited locks as they are until the transaction ends, or ``alone`` be who changes them.
 
-    Who makes an instance, or changes its tags, reads what it inherits. Without this, PostgreSQL would let a lock be
-    placed between that reading and the commit: the lock would miss the instance, and the instance the lock. SQLite
-    has one writer at a time anyway.
+    Who makes or adopts an instance, or changes its tags, reads what it inherits. Without this, PostgreSQL would let a
+    lock be placed between that reading and the commit: the lock would miss the instance, and the instance the lock.
+    SQLite has one writer at a time anyway.
     """
     if connection.dialect.name != "postgresql":
         return
