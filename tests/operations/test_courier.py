@@ -25,7 +25,7 @@ from stateward.operations.completion import Completion
 from stateward.operations.courier import Courier, bodies
 from stateward.operations.posting import NotDelivered, check_url
 from stateward.operations.webhooks import Wanted, Webhooks
-from stateward.store import told, webhooks
+from stateward.store import operations, told, webhooks
 from tests.operations.desk import Desk
 from tests.rows import NOW, actor
 
@@ -89,6 +89,15 @@ class Office:
         """Have so many records made, of one event each."""
         for _number in range(count):
             await self.desk.admit("stop", await self.desk.add())
+
+    async def alerts(self, count: int, says: str = "Before.") -> None:
+        """Have so many alerts recorded."""
+
+        def work(connection: sa.Connection) -> None:
+            for _number in range(count):
+                operations.alert(connection, says, at=self.desk.clock.now(), actor=ADMIN, action="host")
+
+        await self.desk.database.write(work)
 
     async def deliver(self, after: float = 0) -> None:
         self.desk.clock.at += after
@@ -340,6 +349,37 @@ async def test_a_change_counts_from_the_next_message_on(office: Office, change: 
         for _url, body, headers in office.post.got[1:]:
             signed = sign((new,), headers["webhook-id"], int(NOW), msgspec.json.encode(body))
             assert headers["webhook-signature"] == signed["webhook-signature"]
+
+
+@pytest.mark.parametrize("on_its_way", ["a dead letter", "the first of many records"])
+async def test_what_a_change_adds_is_not_passed_over(office: Office, on_its_way: str) -> None:
+    """Whatever is on its way meanwhile, and however long: what comes after the change is told by it."""
+    await office.add(types=("operation.*",))
+    # It is noted how far it got, and thus not again within a second: what is noted is also read.
+    await office.deliver()
+    await office.happens()
+    if on_its_way == "a dead letter":
+        office.post.refuses[URL] = NotDelivered("no")
+        for _attempt in range(3):
+            await office.deliver(10)
+        del office.post.refuses[URL]
+        await office.webhooks.redeliver("one", None, ADMIN)
+    else:
+        # More than are read at once, and none of them wanted.
+        await office.alerts(60)
+    office.post.began = asyncio.Queue()
+    office.post.waits[URL] = asyncio.Event()
+    await office.courier.look()
+    async with asyncio.timeout(5):
+        assert await office.post.began.get() == URL
+    await office.webhooks.change("one", {"types": ("operation.*", "alert")}, ADMIN)
+    await office.alerts(1, "Look.")
+    await office.desk.database.seal()
+    office.post.waits[URL].set()
+    await office.courier.settle()
+    await office.deliver()
+    told_now = [body["data"]["detail"].get("says") for _url, body, _headers in office.post.got]
+    assert (told_now[0], told_now[-1]) == (None, "Look.")
 
 
 @pytest.mark.parametrize("gone", [True, False])

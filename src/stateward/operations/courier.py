@@ -69,6 +69,19 @@ class _Changed(Exception):
     """Somebody changed or deleted the webhook since it was read; the next look begins with what it is then."""
 
 
+def _next(webhook: Webhook, place: Place, connection: sa.Connection) -> told.Told:
+    """Return the events after a place that a webhook wants.
+
+    Raises:
+        _Changed: the webhook is not what it was.
+    """
+    found = told.after(connection, place, webhook.wanted, webhook.reader, records=_BATCH)
+    # After the reading: where the terms are the same still, none of what is passed over came after they were changed.
+    if not webhooks.stands(connection, webhook):
+        raise _Changed
+    return found
+
+
 class Courier:
     """Delivers to webhooks."""
 
@@ -185,13 +198,14 @@ class Courier:
             log.exception("a webhook could not be told", webhook=webhook.name)
 
     async def _on(self, webhook: Webhook, last: int) -> None:
-        """Deliver until nothing is left, or it fails."""
+        """Deliver until nothing is left, or it fails.
+
+        Raises:
+            _Changed: the webhook is not what it was; how far it got till then counts.
+        """
         place = max(webhook.reached, self._passed.get(webhook.id, webhook.reached))
         while place.number <= last and place != Place(last, WHOLE):
-            at = place
-            batch = await self._database.read(
-                lambda connection: told.after(connection, at, webhook.wanted, webhook.reader, records=_BATCH)  # noqa: B023 (read before the loop goes on)
-            )
+            batch = await self._database.read(partial(_next, webhook, place))
             for event in batch.events:
                 try:
                     sent = await self._send(webhook, event)
