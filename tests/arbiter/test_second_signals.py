@@ -367,25 +367,27 @@ def script(body: str) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize(
-    ("body", "word", "says"),
+    ("body", "seconds", "word", "says"),
     [
-        ("print('pong', sys.argv[1])", Word.ALIVE, "The probe reaches it. It says: pong alpha"),
+        ("print('pong', sys.argv[1])", 60.0, Word.ALIVE, "The probe reaches it. It says: pong alpha"),
         (
             "print(os.environ['STATEWARD_HOST']); sys.exit(1)",
+            60.0,
             Word.DEAD,
             "The probe says that it is dead. It says: alpha",
         ),
-        ("sys.exit(2)", Word.UNKNOWN, "The probe cannot tell (status 2)."),
+        ("sys.exit(2)", 60.0, Word.UNKNOWN, "The probe cannot tell (status 2)."),
         (
             "time.sleep(60)",
+            2.0,
             Word.UNKNOWN,
             "The probe cannot tell (it cannot be run, or took too long). It says: It was ended after 2 s.",
         ),
     ],
 )
-async def test_a_probe(body: str, word: Word, says: str) -> None:
+async def test_a_probe(body: str, seconds: float, word: Word, says: str) -> None:
     """By its status; one that hangs is ended."""
-    evidence = await CommandWitness(script(body), 2.0).ask("alpha", 0.0)
+    evidence = await CommandWitness(script(body), seconds).ask("alpha", 0.0)
     assert (evidence.word, evidence.says) == (word, says)
 
 
