@@ -15,6 +15,7 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
+from hypothesis import settings
 from looptime import LoopTimeEventLoop
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
@@ -23,6 +24,13 @@ from stateward.store import engine
 from stateward.store.engine import Database, PostgresDatabase, SqliteDatabase, open_database
 from stateward.store.schema import migrate
 from tests import postgres
+
+# No example has a deadline: it would be counted in real time, and fail on a busy machine. Examples are the same in each
+# run: one that is found by chance would refuse a change that has nothing to do with it. Who wants to look for more asks
+# for --hypothesis-profile=search.
+settings.register_profile("search", deadline=None)
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 
 #: A folder in memory, where there is one: what is killed here is no machine, so nothing need reach a disk.
 _MEMORY: Final = Path("/dev/shm")

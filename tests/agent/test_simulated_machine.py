@@ -174,7 +174,5 @@ TestSimulatedGuests = SimulatedGuests.TestCase
 TestSimulatedGuests.settings = settings(
     max_examples=60,
     stateful_step_count=40,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )

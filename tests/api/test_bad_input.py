@@ -593,8 +593,6 @@ _MEMBERS = st.sampled_from(
 _VERSIONS = st.sampled_from(["2.1", "2.36", "2.73", "2.104"])
 _fuzz = settings(
     max_examples=200,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 

@@ -273,7 +273,7 @@ async def test_nothing_that_is_said_breaks_anything(world: Embedded) -> None:
     ]
     bodies: list[tuple[tuple[str, str, str], Any]] = []
 
-    @hypothesis.settings(max_examples=250, deadline=None, database=None, derandomize=True)
+    @hypothesis.settings(max_examples=250)
     @hypothesis.given(st.sampled_from(targets), st.dictionaries(_KEYS, _JSON, max_size=5))
     def collect(target: tuple[str, str, str], value: dict[str, Any]) -> None:
         bodies.append((target, value))

@@ -458,7 +458,7 @@ async def test_any_order_ends_the_same(
     assert (row.observed, row.cause) == (Observed.RUNNING, Cause.OTHER)
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sent=st.lists(st.sampled_from(HISTORY), min_size=1, max_size=12))
 async def test_duplicates_in_any_order(sqlite_url: sa.URL, sent: list[tuple[int, Observed, Cause]]) -> None:
     """Every sequence of reports leaves the observation of its highest number."""

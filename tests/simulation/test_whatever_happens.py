@@ -300,9 +300,6 @@ def _on(world: World, instance_id: str) -> list[str]:
 @pytest.mark.timeout(600)
 @settings(
     max_examples=EXAMPLES,
-    derandomize=True,
-    deadline=None,
-    database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(scripts())

@@ -120,7 +120,7 @@ BLOCKS = st.integers(0, int(ALL_CLASSES)).map(OperationClass)
 
 
 @pytest.mark.slow
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     row=st.sampled_from(ACTIONS),
     actor=st.sampled_from(ActorKind),

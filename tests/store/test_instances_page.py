@@ -232,7 +232,7 @@ def ordered(query: Query, rows: list[Instance]) -> list[Instance]:
     return found
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(ROW, max_size=8), query=QUERY, limit=st.integers(1, 4))
 def test_pages_are_the_model_s_list_cut_up(
     connection: sa.Connection, rows: list[dict[str, Any]], query: Query, limit: int
