@@ -113,9 +113,11 @@ class Pair:
         self.settings = Settings(
             agent=AgentSettings(relist=1.0, heartbeat=0.5),
             death=DeathSettings(
-                silence=3.0,
+                # The agents are in this process too: one that stands still for seconds, on a busy machine, is heard of
+                # late, and renews its lease late.
+                silence=10.0,
                 lease=str(self.leases),
-                lease_seconds=3.0,
+                lease_seconds=10.0,
                 fence=(sys.executable, "-I", "-S", str(program), str(folder), "{host}"),
                 per_minute=6000.0,
             ),

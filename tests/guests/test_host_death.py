@@ -285,7 +285,7 @@ async def test_a_host_that_only_its_network_has_lost(pair: Pair) -> None:
     assert [action for _at, action, _says in await tale.lives()] == ["suspect", "up"]
     ((_at, _action, alert),) = await pair.trail("alert")
     assert alert["says"] == (
-        "Host alpha is silent. Whether it renews its lease is known in 3 s. If it is dead, say so: "
+        "Host alpha is silent. Whether it renews its lease is known in 10 s. If it is dead, say so: "
         "stateward host confirm --dead alpha"
     )
     assert Processes(web).look() == running
