@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import signal
 import sqlite3
@@ -76,10 +77,12 @@ class Cloud:
         #: Servers' ids by their names.
         self.ids: dict[str, str] = {}
 
-    async def make(self, *names: str, metadata: Mapping[str, str] = {}) -> None:
-        """Make servers, which run then."""
+    async def make(self, *names: str, metadata: Mapping[str, str] = {}, script: bytes | None = None) -> None:
+        """Make servers, which run then, and run a script as their users' data at each boot."""
         for name in names:
             body = {"name": name, "imageRef": self.image, "flavorRef": "smallest", "networks": "none"}
+            if script is not None:
+                body["user_data"] = base64.b64encode(script).decode()
             made = await self.admin.ask(
                 "POST", "/compute/v2.1/servers", {"server": body | {"metadata": dict(metadata)}}
             )
