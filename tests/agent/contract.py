@@ -62,7 +62,7 @@ class Rig:
     #: Makes a spec nobody used before, whose guest comes up and obeys its power button.
     spec: Callable[[], GuestSpec]
     #: Seconds a guest may take to come up, or to go off when it is asked; more than a machine that stalls takes.
-    patience: float = 60.0
+    patience: float = 240.0
     #: Whether guests outlive the driver's connection; in-memory hypervisors end with it.
     outlives: bool = True
     #: Whether its hypervisor counts what guests do; libvirt's test driver tells their state only.

@@ -174,7 +174,7 @@ async def rig(  # noqa: PLR0917 - fixtures are handed over by name
     changes = Changes()
     driver = LibvirtDriver(uri=place.uri, folder=tmp_path, images=images, accelerator=accelerator)
     await driver.open(changes)
-    yield Rig(driver=driver, changes=changes, spec=new_spec, patience=60.0, network=network)
+    yield Rig(driver=driver, changes=changes, spec=new_spec, network=network)
     for guest in await driver.list():
         await driver.power_off(guest.instance_id)
         await driver.remove(guest.instance_id)

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.guests, pytest.mark.asyncio]
 
 IGNORED = "stateward.acpi=ignore"
 #: Seconds that a guest without KVM may take for anything it does.
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
 class Host:
@@ -166,8 +166,9 @@ async def test_a_slow_guest_that_is_given_more_time_shuts_itself_down(host: Host
     spec = new_spec("stateward.shutdown=3")
     await host.boot(spec)
     stop = await host.send("stop", spec, seconds=2)
-    await host.says(spec, PRESSED)
+    # Before it is seen that the guest was asked: on a slow machine its two seconds may be over by then.
     await host.order(spec, "stop-2", Command.EXTEND, seconds=int(PATIENCE))
+    await host.says(spec, PRESSED)
     result = await stop
     assert (result.outcome, result.ending) == (Outcome.SUCCEEDED, Ending.OFF)
     assert await host.seen(spec) == (Observed.SHUTOFF, Cause.GUEST)
