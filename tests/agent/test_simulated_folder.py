@@ -147,34 +147,42 @@ async def test_a_write_that_fails_leaves_everything_as_it_was(tmp_path: Path) ->
 
 @pytest.mark.looptime(False)  # noqa: FBT003 - looptime's own way to switch itself off
 async def test_a_killed_process_leaves_its_guests_shutting_down(tmp_path: Path) -> None:
-    """``kill -9`` in the middle of a guest's shutdown, with real processes and real time."""
+    """``kill -9`` in the middle of a guest's shutdown, with real processes; the last of its minute is real time too."""
     script = (
-        "import asyncio, sys, pathlib\n"
+        "import asyncio, sys, pathlib, time\n"
         "sys.path.insert(0, sys.argv[2])\n"
         "from stateward.agent.simulated import SimulatedHypervisor\n"
         "from tests.agent.simulated_bench import Bench\n"
         "async def run():\n"
         "    bench = Bench(SimulatedHypervisor(pathlib.Path(sys.argv[1])))\n"
         "    await bench.driver.open(bench.note)\n"
-        "    await bench.boot('stateward.shutdown=1')\n"
+        "    await bench.boot('stateward.shutdown=60')\n"
+        "    before = time.time()\n"
         "    await bench.driver.request_shutdown('a')\n"
-        "    print('asked', flush=True)\n"
+        "    print(before, flush=True)\n"
         "    await asyncio.sleep(60)\n"
         "asyncio.run(run())\n"
     )
     folder = tmp_path / "guests"
     here = str(Path(__file__).parents[2])
-    began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, str(folder), here, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    assert await process.stdout.readline() == b"asked\n"
+    asked = float(await process.stdout.readline())
     os.kill(process.pid, signal.SIGKILL)
     assert await process.wait() == -signal.SIGKILL
-    bench = Bench(SimulatedHypervisor(folder))
+    clock = SetClock()
+    # Half of it has passed for the guest, however long the machine took to get here.
+    clock.at = asked + 30
+    bench = Bench(SimulatedHypervisor(folder, clock=clock))
     await bench.driver.open(bench.note)
     assert await bench.state() == RUNNING
+    await bench.driver.close()
+    clock.at = asked + 59
+    began = time.monotonic()
+    bench = Bench(SimulatedHypervisor(folder, clock=clock))
+    await bench.driver.open(bench.note)
     async with asyncio.timeout(60):
         while not bench.told:  # noqa: ASYNC110 - on purpose not through what is tested
             await asyncio.sleep(0.01)
