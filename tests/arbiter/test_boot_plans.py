@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 
 from stateward.arbiter.reconcile import Arbiter
 from stateward.domain.boots import Pace, Turn, TurnState
-from stateward.domain.hosts import Frozen
+from stateward.domain.hosts import Condition, Event, Frozen
 from stateward.domain.records import Observation, Operation, OperationState, Report
 from stateward.domain.states import Cause, Observed, VmState
 from stateward.operations.admission import Admission, ShutdownDefaults
@@ -110,6 +111,41 @@ async def test_steps_start_so_many_and_no_more(database: Database) -> None:
         found = await operations_of(database, each)
         assert [operation.action for operation in found] == ["boot_start"]
         assert found[0].message == "Its host has rebooted and it ran before; it is started again."
+
+
+@pytest.mark.parametrize("returned", [False, True])
+async def test_a_silent_host_s_inventory_is_judged_and_waits_for_its_heartbeat(
+    database: Database, *, returned: bool
+) -> None:
+    """What the boot explains is written, and in the same transaction the host is frozen for its silence (ADR 0020)."""
+    await known(database)
+    ran, paused = await add(database), await add(database, vm_state="paused")
+    arbiter = make_arbiter(database)
+    await arbiter.intake.take(report(10, "two", complete=False))
+    events = [Event.SILENT, *([Event.CONFIRMED, Event.HEARD] if returned else [])]
+    for event in events:
+        becomes = functools.partial(
+            hosts.become, name="h", event=event, detail=f"It is {event}.", now=NOW + 5
+        )
+        await database.write(becomes)
+    await arbiter.intake.take(report(11, "two", ran, paused))
+    (host,) = await database.read(hosts.every)
+    assert (host.condition, host.boot_id) == (Condition.RETURNED if returned else Condition.SUSPECT, "two")
+    assert (host.frozen, host.frozen_at, host.frozen_detail) == (
+        Frozen.SILENT,
+        NOW + 5,
+        f"It is {events[-1]}.",
+    )
+    assert (await row_of(database, paused)).vm_state is VmState.STOPPED
+    assert [turn.instance_id for turn in await turns(database)] == [ran]
+    await arbiter.boots.step("h")
+    assert await operations_of(database, ran) == []
+    back = Event.CLEAN if returned else Event.HEARD
+    await database.write(lambda connection: hosts.become(connection, "h", back, "It is back.", NOW + 6))
+    assert await database.write(lambda connection: hosts.thaw(connection, "h", Frozen.SILENT))
+    assert (await database.read(lambda connection: hosts.frozen(connection, "h"))) is None
+    await arbiter.boots.step("h")
+    assert [operation.action for operation in await operations_of(database, ran)] == ["boot_start"]
 
 
 @pytest.mark.parametrize("left", ["frozen", "moved"])

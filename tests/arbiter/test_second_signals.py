@@ -28,12 +28,13 @@ from stateward.arbiter.witnesses import (
 )
 from stateward.bus.memory import MemoryBus
 from stateward.bus.port import questions_subject
-from stateward.domain.hosts import Condition
+from stateward.domain.hosts import Condition, Event, Frozen
 from stateward.domain.questions import Answer, Expel, Leaves
 from stateward.domain.states import Observed
 from stateward.operations.lives import heard_again
 from stateward.store import hosts, strays
 from stateward.store.engine import Database
+from tests.arbiter.test_reports import Overtaking
 from tests.operations.desk import Desk
 from tests.rows import NOW
 
@@ -197,6 +198,32 @@ async def test_a_host_that_was_heard_of_meanwhile_is_not_told_to_be_dead(inline_
     await silent(desk, deaths)
     assert await condition(desk) is Condition.UP
     assert [detail["says"] for event, _action, detail in await desk.audit() if event == "alert"] == []
+
+
+class Heard(Overtaking):
+    """A database in which a host is heard of between a look at it and what follows from that."""
+
+    async def overtake(self) -> None:
+        """Have it heard of."""
+        await self._database.write(lambda connection: heard_again(connection, "h", "It is back.", NOW + 2.0))
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+async def test_a_host_that_was_heard_of_meanwhile_is_not_frozen(
+    database: Database, *, meanwhile: bool
+) -> None:
+    """It was thawed by that heartbeat, if there was anything to thaw; nobody would do it again."""
+    desk = Desk(database)
+    await desk.add_host("h")
+    # Silent and judged, as a version before this one left a host that had booted.
+    await database.write(lambda connection: hosts.become(connection, "h", Event.SILENT, "It is.", NOW + 1.0))
+    desk.database = Heard(database) if meanwhile else database
+    desk.open(offload=True)
+    await Deaths(desk.admission, MemoryBus(), DeathRules()).look()
+    (host,) = await database.read(hosts.every)
+    assert (host.condition, host.frozen, host.frozen_at) == (
+        (Condition.UP, None, None) if meanwhile else (Condition.SUSPECT, Frozen.SILENT, NOW + 1.0)
+    )
 
 
 @pytest.mark.asyncio

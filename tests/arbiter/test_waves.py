@@ -19,7 +19,6 @@ def pulses(*silent: Condition, of: int = 10, since: float = FELL, maintained: in
             heard_seq=1,
             condition=silent[number] if number < len(silent) else Condition.UP,
             since=since if number < len(silent) and silent[number] is not SUSPECT else FELL,
-            detail=None,
             frozen=Frozen.MAINTENANCE if number < maintained else None,
             forced_down=False,
         )

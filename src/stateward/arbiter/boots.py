@@ -127,6 +127,8 @@ class Boots:
                 "delay": self._pace.delay,
             },
         )
+        # Last: of a frozen host nothing could be written above. Its plan waits with it.
+        hosts.freeze_down(connection, host)
         return [instance.id for instance in found]
 
     def _fate_in(self, connection: sa.Connection, instance: Instance, now: float) -> Fate:

@@ -150,7 +150,7 @@ class Deaths:
         """Look at all hosts once, and begin what is due; nothing that a witness or a fence takes is waited for."""
         pulses = await self._database.read(hosts.pulses)
         silent = self._fallen_silent(pulses)
-        # Those whose maintenance has ended while they were not up.
+        # Nothing leaves one so; a version before this one did.
         bare = [each for each in pulses if each.condition is not Condition.UP and each.frozen is None]
         if silent or bare:
             await self._database.write(lambda connection: self._suspect(connection, silent, bare))
@@ -205,7 +205,7 @@ class Deaths:
             if become(connection, pulse.name, Event.SILENT, says, now, seq=pulse.heard_seq) is not None:
                 hosts.freeze(connection, pulse.name, Frozen.SILENT, says, now)
         for pulse in bare:
-            hosts.freeze(connection, pulse.name, Frozen.SILENT, pulse.detail or says, now)
+            hosts.freeze_down(connection, pulse.name)
 
     async def _too_many(self, pulses: Sequence[Pulse]) -> bool:
         """Say whether so many are silent at once that it is this machine's network; tell it once."""

@@ -123,9 +123,8 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     heard_seq: int
     condition: Condition
-    #: Since when it is in its condition, and for people why.
+    #: Since when it is in its condition.
     since: float | None
-    detail: str | None
     frozen: Frozen | None
     forced_down: bool
 
@@ -140,7 +139,6 @@ _PULSES = sa.select(
     _COLUMNS.heard_seq,
     _COLUMNS.condition,
     _COLUMNS.condition_at,
-    _COLUMNS.condition_detail,
     _COLUMNS.frozen,
     _COLUMNS.forced_down,
 ).order_by(_COLUMNS.name)
@@ -155,11 +153,10 @@ def pulses(connection: sa.Connection) -> list[Pulse]:
             heard_seq=seq,
             condition=_CONDITIONS[condition],
             since=at,
-            detail=detail,
             frozen=None if why is None else Frozen(why),
             forced_down=forced,
         )
-        for name, seq, condition, at, detail, why, forced in connection.execute(_PULSES)
+        for name, seq, condition, at, why, forced in connection.execute(_PULSES)
     ]
 
 
@@ -244,6 +241,23 @@ def freeze(connection: sa.Connection, name: str, why: Frozen, detail: str, now: 
             .values(frozen=why.value, frozen_at=now, frozen_detail=detail)
         ).rowcount
         == 1
+    )
+
+
+def freeze_down(connection: sa.Connection, name: str) -> None:
+    """Have the instances of a host that is not up judged no more, as ``thaw`` would leave them, if they are now.
+
+    Whether it is up is in the statement: one that came back since it was looked at has been thawed already, and nobody
+    would do that again.
+    """
+    connection.execute(
+        sa.update(HOSTS)
+        .where(_COLUMNS.name == name, _COLUMNS.frozen.is_(None), _COLUMNS.condition != Condition.UP.value)
+        .values(
+            frozen=Frozen.SILENT.value,
+            frozen_at=_COLUMNS.condition_at,
+            frozen_detail=_COLUMNS.condition_detail,
+        )
     )
 
 
@@ -422,7 +436,10 @@ def note_boot(connection: sa.Connection, name: str, boot_id: str, seq: int, now:
 
 
 def judged_in(connection: sa.Connection, name: str, boot_id: str) -> bool:
-    """Have a host's instances judged again, in this boot; False when it is not this boot that they wait for."""
+    """Have a host's instances judged again, in this boot; False when it is not this boot that they wait for.
+
+    One's that is not up, too: what the boot explains is written in this transaction, and then ``freeze_down`` is due.
+    """
     return (
         connection.execute(
             sa.update(HOSTS)
