@@ -407,6 +407,44 @@ async def test_killed_between_any_two_writes(
     await after.stop()
 
 
+class Unanswered(Dying):
+    """A database that does not answer the commit which makes a plan, nor the first who looks for plans after that."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.failed: list[str] = []
+
+    async def read(self, work: Work[T]) -> T:
+        if work is boots.open_on and self.failed == ["write"]:
+            self._fail("read")
+        return await super().read(work)
+
+    async def write(self, work: Work[T]) -> T:
+        done = await super().write(work)
+        planned = await super().read(boots.open_on)
+        if planned and not self.failed:
+            self._fail("write")
+        return done
+
+    def _fail(self, what: str) -> None:
+        self.failed.append(what)
+        raise StoreUnavailable("made by a test")
+
+
+async def test_a_plan_whose_commit_was_not_answered(inline_database: Database, swift_folder: Path) -> None:
+    """It is there, though whoever made it was told otherwise: it is found and carried out, by the same process."""
+    unanswered = Unanswered(inline_database)
+    stack = Stack(unanswered, swift_folder, None, pace=SLOWLY)
+    await stack.start()
+    found = await inventory(stack)
+    reboot(stack)
+    await asyncio.sleep(120)
+    assert unanswered.failed == ["write", "read"]
+    assert await seen(stack, found) == AFTER
+    assert (len(await records(stack, "host.booted")), len(await records(stack, "host.restarted"))) == (1, 1)
+    await stack.stop()
+
+
 @pytest.mark.parametrize(
     ("state", "verdict", "after"),
     [

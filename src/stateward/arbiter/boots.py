@@ -30,6 +30,8 @@ log = structlog.get_logger()
 
 #: Seconds until a plan is looked at again of which nothing was told: its host may be frozen, the database away.
 _PERIOD = 5.0
+#: Seconds until plans are looked for again that nobody told of; only a commit whose answer was lost leaves one.
+_FIND_PERIOD = 30.0
 
 
 class Boots:
@@ -51,9 +53,7 @@ class Boots:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Go on with the plans that a former life left."""
-        for host in await self._database.read(boots.open_on):
-            self._hosts[host] = 0.0
+        """Carry out plans from now on, also those that a former life left."""
         self._task = asyncio.create_task(self._run(), name="boots")
 
     async def stop(self) -> None:
@@ -148,8 +148,12 @@ class Boots:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
+        find_at = 0.0
         while True:
             now = loop.time()
+            if find_at <= now:
+                find_at = now + _FIND_PERIOD
+                await self._find()
             for host in [each for each, at in self._hosts.items() if at <= now]:
                 self._hosts[host] = now + _PERIOD
                 try:
@@ -159,12 +163,23 @@ class Boots:
                 except Exception:
                     # One host's fault must not keep the guests of all others off.
                     log.exception("a plan of restarts could not be looked at", host=host)
-            rest = min(self._hosts.values(), default=None)
+            rest = min([find_at, *self._hosts.values()])
             # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(rest):
                     await self._signal.wait()
             self._signal.clear()
+
+    async def _find(self) -> None:
+        """Find the plans that nobody told of: a former life's, or one whose commit was done and not answered."""
+        try:
+            for host in await self._database.read(boots.open_on):
+                self._hosts.setdefault(host, 0.0)
+        except StoreUnavailable as error:
+            log.warning("plans of restarts cannot be looked for now", error=str(error))
+        except Exception:
+            # It must not end the plans that are known.
+            log.exception("plans of restarts could not be looked for; it is tried again")
 
     async def step(self, host: str) -> None:
         """Do what can be done now of a host's plan."""
