@@ -471,3 +471,32 @@ async def test_duplicates_in_any_order(sqlite_url: sa.URL, sent: list[tuple[int,
     _, observed, cause = max(sent)
     assert (row.observed, row.cause) == (observed, cause)
     await database.close()
+
+
+class Confirming(Overtaking):
+    """A database in which an operator confirms a sweep between its weighing and what is written of it."""
+
+    async def overtake(self) -> None:
+        """Confirm it, if there is one."""
+        believe = functools.partial(sweeps.believe, host="h", actor=actor(), now=NOW, by="operator")
+        await self._database.write(believe)
+
+
+async def test_a_sweep_is_confirmed_once(database: Database) -> None:
+    """The host says it once more while somebody confirms it: that is no sweep which begins."""
+    await database.write(lambda connection: hosts.register(connection, "h", "nova"))
+    ids = [await add(database) for _ in range(6)]
+    off = [(each, Observed.SHUTOFF) for each in ids]
+    await make_arbiter(database).intake.take(report(1, *off, complete=True))
+    assert await database.read(lambda connection: hosts.frozen(connection, "h")) is Frozen.SWEEP
+    arbiter = make_arbiter(Confirming(database))
+    for seq in (2, 3):
+        await arbiter.intake.take(report(seq, *off, complete=True))
+        assert await database.read(lambda connection: hosts.frozen(connection, "h")) is None
+        assert await database.read(lambda connection: sweep_of(connection, "h")) is None
+    told = sa.select(AUDIT.c.event).where(AUDIT.c.action == "sweep").order_by(AUDIT.c.number)
+    await database.seal()
+    events = await database.read(lambda connection: connection.execute(told).scalars().all())
+    # When it began, and by the second look at once.
+    assert events == ["alert", "alert", "sweep_confirmed"]
+    assert {(await row_of(database, each)).observed for each in ids} == {Observed.SHUTOFF}

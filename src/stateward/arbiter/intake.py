@@ -292,26 +292,26 @@ class Intake:
         before = len(recent - {each.instance_id for each in weighed.swept})
         over = self._breaker.limits(host).allow(len(weighed.swept) + before, weighed.total)
 
-        def work(connection: sa.Connection) -> list[str]:
-            now = self._clock.now()
+        def work(connection: sa.Connection) -> tuple[list[str], bool]:
             if not report.complete:
-                return _observed(connection, host, weighed.harmless)
+                return _observed(connection, host, weighed.harmless), False
             if over:
                 _observed(connection, host, weighed.news)
-                return sweeps.passed(connection, host, actor=_actor(), now=now) or []
-            sweeps.hold(
-                connection, host, weighed.swept, total=weighed.total, before=before, actor=_actor(), now=now
-            )
-            return _observed(connection, host, weighed.harmless)
+                passed = sweeps.passed(connection, host, actor=_actor(), now=self._clock.now())
+                return passed or [], False
+            # Where somebody has confirmed it since it was weighed, that is not a sweep which begins.
+            kept = sweeps.keep(connection, host, weighed.swept, total=weighed.total, before=before)
+            return _observed(connection, host, weighed.harmless), kept
 
-        for instance_id in await self._database.write(work):
+        due, kept = await self._database.write(work)
+        for instance_id in due:
             self._judge(0.0, instance_id)
         if not report.complete:
             # In the next look at everything it is with all others; that is now where one is under way.
             known.again = known.asking
         elif over:
             self.believed(host)
-        else:
+        elif kept:
             await self._look_again(host, weighed.swept)
 
     async def _look_again(self, host: str, claims: list[Observation]) -> None:

@@ -48,17 +48,28 @@ def hold(
     Returns:
         False when the host's instances are not judged for another reason; nothing is kept then.
     """
-    says = _says(claims, total)
-    if before:
-        says = f"{says} {before} more did a moment ago."
+    says = _so_far(claims, total, before)
     fresh = hosts.freeze(connection, host, Frozen.SWEEP, says, now)
-    if not fresh and not hosts.still_frozen(connection, host, Frozen.SWEEP, says):
+    if not keep(connection, host, claims, total=total, before=before):
         return False
-    sweeps.put(connection, host, claims, total)
     if fresh and not told:
         says = f"{says} Nothing is changed until that is confirmed."
         sweep = sweeps.Sweep(observations=tuple(claims), total=total)
         _tell(connection, host, sweep, actor=actor, now=now, says=says)
+    return True
+
+
+def keep(
+    connection: sa.Connection, host: str, claims: Sequence[Observation], *, total: int, before: int
+) -> bool:
+    """Keep what a host says now of a sweep that is not believed yet; see ``hold``.
+
+    Returns:
+        False when the host is not frozen for that any more: what was confirmed meanwhile is not to be confirmed again.
+    """
+    if not hosts.still_frozen(connection, host, Frozen.SWEEP, _so_far(claims, total, before)):
+        return False
+    sweeps.put(connection, host, claims, total)
     return True
 
 
@@ -175,3 +186,8 @@ def _counted(claims: Sequence[Observation]) -> dict[str, int]:
 def _says(claims: Sequence[Observation], total: int) -> str:
     seen = ", ".join(f"{count} {observed}" for observed, count in _counted(claims).items())
     return f"{len(claims)} of {total} instances would change at once ({seen})."
+
+
+def _so_far(claims: Sequence[Observation], total: int, before: int) -> str:
+    says = _says(claims, total)
+    return f"{says} {before} more did a moment ago." if before else says
