@@ -118,7 +118,8 @@ class Strays:
                 lambda connection: self._write(connection, instance, host, observation.observed, verdict)
             )
         except Refused as refused:
-            # Something was admitted since the row was read, or what was is not finished.
+            # The verdict was about a state that has passed, or something is not finished: for as long as the copy is
+            # there, its host's next look at everything has it judged anew, an older one from its first sight on.
             log.debug("a verdict came too late", instance=instance.id, error=str(refused))
             return verdict
         if written.told is not None:
@@ -158,7 +159,7 @@ class Strays:
         """Write a verdict with what it has done.
 
         Raises:
-            Refused: something else is being done to the instance.
+            Refused: something else is being done to the instance, or it is not as it was judged any more.
         """
         now = self._admission.clock.now()
         actor = system_actor(f"req-{uuid.uuid4()}")
@@ -184,7 +185,8 @@ class Strays:
                 instance.id,
                 actor,
                 wanted=Wanted(host=host),
-                fence=instance.fence,
+                # As this transaction has left it.
+                judged=changed,
                 # Without the host's name: customers read it. The audit record has it.
                 why=verdict.says,
             )
@@ -226,13 +228,13 @@ class Strays:
         """Leave the instance to a person; its own guest stays as it is.
 
         Raises:
-            Refused: something was admitted since the row was read.
+            Refused: it is not as it was judged any more.
         """
         action = BY_KEY["adopt"]
         changed = instances.guarded_update(
             connection,
             instance.id,
-            admit.conditions(action, actor.kind, fence=instance.fence),
+            admit.conditions(action, actor.kind, judged=instance),
             {
                 "vm_state": verdict.becomes,
                 "fault": Fault(code=500, message=verdict.says, created=now),
