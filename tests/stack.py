@@ -23,6 +23,7 @@ from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import FlavorFacts, ImageFacts, Instance, Operation
 from stateward.domain.states import Observed
 from stateward.operations.admission import Admission, Admitted, ShutdownDefaults
+from stateward.operations.asking import Asking
 from stateward.operations.completion import Completion
 from stateward.operations.creation import NewInstance, create
 from stateward.operations.dispatch import Dispatcher
@@ -126,6 +127,7 @@ class Stack:
         self.consoles = LocalConsoles()
         self.dispatcher = Dispatcher(self.database, self.bus)
         self.admission = Admission(self.database, self.clock, ShutdownDefaults(), self.dispatcher.wake)
+        self.asking = Asking(self.admission)
         self.arbiter = Arbiter(self.admission, policies, pace)
         self.immediate = Immediate(self.admission, self.arbiter.wake, self.arbiter.review)
         self.completion = Completion(self.admission, self.arbiter.wake)
@@ -161,6 +163,7 @@ class Stack:
     async def stop(self) -> None:
         """Take everything down."""
         await self.agent.stop()
+        await self.asking.stop()
         await self.dispatcher.stop()
         await self.arbiter.stop()
         await self.bus.close()

@@ -36,7 +36,7 @@ from stateward.domain.shutdown import Layer, Limits
 from stateward.domain.sweeps import SweepLimits
 from stateward.operations.addresses import keep_addresses
 from stateward.operations.admission import Admission, ShutdownDefaults
-from stateward.operations.asking import end_lost
+from stateward.operations.asking import Asking
 from stateward.operations.changes import Changes
 from stateward.operations.completion import Completion
 from stateward.operations.control import Control
@@ -114,6 +114,7 @@ class Plane:
             offload=settings.shelve.offload,
             forget_images=forget_images,
         )
+        self.asking = Asking(self.admission)
         self.policies = settings.made_policies()
         pace = msgspec.convert(settings.boot, Pace, from_attributes=True)
         self.arbiter = Arbiter(self.admission, self.policies, pace, sweep_limits(settings))
@@ -160,7 +161,8 @@ class Plane:
         # Before it begins: a database that goes away in the middle must not leave it working.
         self._undo.push_async_callback(self.arbiter.stop)
         await self.arbiter.start(bus)
-        await end_lost(self.admission)
+        self._undo.push_async_callback(self.asking.stop)
+        await self.asking.start()
         await self._dispatcher.start()
         self._undo.push_async_callback(self._dispatcher.stop)
         await self._deaths.start()

@@ -158,6 +158,7 @@ class Server:
             database=database,
             identity=identity,
             admission=plane.admission,
+            asking=plane.asking,
             immediate=plane.immediate,
             expiring=plane.expiry.wake,
             second_admin=self._settings.locks.second_admin,

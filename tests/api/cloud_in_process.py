@@ -40,6 +40,7 @@ class Cloud:
             database=stack.database,
             identity=cast("Identity", Tokens()),
             admission=stack.admission,
+            asking=stack.asking,
             immediate=stack.immediate,
             control=Control(stack.database, stack.clock, stack.dispatcher.wake),
             changes=Changes(),

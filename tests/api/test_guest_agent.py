@@ -16,14 +16,14 @@ from stateward.domain.actions import BY_KEY
 from stateward.domain.bodies import ChangePassword
 from stateward.domain.locks import ActorKind
 from stateward.domain.questions import SetPassword
-from stateward.domain.records import OperationState
+from stateward.domain.records import Instance, OperationState
 from stateward.domain.states import VmState
-from stateward.operations.asking import ask, end_lost
-from stateward.store.engine import Database
+from stateward.operations.asking import Asking, end_lost
+from stateward.store.engine import Database, StoreUnavailable
 from stateward.store.tables import AUDIT, METADATA
 from tests.api.cloud_in_process import Cloud
 from tests.rows import actor
-from tests.stack import Stack
+from tests.stack import FailingDatabase, Stack
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.looptime]
 
@@ -246,9 +246,10 @@ async def test_a_question_lost_with_its_process_is_ended_by_the_next(cloud: Clou
         await asyncio.Event().wait()
 
     row = BY_KEY["changePassword"]
-    asking = asyncio.create_task(ask(stack.admission, row, instance_id, actor(), never, project_id=None))
+    former = Asking(stack.admission)
+    asking = asyncio.create_task(former.ask(row, instance_id, actor(), never, project_id=None))
     await asked.wait()
-    asking.cancel()
+    await former.stop()
     await asyncio.gather(asking, return_exceptions=True)
     assert (await stack.operations(instance_id))[-1].state is OperationState.RUNNING
     assert await end_lost(stack.admission) == 1
@@ -258,6 +259,84 @@ async def test_a_question_lost_with_its_process_is_ended_by_the_next(cloud: Clou
         "The server was ended before the guest's answer came, so it is not known whether it was done. Ask again.",
     )
     assert await end_lost(stack.admission) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (ANSWERS, None),
+        (
+            "",
+            "No agent answers inside the guest. Install qemu-guest-agent in it, start it, and ask again.",
+        ),
+    ],
+    ids=["answered", "not answered"],
+)
+async def test_an_end_that_cannot_be_written_is_written_later(
+    cloud: Cloud, words: str, message: str | None
+) -> None:
+    """The caller is told at once that it is not known; the operation says what came of it, and since when."""
+    instance_id = await cloud.stack.create(words)
+    await asyncio.sleep(1)
+    answered = cloud.stack.clock.now()
+    cloud.stack.database.fails(3, after=1)
+    answer = await cloud.act(instance_id, "changePassword", {"adminPass": SECRET})
+    assert answer.status == 503
+    assert (await cloud.stack.operations(instance_id))[-1].state is OperationState.RUNNING
+    # The host's own reports and heartbeats take their share of what fails.
+    await asyncio.sleep(10)
+    operation = (await cloud.stack.operations(instance_id))[-1]
+    assert (operation.state, operation.message, operation.finished_at) == (
+        OperationState.SUCCEEDED if message is None else OperationState.FAILED,
+        message,
+        answered,
+    )
+    assert [event for event, _ in await audit(cloud, instance_id, "changePassword")] == [
+        "admitted",
+        "finished",
+    ]
+
+
+async def test_a_database_that_stays_away_is_tried_once_a_second(cloud: Cloud) -> None:
+    """Until the server ends, which does not wait for it."""
+    instance_id = await cloud.stack.create(ANSWERS)
+    away = FailingDatabase(cloud.stack.database)
+    away.fails(10**9, after=1)
+    asking = Asking(cloud.stack.admission.on(away))
+
+    async def answers(_instance: Instance) -> None:
+        """Answer."""
+
+    row = BY_KEY["changePassword"]
+    with pytest.raises(StoreUnavailable):
+        await asking.ask(row, instance_id, actor(), answers, project_id=None)
+    before = away.writes
+    await asyncio.sleep(60.5)
+    assert away.writes - before == 60
+    await asking.stop()
+    await asyncio.sleep(60)
+    assert away.writes - before == 60
+
+
+async def test_who_asks_may_go_away(cloud: Cloud) -> None:
+    """A client that hangs up ends its request, not the question."""
+    stack = cloud.stack
+    instance_id = await stack.create(ANSWERS)
+    asked, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_instance: Instance) -> None:
+        asked.set()
+        await goes_on.wait()
+
+    row = BY_KEY["changePassword"]
+    asking = asyncio.create_task(stack.asking.ask(row, instance_id, actor(), slow, project_id=None))
+    await asked.wait()
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert asking.cancelled()
+    goes_on.set()
+    await asyncio.sleep(1)
+    assert (await stack.history(instance_id))[-1] == "changePassword succeeded"
 
 
 async def test_an_interrupt_reaches_the_guest(cloud: Cloud) -> None:

@@ -10,10 +10,12 @@ import pytest
 import sqlalchemy as sa
 
 from stateward.domain.locks import ALL_CLASSES
+from stateward.domain.records import OperationState
 from stateward.store import operations
 from stateward.store.engine import Database
 from stateward.store.tables import INSTANCES
 from tests.arbiter.test_reports import Overtaking, add, make_arbiter, row_of
+from tests.arbiter.test_strays import made
 
 ALL: Final = int(ALL_CLASSES)
 HELD: Final = {"hold_blocks": ALL, "locked_by": "admin"}
@@ -95,3 +97,20 @@ async def test_it_is_written_where_nothing_came_between(
     before = await trace(database)
     await make_arbiter(database).reconcile(instance_id)
     assert await trace(database) != before
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "done"),
+    [("changePassword", ["changePassword", "reap"]), ("reap", ["reap"])],
+    ids=["asked", "worked-on"],
+)
+async def test_only_what_an_agent_works_on_is_waited_for(
+    database: Database, unfinished: str, done: list[str]
+) -> None:
+    """A deleted instance whose guest is found is not reaped twice at a time; a question keeps it from nothing."""
+    instance_id = await add(database, vm_state="deleted", observed="shutoff")
+    operation = made(instance_id, "h", 1, OperationState.RUNNING, action=unfinished)
+    await database.write(lambda connection: operations.insert(connection, operation))
+    await make_arbiter(database).reconcile(instance_id)
+    found = await database.read(functools.partial(operations.of_instance, instance_id=instance_id))
+    assert sorted(each.action for each in found) == done

@@ -294,6 +294,16 @@ class TestOnTwoHosts:
         await asyncio.sleep(60)
         assert two.there(instance_id) is Observed.MISSING
 
+    async def test_a_question_to_the_guest_keeps_no_copy_running(self, two: TwoHosts) -> None:
+        """However long that takes: it is asked of the instance's own guest."""
+        instance_id = await two.stack.create()
+        asked = made(instance_id, "h", 1, OperationState.RUNNING, action="changePassword")
+        await two.stack.database.write(lambda connection: operations.insert(connection, asked))
+        await two.copy(instance_id, fence=None, runs=True)
+        await asyncio.sleep(15)
+        assert two.there(instance_id) is Observed.PAUSED
+        assert two.stack.guest(instance_id) is Observed.RUNNING
+
 
 # ---- what is certain
 

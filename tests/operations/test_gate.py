@@ -186,7 +186,7 @@ PLACES: Final[dict[str, str]] = {
     "operations/gate.py admitted_row": GATE,
     "operations/gate.py first_that_fits": GATE,
     "operations/gate.py guarded": GATE,
-    "operations/asking.py ask.begin": REQUEST,
+    "operations/asking.py Asking._asked.begin": REQUEST,
     "operations/host_moves.py HostMoves._admit": "drains and evacuations of hosts",
     "operations/host_moves.py HostMoves._confirm": "drains and evacuations of hosts",
     "operations/finishing.py _give_up_image": "the end of an operation",

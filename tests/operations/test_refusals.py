@@ -8,7 +8,7 @@ from stateward.domain.actions import BY_KEY
 from stateward.domain.errors import Forbidden, Refused
 from stateward.domain.locks import ALL_CLASSES, ActorKind
 from stateward.domain.records import Instance
-from stateward.operations.asking import ask
+from stateward.operations.asking import Asking
 from tests.operations.desk import Desk
 from tests.rows import actor
 
@@ -54,7 +54,9 @@ async def test_questions(desk: Desk) -> None:
         raise AssertionError
 
     with pytest.raises(Refused):
-        await ask(desk.admission, BY_KEY["changePassword"], instance_id, actor(), question, project_id="p")
+        await Asking(desk.admission).ask(
+            BY_KEY["changePassword"], instance_id, actor(), question, project_id="p"
+        )
     assert await desk.audit() == [("refused", "changePassword", {"why": f"Instance {instance_id} is locked"})]
 
 

@@ -18,6 +18,7 @@ from stateward.domain.actions import Action
 from stateward.domain.hosts import Event
 from stateward.domain.records import FlavorFacts, ImageFacts
 from stateward.domain.states import ON_NO_HOST, VmState
+from stateward.operations.asking import Asking
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from stateward.store import flavors, hosts, images
@@ -48,6 +49,7 @@ class Front:
             database=database,
             identity=cast("Identity", Tokens()),
             admission=self.desk.admission,
+            asking=Asking(self.desk.admission),
             immediate=self.desk.immediate,
             control=Control(database, self.desk.clock, self.desk.wake),
             changes=Changes(),

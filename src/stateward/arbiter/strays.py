@@ -24,6 +24,7 @@ from stateward.domain.states import Observed
 from stateward.domain.strays import stray_of
 from stateward.domain.verdicts import Kind, Stray, Verdict
 from stateward.operations.admission import Admission
+from stateward.operations.asking import at_work
 from stateward.operations.immediate import system_actor
 from stateward.operations.preparing import Wanted
 from stateward.store import hosts, instances, operations, strays
@@ -163,7 +164,7 @@ class Strays:
         """
         now = self._admission.clock.now()
         actor = system_actor(f"req-{uuid.uuid4()}")
-        if operations.unfinished(connection, instance.id):
+        if at_work(connection, instance.id):
             raise Refused(Refusal.OVERTAKEN, action="remove_stray", instance_id=instance.id)
         loop = self._policies.crash_loop_of(instance)
         action = None if verdict.action is None else BY_KEY[verdict.action]

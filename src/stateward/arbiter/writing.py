@@ -25,6 +25,7 @@ from stateward.domain.states import Observed, VmState
 from stateward.domain.steps import Step
 from stateward.domain.verdicts import Verdict
 from stateward.operations.admission import Admission, operation_for
+from stateward.operations.asking import at_work
 from stateward.operations.immediate import system_actor
 from stateward.store import boots, hosts, instances, observations, operations
 
@@ -80,7 +81,7 @@ class Writing:
         def work(connection: sa.Connection) -> float | None:
             now = self._admission.clock.now()
             action = _chosen(connection, instance, verdict)
-            if action.pending is None and operations.unfinished(connection, instance.id):
+            if action.pending is None and at_work(connection, instance.id):
                 # No task state keeps a second reap from being admitted beside the first.
                 raise Refused(Refusal.OVERTAKEN, action=action.name, instance_id=instance.id)
             tries = operations.since(connection, instance.id, restores(), loop.seconds, now)

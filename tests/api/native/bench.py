@@ -20,6 +20,7 @@ from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.domain.records import Operation, OperationState, Progress, ProgressReport, WaitsFor
 from stateward.domain.shutdown import Rung
 from stateward.domain.steps import Step
+from stateward.operations.asking import Asking
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from stateward.operations.webhooks import Webhooks
@@ -98,6 +99,7 @@ class Api:
             database=database,
             identity=cast("Identity", self.tokens),
             admission=self.desk.admission,
+            asking=Asking(self.desk.admission),
             immediate=self.desk.immediate,
             control=Control(database, self.desk.clock, self.changes.changed, cap=100),
             changes=self.changes,

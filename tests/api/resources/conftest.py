@@ -27,6 +27,7 @@ from stateward.api.identity.service import Identity
 from stateward.api.identity.tokens import Token
 from stateward.bus.memory import MemoryBus
 from stateward.operations.admission import Admission, ShutdownDefaults
+from stateward.operations.asking import Asking
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from stateward.operations.immediate import Immediate
@@ -91,6 +92,7 @@ class Api:
             database=database,
             identity=cast("Identity", Tokens()),
             admission=admission,
+            asking=Asking(admission),
             immediate=Immediate(admission, lambda _instance_id: None),
             control=Control(database, self.clock, lambda: None),
             changes=Changes(),

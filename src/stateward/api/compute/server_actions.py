@@ -26,7 +26,6 @@ from stateward.domain.errors import Conflict, Forbidden, HostUnavailable, Invali
 from stateward.domain.questions import SetPassword
 from stateward.domain.records import ConsoleReply, ConsoleRequest, Instance
 from stateward.domain.states import VmState
-from stateward.operations.asking import ask
 from stateward.operations.immediate import Done
 
 #: Tells the operation that was admitted before a lock and is still finishing (B1).
@@ -140,8 +139,7 @@ async def _change_password(call: Call, instance_id: str, options: ChangePassword
         )
         await questions.ask(call, instance, question)
 
-    operation = await ask(
-        call.services.admission,
+    operation = await call.services.asking.ask(
         actions.BY_KEY["changePassword"],
         instance_id,
         call.actor,

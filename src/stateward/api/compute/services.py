@@ -15,6 +15,7 @@ from stateward.clock import Clock
 from stateward.domain.networks import Network
 from stateward.domain.policies import NO_POLICIES, Policies
 from stateward.operations.admission import Admission
+from stateward.operations.asking import Asking
 from stateward.operations.changes import Changes
 from stateward.operations.control import Control
 from stateward.operations.hosts import Hosts
@@ -31,6 +32,7 @@ class Services(msgspec.Struct, frozen=True, kw_only=True):
     database: Database
     identity: Identity
     admission: Admission
+    asking: Asking
     immediate: Immediate
     control: Control
     changes: Changes
