@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from stateward.agent.driver import DriverError
 from stateward.domain.actions import BY_KEY
+from stateward.domain.bodies import Hold
 from stateward.domain.errors import Conflict
 from stateward.domain.evacuation import PlanKind
 from stateward.domain.hosts import Condition, Frozen
@@ -82,6 +83,18 @@ class Cluster:
         instance_id = self.world.id_of(name)
         found = await self.world.database.look(lambda c: operations.of_instance(c, instance_id))
         return [each.action for each in found]
+
+    async def verdicts(self, name: str, action: str) -> list[dict[str, Any]]:
+        """Return what the arbiter has recorded of an instance."""
+        query = sa.select(AUDIT.c.detail).where(
+            AUDIT.c.instance_id == self.world.id_of(name),
+            AUDIT.c.event == "verdict",
+            AUDIT.c.action == action,
+        )
+        rows = await self.world.database.look(
+            lambda c: c.execute(query.order_by(AUDIT.c.number)).scalars().all()
+        )
+        return list(rows)
 
     async def plan(self, kind: PlanKind = PlanKind.EVACUATE, host: str = "a") -> KeptPlan | None:
         return await self.world.database.look(lambda c: host_plans.of_host(c, host, kind))
@@ -285,6 +298,33 @@ def test_disks_that_are_on_the_dead_host() -> None:
         assert await cluster.condition() is Condition.UP
         # What stayed runs again, by the table of boots.
         assert (cluster.running(), cluster.there("cache")) == (["a"], ["b"])
+
+    play(body, shared=False)
+
+
+def test_what_is_held_is_kept_where_it_was() -> None:
+    """Its disk made anew is an empty one. The host is used again, and rid of it once the hold is released (R6)."""
+
+    async def body(cluster: Cluster) -> None:
+        await cluster.make("web", **{"stateward:evacuate": "rebuild"})
+        await cluster.dies()
+        await cluster.approve(await cluster.fence())
+        instance_id, locking = cluster.world.id_of("web"), cluster.world.plane.locking
+        held = await locking.hold(instance_id, cluster.admin, Hold(reason="Case 7", shutdown="clean"))
+        await cluster.world.quiet()
+        await cluster.world.boot("a")
+        await asyncio.sleep(120.0)
+        assert await cluster.condition() is Condition.UP
+        assert (cluster.there(), cluster.running()) == (["a", "b"], [])
+        told = await cluster.verdicts("web", "alert")
+        assert [(each["observed"], each["host"], each["seen"]) for each in told] == [
+            ("duplicate", "a", "shutoff")
+        ]
+        assert (await cluster.instance()).vm_state is VmState.STOPPED
+        await locking.release(instance_id, held.placed.id, cluster.admin, reason="Closed.", project_id=None)
+        await asyncio.sleep(60.0)
+        assert cluster.there() == ["b"]
+        assert (await cluster.history("web"))[0] == "remove_stray"
 
     play(body, shared=False)
 

@@ -40,6 +40,9 @@ class Returning:
     async def rid(self, host: str) -> bool:
         """Have a host take the power of all that are there, and remove those it can; whether it is rid of all.
 
+        Of what is held all is kept (R6), and not waited for, or a hold would keep a whole host from being used: without
+        power it is a copy like any other, which ``Strays`` keep for as long as the hold is there.
+
         Raises:
             StoreUnavailable: the database cannot be used.
         """
@@ -53,10 +56,14 @@ class Returning:
             if leaves is Leaves.OFF:
                 rid = False
                 continue
-            if not await self._ask(stray, leaves):
+            if leaves is not None and not await self._ask(stray, leaves):
                 return False
             await self._database.write(functools.partial(strays.gone, stray=stray))
-            log.info("a stray is gone", host=host, instance=stray.instance_id)
+            log.info(
+                "a stray is kept" if leaves is None else "a stray is gone",
+                host=host,
+                instance=stray.instance_id,
+            )
         return rid
 
     async def _off(self, found: Sequence[Stray]) -> bool:
@@ -84,11 +91,16 @@ class Returning:
         return error is None
 
 
-def _leaves(connection: sa.Connection, stray: Stray) -> Leaves:
-    """Say what may be left of a stray: as long as the record's own copy is not certain, it is all that there is."""
+def _leaves(connection: sa.Connection, stray: Stray) -> Leaves | None:
+    """Say what may be left of a stray: as long as the record's own copy is not certain, it is all that there is.
+
+    None: it is held, and stays as it is without power.
+    """
     instance = instances.get(connection, stray.instance_id)
     if instance is not None and not _certain(instance, stray.host):
         return Leaves.OFF
+    if instance is not None and instance.held:
+        return None
     host = hosts.named(connection, stray.host)
     return Leaves.DISK if host is not None and host.shared else Leaves.NOTHING
 
