@@ -39,7 +39,9 @@ async def evacuating(
     desk.open(offload=True, placement=Rules(reserved=NOTHING))
     for name in ("dead", "x"):
         await desk.add_host(name)
-    ids = [await desk.add(host="dead", name=f"web{number}", metadata={PROPERTY: wish}) for number in range(count)]
+    ids = [
+        await desk.add(host="dead", name=f"web{number}", metadata={PROPERTY: wish}) for number in range(count)
+    ]
 
     def fenced(connection: sa.Connection) -> None:
         connection.execute(sa.update(HOSTS).values(shared=shared))
