@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,6 +107,31 @@ def test_everything_survives_the_agent(tmp_path: Path) -> None:
     assert finished.result == result(5, "b")
     assert not after.accept(dispatch(5, "b"), NOW)
     after.close()
+
+
+def test_a_result_is_on_the_disk_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And with it all before it: after a power loss nothing is done again that somebody was told of."""
+    executed: list[str] = []
+    connect = sqlite3.connect
+
+    def traced(path: Path, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(path, **options)
+        connection.set_trace_callback(executed.append)
+        return connection
+
+    monkeypatch.setattr(sqlite3, "connect", traced)
+    journal = Journal(tmp_path / "journal.db", NOW)
+    journal.accept(dispatch(1), NOW)
+    executed.clear()
+    journal.finished(result(1))
+    journal.sent("a-1")
+    journal.close()
+    assert [statement.split(" = ")[0] for statement in executed] == [
+        "PRAGMA synchronous=FULL",
+        "UPDATE work SET result",
+        "PRAGMA synchronous=NORMAL",
+        "UPDATE work SET sent",
+    ]
 
 
 def test_the_first_request_is_what_counts(journal: Journal) -> None:

@@ -2,8 +2,9 @@
 
 One row per instance, of the operation with the highest fence seen: older ones may never act again, so nothing of
 them is needed. SQLite in WAL mode with ``synchronous=NORMAL``: that survives the death of the process. After a
-power loss the last rows can be missing; then steps are repeated, which steps allow, and the fence is still in the
-guest's own metadata.
+power loss what was written in the last half minute can be missing; then steps are repeated, which steps allow while
+nobody was told that they are done, and the fence is still in the guest's own metadata. So a result, and all before it,
+is on the disk before it is sent.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ CREATE TABLE IF NOT EXISTS epochs (epoch INTEGER NOT NULL);
 #: Bits of a number that count within one life of the agent.
 _COUNTER_BITS = 28
 
+#: A commit is on the disk, with all before it; or in the system's memory, where it outlives the process.
+_ON_DISK, _IN_MEMORY = "FULL", "NORMAL"
+
 #: Seconds a result is kept: as long as a control plane that was restored from a backup may ask for it again.
 _KEEP_SECONDS = 7 * 24 * 3600
 
@@ -74,7 +78,7 @@ class Journal:
         """Open it, and begin a new epoch of observation sequence numbers."""
         self._database = sqlite3.connect(":memory:" if path is None else path, isolation_level=None)
         self._database.execute("PRAGMA journal_mode=WAL")
-        self._database.execute("PRAGMA synchronous=NORMAL")
+        self._database.execute(f"PRAGMA synchronous={_IN_MEMORY}")
         self._database.executescript(_SCHEMA)
         self._database.execute("DELETE FROM work WHERE result IS NOT NULL AND at < ?", (now - _KEEP_SECONDS,))
         self._database.execute("DELETE FROM orders WHERE at < ?", (now - _KEEP_SECONDS,))
@@ -206,11 +210,18 @@ class Journal:
         return None if row is None else msgspec.json.decode(row[0], type=Order)
 
     def finished(self, result: Result) -> None:
-        """Keep the result, to be sent again if it is asked for again."""
-        self._database.execute(
-            "UPDATE work SET result = ? WHERE operation_id = ?",
-            (msgspec.json.encode(result).decode(), result.operation_id),
-        )
+        """Keep the result, to be sent again if it is asked for again; it is on the disk when this returns.
+
+        Or a power loss could have what was sent done again: a rebuild would remove what the guest has written since.
+        """
+        self._database.execute(f"PRAGMA synchronous={_ON_DISK}")
+        try:
+            self._database.execute(
+                "UPDATE work SET result = ? WHERE operation_id = ?",
+                (msgspec.json.encode(result).decode(), result.operation_id),
+            )
+        finally:
+            self._database.execute(f"PRAGMA synchronous={_IN_MEMORY}")
 
     def sent(self, operation_id: str) -> None:
         """Note that the bus has taken the result."""
