@@ -130,6 +130,52 @@ async def test_a_cancelled_writer_harms_nobody(database: Database) -> None:
     assert {"a", "c", "d"} <= set(await names(database))
 
 
+@pytest.fixture
+def strict_url(database_url: sa.URL) -> Iterator[sa.URL]:
+    """Name a database with a constraint that is looked at by the commit alone."""
+    engine = sa.create_engine(database_url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE parents (id INTEGER PRIMARY KEY)")
+        connection.exec_driver_sql(
+            "CREATE TABLE children (parent INTEGER REFERENCES parents (id) DEFERRABLE INITIALLY DEFERRED)"
+        )
+    yield database_url
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE children")
+        connection.exec_driver_sql("DROP TABLE parents")
+
+
+def orphan(connection: sa.Connection) -> None:
+    connection.exec_driver_sql("INSERT INTO children (parent) VALUES (1)")
+
+
+async def test_a_commit_that_fails_ends_no_later_write(strict_url: sa.URL) -> None:
+    """What waits behind it is written, and what comes after it; of what failed nothing is kept."""
+    if strict_url.get_backend_name() == "sqlite":
+        database: Database = SqliteDatabase(strict_url)
+        failure: type[Exception] = StoreUnavailable
+    else:
+        # The next write has the same connection.
+        database = PostgresDatabase(strict_url, connections=1)
+        failure = IntegrityError
+    for n in range(3):
+        failing = asyncio.ensure_future(database.write(orphan))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        # Asked for while the commit is under way.
+        behind = asyncio.ensure_future(database.write(named(f"{n} behind")))
+        with pytest.raises(failure):
+            await failing
+        await behind
+        await database.write(named(f"{n} later"))
+    assert await names(database) == [f"{n} {when}" for n in range(3) for when in ("behind", "later")]
+    left = await database.read(
+        lambda connection: connection.exec_driver_sql("SELECT count(*) FROM children").scalar_one()
+    )
+    assert left == 0
+    await database.close()
+
+
 async def test_closing_finishes_what_was_begun(database_url: sa.URL) -> None:
     """What was asked for before is durable after, and no thread or connection is left."""
     database = open_database(database_url.render_as_string(hide_password=False))
@@ -253,6 +299,31 @@ async def test_it_works_again_when_there_is_room(sqlite_url: sa.URL) -> None:
     await database.write(large)
     await database.write(named("after"))
     assert await names(database) == ["after"]
+    await database.close()
+
+
+async def test_a_failure_that_nobody_foresaw_is_told_and_the_next_batch_is_written(
+    sqlite_url: sa.URL,
+) -> None:
+    """No failure of a commit may be the last thing that the database does, and nobody waits for ever."""
+    broken = [ValueError("unforeseen")]
+
+    def fail_once(_connection: sa.Connection) -> None:
+        if broken:
+            raise broken.pop()
+
+    event.listen(sa.Engine, "commit", fail_once)
+    database = SqliteDatabase(sqlite_url)
+    try:
+        writes = [asyncio.ensure_future(database.write(named(f"{n:03}"))) for n in range(70)]
+        _done, waiting = await asyncio.wait(writes, timeout=10)
+    finally:
+        event.remove(sa.Engine, "commit", fail_once)
+    assert waiting == set()
+    answers = await asyncio.gather(*writes, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 64 + [type(None)] * 6
+    assert str(answers[0]) == "The database cannot be used now: unforeseen"
+    assert await names(database) == [f"{n:03}" for n in range(64, 70)]
     await database.close()
 
 

@@ -157,23 +157,21 @@ class SqliteDatabase:
         recorded: list[Entry] = []
         try:
             transaction = await self._begin()
-            try:
-                for work, future in batch:
-                    answers.append((future, *self._run(work, recorded)))
-                self._chain(recorded)
-                await self._commit(transaction)
-            except BaseException:
-                if transaction.is_active:
-                    with contextlib.suppress(DBAPIError):
-                        transaction.rollback()
-                raise
-        except (DBAPIError, audit.TrailBroken) as error:
+            for work, future in batch:
+                answers.append((future, *self._run(work, recorded)))
+            self._chain(recorded)
+            await self._commit(transaction)
+        except Exception as error:
             # SQLite itself gave up (disk full, I/O error), or the trail did: nothing of the batch was kept,
             # everybody is told so.
+            self._undo()
+            if not isinstance(error, DBAPIError | audit.TrailBroken):
+                log.exception("a batch of writes failed as nobody foresaw", writes=len(batch))
             unavailable = StoreUnavailable(_sentence(error))
             unavailable.__cause__ = error
             answers = [(future, None, unavailable) for _work, future in batch]
         except BaseException:
+            self._undo()
             for _work, future in batch:
                 future.cancel()
             raise
@@ -184,6 +182,18 @@ class SqliteDatabase:
                 future.set_exception(failure)
             else:
                 future.set_result(result)
+
+    def _undo(self) -> None:
+        """Leave nothing of a transaction that failed, wherever it did, so that the next one can begin.
+
+        After a commit that failed SQLAlchemy takes its transaction for ended but keeps it, and refuses to begin
+        another until it was rolled back; and that rollback does not reach SQLite, whose transaction may be open still.
+        """
+        with contextlib.suppress(DBAPIError):
+            self._writer.rollback()
+        with contextlib.suppress(DBAPIError, sqlite3.Error):
+            if self._driver().in_transaction:
+                self._driver().rollback()
 
     async def _begin(self) -> sa.RootTransaction:
         """Take the database's write lock; another process (a command-line tool) may hold it for a moment."""
@@ -363,7 +373,8 @@ def _gave_way(error: OperationalError) -> bool:
     return getattr(error.orig, "sqlstate", None) == _DEADLOCK
 
 
-def _sentence(error: DBAPIError | audit.TrailBroken) -> str:
+def _sentence(error: Exception) -> str:
     if isinstance(error, audit.TrailBroken):
         return str(error)
-    return f"The database cannot be used now: {str(error.orig).strip()}"
+    reason = error.orig if isinstance(error, DBAPIError) else error
+    return f"The database cannot be used now: {str(reason).strip()}"
