@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
 
 from stateward.domain.actions import BY_KEY, Role
 from stateward.domain.errors import Invalid, Refusal, Refused
@@ -21,6 +22,7 @@ from stateward.operations.creation import create
 from stateward.operations.preparing import ImageWanted, Wanted
 from stateward.store import claims, hosts, images
 from stateward.store.claims import Purpose
+from stateward.store.image_tables import IMAGES
 from stateward.store.images import Image
 from tests.operations.desk import Desk
 from tests.rows import NOW, actor
@@ -364,6 +366,36 @@ async def test_backups_of_one_type_and_instance_rotate(desk: Desk, server: str) 
     await backup(desk, server, "daily", 0)
     assert await there() == [*theirs, mine[0]]
     assert await stored(desk, newest) is None
+
+
+async def test_a_backup_that_is_protected_while_others_rotate_stays(
+    desk: Desk, server: str, database_url: sa.URL, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Protected between the rotation's look and its deletion: row and data stay, and so does what was deleted."""
+    mine = [await backup(desk, server, "daily", 9) for _ in range(3)]
+    look = images.backups
+    protect = sa.update(IMAGES).where(IMAGES.c.id == mine[0]).values(protected=True)
+
+    def look_before(connection: sa.Connection, instance_id: str, backup_type: str) -> list[str]:
+        found = look(connection, instance_id, backup_type)
+        if database_url.get_backend_name() == "sqlite":
+            # Nobody else can write meanwhile; what the deletion must see is the same.
+            connection.execute(protect)
+        else:
+            engine = sa.create_engine(database_url, poolclass=NullPool)
+            with engine.begin() as other:
+                other.execute(protect)
+        return found
+
+    monkeypatch.setattr(images, "backups", look_before)
+    newest = await backup(desk, server, "daily", 1)
+    assert [await stored(desk, image_id) is not None for image_id in (*mine, newest)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert sorted(desk.forgotten) == sorted(mine[1:])
 
 
 # ---------------------------------------------------------------------------------------------------- shelving

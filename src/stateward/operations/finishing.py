@@ -76,9 +76,8 @@ def apply(
     # A hold keeps every copy that there is of its instance (R6).
     rotates = result.outcome is Outcome.SUCCEEDED and not changed.held
     if rotates and target.rotation is not None and target.backup_type is not None:
-        for old in images.backups(connection, instance.id, target.backup_type)[target.rotation :]:
-            images.delete(connection, old)
-            gone.append(old)
+        found = images.backups(connection, instance.id, target.backup_type)[target.rotation :]
+        gone += [old for old in found if images.delete_backup(connection, old)]
     return changed, gone
 
 

@@ -188,6 +188,16 @@ def delete_without_data(connection: sa.Connection, image_id: str) -> None:
     connection.execute(sa.delete(IMAGES).where(_COLUMNS.id == image_id, _COLUMNS.status != "active"))
 
 
+def delete_backup(connection: sa.Connection, image_id: str) -> bool:
+    """Delete a backup that has its data; False when it was protected, or is gone, since it was found (``backups``)."""
+    statement = (
+        sa.delete(IMAGES)
+        .where(_COLUMNS.id == image_id, _COLUMNS.status == "active", sa.not_(_COLUMNS.protected))
+        .returning(_COLUMNS.id)
+    )
+    return connection.execute(statement).first() is not None
+
+
 def backups(connection: sa.Connection, instance_id: str, backup_type: str) -> list[str]:
     """Return the ids of an instance's backups of a type that have their data, newest first; not protected ones."""
     statement = sa.select(_COLUMNS.id).where(_COLUMNS.status == "active", sa.not_(_COLUMNS.protected))
