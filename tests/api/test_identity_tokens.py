@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
 from stateward.api.faults import Unauthorized
 from stateward.api.identity import Identity
 from stateward.api.identity.passwords import Passwords
 from stateward.store import identity as directory
 from stateward.store.engine import Database, T, Work
+from stateward.store.identity_tables import GENERATION
 from tests.api.embedded import (
     ADMIN_PASSWORD,
     DEMO_PASSWORD,
@@ -412,6 +414,63 @@ async def test_what_was_read_before_a_change_is_not_remembered_after_it(world: E
     with pytest.raises(Unauthorized, match="has no access"):
         await identity.verify(headers["x-auth-token"])
     identity.close()
+
+
+async def test_a_look_from_before_a_change_does_not_take_it_back(world: Embedded) -> None:
+    """Two requests read before a revocation and go on after it: neither makes the token count again."""
+    counting = Counting(world.database)
+    identity = Identity(counting, world.clock, SECRET, passwords=Passwords(rounds=4))
+    token, admin = (await world.demo())["x-auth-token"], (await world.admin())["x-auth-token"]
+    await identity.verify(admin)
+    revoked = await world.identity.verify(token)
+
+    async def reads_and_waits(sealed: str) -> tuple[asyncio.Future[Any], asyncio.Event]:
+        has_read, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def wait() -> None:
+            has_read.set()
+            await goes_on.wait()
+
+        counting.after = wait
+        request = asyncio.ensure_future(identity.verify(sealed))
+        await has_read.wait()
+        return request, goes_on
+
+    # One has to examine the token; by the other's time it must be looked whether anything has changed.
+    examines, examine = await reads_and_waits(token)
+    world.clock.time += 1.0
+    looks, look = await reads_and_waits(admin)
+    await identity.revoke(revoked)
+    look.set()
+    await looks
+    examine.set()
+    # This one came before the revocation and may say so; nothing may keep what it saw.
+    assert (await examines).user_name == "demo"
+
+    with pytest.raises(Unauthorized, match="was revoked"):
+        await identity.verify(token)
+    identity.close()
+
+
+async def test_after_the_database_went_back_no_change_of_others_goes_unnoticed(world: Embedded) -> None:
+    """A standby that took over may lack the last changes; its generation comes to the old number a second time."""
+    other = new_identity(world.database, world.clock)
+    token = (await world.demo())["x-auth-token"]
+    verified = await world.identity.verify(token)
+    await world.identity.change(lambda _connection: None)
+    assert (await world.identity.verify(token)).user_name == "demo"
+    await world.database.write(
+        lambda connection: connection.execute(sa.update(GENERATION).values(number=GENERATION.c.number - 1))
+    )
+    world.clock.time += 1.0
+    assert (await world.identity.verify(token)).user_name == "demo"
+
+    await other.revoke(verified)
+
+    world.clock.time += 1.0
+    with pytest.raises(Unauthorized, match="was revoked"):
+        await world.identity.verify(token)
+    other.close()
 
 
 async def test_tokens_are_shown_to_their_holder_and_to_administrators(world: Embedded) -> None:

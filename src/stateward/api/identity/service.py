@@ -192,7 +192,10 @@ class Identity:
         number = await self.database.read(generation)
         if number != self._generation:
             self._known.clear()
-            self._generation = number
+            # Never down: this may have been read before a change that is answered by now, and an examination read
+            # then must not be remembered. A database that went back (a standby took over) only has every token
+            # examined each time until it has caught up.
+            self._generation = max(self._generation, number)
         self._looked_at = now
 
     async def _examine(self, token: str, now: float) -> Token:
