@@ -77,6 +77,26 @@ async def test_an_id_may_be_chosen_once(world: Embedded) -> None:
     assert sorted(answer.status_code for answer in answers) == [201, 409, 409, 409]
 
 
+async def test_the_id_of_a_deleted_image_is_nobody_s(world: Embedded) -> None:
+    """Hosts may have the deleted one's bytes under it: whoever got it would have them in their guests."""
+    demo, admin = await world.demo(), await world.admin()
+    made = await make(world, demo, visibility="private")
+    path = f"{V2}/images"
+
+    # Also in the moment at which it is deleted, and by its own project.
+    first, *others = await asyncio.gather(
+        world.client.delete(f"{path}/{made['id']}", headers=demo),
+        *(world.client.post(path, json={"id": made["id"]}, headers=headers) for headers in (admin, demo) * 2),
+    )
+    late = await world.client.post(path, json={"id": made["id"]}, headers=admin)
+    shown = await world.client.get(f"{path}/{made['id']}", headers=admin)
+
+    assert first.status_code == 204
+    said = f"Image ID {made['id']} already exists, or a deleted image had it: choose another one."
+    assert [message(answer) for answer in (*others, late)] == [(409, said)] * 5
+    assert shown.status_code == 404
+
+
 async def test_a_patch_changes_adds_and_removes_in_order(world: Embedded) -> None:
     demo = await world.demo()
     made = await make(world, demo, name="one", a="1", b="2", tags=["t"])

@@ -21,7 +21,7 @@ from stateward.domain.errors import NotFound
 from stateward.store.engine import Database, StoreUnavailable, T, Work
 from stateward.store.image_tables import IMAGES
 from tests.api.embedded import Embedded, embedded
-from tests.api.images import DATA, V2, make, patch
+from tests.api.images import DATA, FORMATS, V2, make, patch
 
 CONTENT = os.urandom(5 * 1024 * 1024 + 17)
 
@@ -183,6 +183,26 @@ async def test_a_deletion_in_the_middle_of_an_upload_wins(world: Embedded) -> No
     answer = await upload(world, made["id"], deleting())
 
     assert answer.status_code == 404
+    assert left(world) == []
+
+
+async def test_an_upload_that_outlives_its_image_writes_into_no_other(world: Embedded) -> None:
+    """Its file would get the name of the next image's of that id."""
+    demo = await world.demo()
+    made = await make(world, demo)
+    remade: list[int] = []
+
+    async def outliving() -> AsyncIterator[bytes]:
+        yield CONTENT[:3_000_000]
+        await world.client.delete(f"{V2}/images/{made['id']}", headers=demo)
+        body = FORMATS | {"id": made["id"]}
+        remade.append((await world.client.post(f"{V2}/images", json=body, headers=demo)).status_code)
+        remade.append((await upload(world, made["id"], b"another's")).status_code)
+        yield CONTENT[3_000_000:]
+
+    answer = await upload(world, made["id"], outliving())
+
+    assert (remade, answer.status_code) == ([409, 404], 404)
     assert left(world) == []
 
 
@@ -422,6 +442,9 @@ async def test_a_registered_image_that_was_deleted_comes_back(world: Embedded, t
     first = await world.images.register_local("guest", disk, disk_format="raw", visibility="community")
     await world.client.delete(f"{V2}/images/{first}", headers=await world.admin())
     assert left(world) == []
+    # Its id is made of its data, and means them to all who know it: nobody else gets it meanwhile.
+    taken = await world.client.post(f"{V2}/images", json={"id": first}, headers=await world.demo())
+    assert taken.status_code == 409
 
     assert await world.images.register_local("guest", disk, disk_format="raw") == first
     assert (await show(world, first))["visibility"] == "public"

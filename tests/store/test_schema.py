@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -11,18 +14,34 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 
+from stateward.domain.errors import Conflict
 from stateward.domain.hosts import Condition
+from stateward.domain.records import ImageFacts
 from stateward.domain.states import VmState
 from stateward.operations import stacking
-from stateward.store import hosts, instances, migrations
+from stateward.store import hosts, images, instances, migrations
 from stateward.store.engine import Database, open_database
+from stateward.store.image_tables import IMAGES
+from stateward.store.images import Image
 from stateward.store.schema import HEAD, METADATA, NewerSchema, migrate
 from stateward.store.tables import INSTANCES
+from tests import rows
 from tests.rows import NOW, values
 
 
 def opened(url: sa.URL) -> Database:
     return open_database(url.render_as_string(hide_password=False))
+
+
+def upgrade(connection: sa.Connection, revision: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+
+
+def image(image_id: str) -> Image:
+    return Image(id=image_id, owner="p", visibility="private", created_at=NOW, updated_at=NOW, properties={})
 
 
 async def test_migrations_make_what_the_tables_say(database: Database) -> None:
@@ -51,10 +70,7 @@ async def test_what_is_there_is_kept(bare_url: sa.URL) -> None:
     row = values()
 
     def before(connection: sa.Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(Path(migrations.__file__).parent))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
+        upgrade(connection, "0001")
         connection.execute(sa.insert(INSTANCES).values(row))
         connection.execute(
             sa.text(
@@ -87,6 +103,47 @@ async def test_what_is_there_is_kept(bare_url: sa.URL) -> None:
         assert [tuple(each) for each in found] == [("active", NOW, NOW + 5), ("stopped", NOW + 5, None)]
 
     await database.write(after)
+    await database.close()
+
+
+async def test_ids_that_images_had_before_are_given_out_no_more(bare_url: sa.URL) -> None:
+    """Of those that are, and of deleted ones that instances were made from; what is no id is passed over."""
+    there, disk, kernel, ramdisk, rescue, shelved, free = (
+        str(uuid.UUID(int=0xA0 + number)) for number in range(7)
+    )
+    booted = ImageFacts(
+        id=disk, disk_format="raw", properties={"kernel_id": kernel, "ramdisk_id": ramdisk, "a": free}
+    )
+    odd = ImageFacts(
+        id="", disk_format="", properties={"kernel_id": "none " * 20, "ramdisk_id": free.upper()}
+    )
+    others = {"rescue": ImageFacts(id=rescue, disk_format="raw"), "shelved_image": odd}
+
+    def before(connection: sa.Connection) -> None:
+        upgrade(connection, "0005")
+        kept = msgspec.structs.asdict(image(there))
+        connection.execute(
+            sa.insert(IMAGES).values({name: kept[name] for name in kept.keys() & IMAGES.c.keys()})
+        )
+        rows.insert(connection, image=booted, **others)
+        rows.insert(connection, image=odd, shelved_image=ImageFacts(id=shelved, disk_format="raw"))
+
+    def taken(image_id: str) -> Callable[[sa.Connection], bool]:
+        def work(connection: sa.Connection) -> bool:
+            try:
+                images.insert(connection, image(image_id))
+            except Conflict:
+                return True
+            return False
+
+        return work
+
+    database = opened(bare_url)
+    await database.write(before)
+    assert await migrate(database) is True
+    for image_id in (there, disk, kernel, ramdisk, rescue, shelved):
+        assert await database.write(taken(image_id)), image_id
+    assert not await database.write(taken(free))
     await database.close()
 
 

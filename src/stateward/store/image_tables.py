@@ -40,6 +40,14 @@ IMAGES: Final = sa.Table(
     sa.Index(None, "owner"),
 )
 
+#: Every id that an image ever had: written with the image, and never deleted. Hosts keep an image's bytes under its id
+#: for as long as an instance needs them, and an upload may outlive its image: an id must not come to mean others.
+IMAGE_IDS: Final = sa.Table(
+    "image_ids",
+    METADATA,
+    sa.Column("id", sa.String(36), primary_key=True),
+)
+
 IMAGE_PROPERTIES: Final = sa.Table(
     "image_properties",
     METADATA,

@@ -11,12 +11,11 @@ from typing import Any, Final, Literal
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from stateward.domain.errors import Conflict
 from stateward.domain.records import ImageFacts
-from stateward.store.image_tables import IMAGE_MEMBERS, IMAGE_PROPERTIES, IMAGE_TAGS, IMAGES
-from stateward.store.rows import every, is_duplicate, one
+from stateward.store.image_tables import IMAGE_IDS, IMAGE_MEMBERS, IMAGE_PROPERTIES, IMAGE_TAGS, IMAGES
+from stateward.store.rows import every, insert_new, one
 
 Direction = Literal["asc", "desc"]
 
@@ -144,20 +143,22 @@ def page(connection: sa.Connection, query: Query, project_id: str, *, is_admin: 
     return _complete(connection, every(connection, statement))
 
 
-def insert(connection: sa.Connection, image: Image) -> Image:
+def insert(connection: sa.Connection, image: Image, *, again: bool = False) -> Image:
     """Insert an image without data.
 
+    Args:
+        connection: the transaction.
+        image: the image.
+        again: let it have the id of an image that is deleted, because an id made of the data can mean no others.
+
     Raises:
-        Conflict: there is one of this id.
+        Conflict: there is one of this id, or, as with Glance, there has been one.
     """
     values = msgspec.structs.asdict(image)
     properties, tags = values.pop("properties"), values.pop("tags")
-    try:
-        connection.execute(sa.insert(IMAGES).values(**values))
-    except IntegrityError as error:
-        if not is_duplicate(error):
-            raise
-        raise Conflict(f"Image ID {image.id} already exists!") from error
+    new = insert_new(connection, IMAGE_IDS, {"id": image.id}) is not None
+    if not (new or again) or insert_new(connection, IMAGES, values) is None:
+        raise Conflict(f"Image ID {image.id} already exists, or a deleted image had it: choose another one.")
     _insert_properties(connection, image.id, properties)
     _insert_tags(connection, image.id, tags)
     return image

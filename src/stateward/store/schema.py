@@ -22,7 +22,7 @@ from stateward.store.tables import METADATA
 __all__ = ["HEAD", "METADATA", "migrate"]
 
 #: The newest revision. Known without Alembic, so that a start with nothing to migrate need not load it.
-HEAD: Final = "0005"
+HEAD: Final = "0006"
 
 #: The modules whose tables make up ``METADATA``: importing them is what puts them there.
 _MODULES: Final = (

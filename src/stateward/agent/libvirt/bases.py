@@ -2,8 +2,9 @@
 
 ``base/IMAGE`` is a hard link to the image store's file, or a copy where that is on another file system; the
 instance's folder has a hard link to that, so that neither deleting the image nor tidying ``base`` can take the
-ground from under a disk. A base that neither the image store nor an instance has a link to is deleted with the
-last instance. Hosts may share the folder: a lock beside it lets one of them at a time change what is in it.
+ground from under a disk. One that is there has the image's bytes even if the image is deleted: the store gives no
+id out twice. A base that neither the image store nor an instance has a link to is deleted with the last instance.
+Hosts may share the folder: a lock beside it lets one of them at a time change what is in it.
 """
 
 from __future__ import annotations

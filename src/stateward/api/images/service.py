@@ -364,7 +364,7 @@ def _settle(connection: sa.Connection, wanted: Image) -> Image:
     """Have a built-in image's row as it is wanted, whatever its data; return it as it is then."""
     image = store.lock(connection, wanted.id)
     if image is None:
-        return store.insert(connection, wanted)
+        return store.insert(connection, wanted, again=True)
     settled = msgspec.structs.replace(image, properties=wanted.properties)
     store.replace(connection, image, settled)
     return settled
