@@ -205,9 +205,12 @@ async def kept(
                 await start()
             except DaemonError as error:
                 log.warning("it cannot be started", program=names, error=str(error))
-                pause = min(2 * pause, _LONGEST_PAUSE)
+            except Exception:
+                # A full disk, or no process to be had: nobody else would ever start it.
+                log.exception("it could not be started; it is tried again", program=names)
             else:
                 break
+            pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 async def stop(data: Path, progress: Progress) -> bool:
