@@ -23,10 +23,13 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import libvirt
+import structlog
 
 from stateward.agent.driver import DriverError, GuestMissing, HypervisorUnavailable
 from stateward.agent.libvirt.loop import EVENTS
 from stateward.threads import apart, tell
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -287,7 +290,10 @@ class Connection:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     connect = functools.partial(self._connect, loop)
                     links = await apart("libvirt-connect", connect, late=_Links.close)
-            except (TimeoutError, libvirt.libvirtError) as error:
+            except Exception as error:
+                if not isinstance(error, TimeoutError | libvirt.libvirtError):
+                    # No thread for it, say: nobody else would ever connect again.
+                    log.exception("libvirt could not be connected to; it is tried again", uri=self.uri)
                 self._why = _sentence(error)
                 tried.set()
                 await asyncio.sleep(retry)
@@ -309,9 +315,14 @@ class Connection:
         links, self._links = self._links, None
         if links is not None:
             # A libvirtd that hangs can hold up the closing too; it is done beside whatever comes next.
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(_CLOSE_SECONDS):
                     await apart("libvirt-close", links.close)
+            except TimeoutError:
+                pass
+            except Exception:
+                # What comes next matters more than what is left of these.
+                log.exception("connections to libvirt could not be closed", uri=self.uri)
 
     def _lose(self, links: _Links, why: str) -> None:
         # A late word about connections that were replaced already says nothing of the present ones.
@@ -371,8 +382,14 @@ def _close(connection: libvirt.virConnect) -> None:
         connection.close()
 
 
-def _sentence(error: TimeoutError | libvirt.libvirtError) -> str:
-    return error.get_error_message() if isinstance(error, libvirt.libvirtError) else "it takes no connection"
+def _sentence(error: Exception) -> str:
+    match error:
+        case libvirt.libvirtError():
+            return error.get_error_message()
+        case TimeoutError():
+            return "it takes no connection"
+        case _:
+            return str(error)
 
 
 def _alive(connection: libvirt.virConnect) -> bool:
