@@ -151,12 +151,21 @@ class Agent:
         """Hear what was made anew elsewhere while this host was dead, and only then go on with what was begun."""
         while True:
             try:
-                raw = await self._bus.ask(STANDING, self.host.encode(), timeout=_STANDING_SECONDS)
+                await self._work_as_told()
             except NobodyAnswered:
                 log.warning("the control plane does not say what this host may do; it is asked again")
-                await asyncio.sleep(_ASK_AGAIN_SECONDS)
-                continue
-            break
+            except Exception:
+                # The journal failed (a full disk). Heartbeats go on, so that nobody would take this host for one that
+                # takes no operations; and all of it may be done again.
+                log.exception(
+                    "this host's operations cannot be gone on with; it is tried again", host=self.host
+                )
+            else:
+                return
+            await asyncio.sleep(_ASK_AGAIN_SECONDS)
+
+    async def _work_as_told(self) -> None:
+        raw = await self._bus.ask(STANDING, self.host.encode(), timeout=_STANDING_SECONDS)
         standing = msgspec.json.decode(raw, type=Standing)
         # Before the hypervisor answers, which may take its time: a smaller number in a heartbeat is none that is heard.
         self._journal.pass_seq(standing.above)

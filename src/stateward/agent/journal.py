@@ -101,8 +101,10 @@ class Journal:
         """
         if above < (self._epoch << _COUNTER_BITS) + self._counter + 1:
             return
-        self._epoch, self._counter = (above >> _COUNTER_BITS) + 1, 0
-        self._database.execute("UPDATE epochs SET epoch = ?", (self._epoch,))
+        epoch = (above >> _COUNTER_BITS) + 1
+        # First, or what fails here would not be written by the next attempt either.
+        self._database.execute("UPDATE epochs SET epoch = ?", (epoch,))
+        self._epoch, self._counter = epoch, 0
 
     def accept(self, dispatch: Dispatch, now: float) -> bool:
         """Take an operation on, in the stead of any with a lower fence; False when it is not newer.

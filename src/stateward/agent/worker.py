@@ -58,7 +58,10 @@ class Worker:
         self._moves = Moves()
 
     async def resume(self) -> None:
-        """Go on with what a former life of this agent left unfinished."""
+        """Go on with what a former life of this agent left unfinished.
+
+        All that can fail comes before anything is begun, so that after a failure it may be called again.
+        """
         for result in self.journal.unsent():
             await self.send(result)
         for entry in self.journal.unfinished():
