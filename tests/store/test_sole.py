@@ -101,3 +101,30 @@ async def test_another_one_takes_it_meanwhile(postgres_url: sa.URL, breaks: psyc
         await lost.wait()
     await first.release()
     await second.release()
+
+
+class Failing(Sole):
+    """One that cannot look for once, and then sees that another one has it."""
+
+    def __init__(self) -> None:
+        super().__init__(sa.make_url("postgresql+psycopg://nobody@/none"), period=0.01, gone=0.0)
+        self.fails: list[Exception] = [RuntimeError("can't start new thread")]
+
+    def _try(self) -> bool:
+        return True
+
+    def _hold(self) -> bool:
+        if self.fails:
+            raise self.fails.pop()
+        return False
+
+
+async def test_a_look_that_fails_is_not_the_last() -> None:
+    """Or nobody would ever say that another one has it."""
+    lost = asyncio.Event()
+    first = Failing()
+    await first.take(lost.set)
+    async with asyncio.timeout(WAIT):
+        await lost.wait()
+    assert first.fails == []
+    await first.release()

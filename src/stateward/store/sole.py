@@ -142,6 +142,12 @@ class Sole:
                 # Nobody else can take it now either.
                 log.warning("the database is away; it is taken again when it is back", error=str(error.orig))
                 continue
+            except Exception:
+                # No thread for it, say: who looks no more never says that another server has it.
+                log.exception(
+                    "whether this server has its database could not be looked at; it is tried again"
+                )
+                continue
             if held:
                 since = None
                 continue
