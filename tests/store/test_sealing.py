@@ -210,12 +210,15 @@ def test_what_a_killed_process_left_is_sealed_at_the_first_commit(engine: sa.Eng
     sealer.close()
 
 
-def test_it_tries_again(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "fails", [OperationalError("it", None, Exception("is away")), RuntimeError("a fault of ours")]
+)
+def test_it_tries_again(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, fails: Exception) -> None:
     """A database that was away is not given up, and needs no new commit to be tried again."""
     monkeypatch.setattr(sealing, "_PERIOD", 0.01)
     leave(engine, "left")
     sealer = Watched(engine)
-    sealer.fails = [OperationalError("it", None, Exception("is away"))]
+    sealer.fails = [fails]
     sealer.wake(recorded=True)
     for _round in range(2):
         assert sealer.rounds.acquire(timeout=60)

@@ -154,4 +154,7 @@ class Sealer:
                     log.warning("audit records cannot be sealed now; it is tried again", error=str(error))
                 except TrailBroken as error:
                     log.error("audit records cannot be sealed: see stateward audit verify", error=str(error))  # noqa: TRY400 (its traceback says no more)
+                except Exception:
+                    # Nobody else would ever seal what this server records.
+                    log.exception("audit records could not be sealed; it is tried again")
             self._closes.wait(_PAUSE)
