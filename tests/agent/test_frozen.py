@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ class Guest:
         self.takes = 0.0
         #: How often it fails to thaw.
         self.stuck = 0
+        self.fault: Exception = DriverError("It does not answer.")
         self.agent = True
         self.refuses = False
 
@@ -47,8 +50,7 @@ class Guest:
         self.asked.append("thaw")
         if self.stuck:
             self.stuck -= 1
-            msg = "It does not answer."
-            raise DriverError(msg)
+            raise self.fault
         self.frozen = False
 
     def stands(self) -> bool:
@@ -178,3 +180,40 @@ async def test_stopped_it_leaves_the_mark_to_the_next(guest: Guest) -> None:
     await asyncio.sleep(3 * RETRY_SECONDS)
     assert len(guest.asked) == asked
     assert guest.marks() == ["a"]
+
+
+async def test_whatever_thawing_fails_by_it_is_tried_again(guest: Guest) -> None:
+    """No thread to ask by, say: the guest would stay frozen for as long as the agent lives."""
+    guest.stuck, guest.fault = 2, RuntimeError("can't start new thread")
+    freezer = guest.freezer()
+    async with freezer.frozen("a"):
+        pass
+    assert guest.stands()
+    await asyncio.sleep(2.5 * RETRY_SECONDS)
+    assert not guest.stands()
+    assert guest.asked == ["freeze", "thaw", "thaw", "thaw"]
+    await freezer.stop()
+
+
+async def test_marks_that_cannot_be_read_are_read_again(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file to be had, say."""
+    guest.folder.mkdir()
+    (guest.folder / "a").touch()
+    guest.frozen = True
+    fails, read = [OSError(errno.EMFILE, "Too many open files")], Path.iterdir
+
+    def listed(folder: Path) -> Iterator[Path]:
+        if fails:
+            raise fails.pop()
+        return read(folder)
+
+    monkeypatch.setattr(Path, "iterdir", listed)
+    freezer = guest.freezer()
+    freezer.start()
+    await asyncio.sleep(1.5 * RETRY_SECONDS)
+    assert fails == []
+    assert not guest.stands()
+    assert guest.marks() == []
+    await freezer.stop()

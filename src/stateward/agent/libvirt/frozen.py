@@ -93,12 +93,19 @@ class Freezer:
 
     async def _thaw_all(self, after: float) -> None:
         await asyncio.sleep(after)
-        while marks := self._marks():
-            for instance_id in marks:
+        while await self._left():  # noqa: ASYNC110 - it thaws; nobody tells when a guest can be asked
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _left(self) -> bool:
+        """Thaw each guest once that has a mark; say whether any is left."""
+        try:
+            for instance_id in self._marks():
                 async with self._alone[instance_id]:
                     await self._try(instance_id)
-            if self._marks():
-                await asyncio.sleep(RETRY_SECONDS)
+            return bool(self._marks())
+        except OSError as error:
+            log.warning("which guests are frozen cannot be read; it is tried again", error=str(error))
+            return True
 
     def _marks(self) -> list[str]:
         return sorted(mark.name for mark in self._folder.iterdir()) if self._folder.is_dir() else []
@@ -113,6 +120,12 @@ class Freezer:
                 "a guest's file systems may be frozen; thawing is tried again",
                 instance=instance_id,
                 error=str(error),
+            )
+            self.start(RETRY_SECONDS)
+        except Exception:
+            # No thread to ask by, say: nobody else would ever thaw it.
+            log.exception(
+                "a guest's file systems may be frozen; thawing is tried again", instance=instance_id
             )
             self.start(RETRY_SECONDS)
 
