@@ -53,3 +53,27 @@ async def test_they_are_looked_through_in_parts(
     await asyncio.sleep(1)
     await arbiter.stop()
     assert noted == [crashed, 500, odd, 500, 202, told]
+
+
+async def test_a_row_that_cannot_be_judged_does_not_end_the_judging(
+    inline_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is due after it is judged."""
+    desk = Desk(inline_database)
+    odd = await desk.add(vm_state="stopped", observed="running")
+    crashed = await desk.add(observed="crashed")
+    arbiter = Listing(desk.admission)
+    arbiter.noted = []
+
+    def fault(*_: object) -> Verdict:
+        msg = "a fault of ours"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(observations.Seen, "verdict", fault)
+    arbiter.review([odd])
+    await arbiter.start(MemoryBus())
+    await asyncio.sleep(1)
+    arbiter.wake(crashed)
+    await asyncio.sleep(1)
+    await arbiter.stop()
+    assert arbiter.noted == [crashed]

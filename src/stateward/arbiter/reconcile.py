@@ -128,16 +128,14 @@ class Arbiter:
             rows = await self._database.read(
                 lambda connection: observations.seen_by_id(connection, instance_ids)
             )
+            for row in rows:
+                if row.alerted is not None or row.verdict(row.observed, row.cause).kind is not Kind.AGREE:
+                    self.wake(row.id)
         except StoreUnavailable as error:
             log.warning("instances cannot be looked at now; it is tried again", error=str(error))
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self.review, instance_ids)
-            return
         except Exception:
             log.exception("instances could not be looked at; the next look at their hosts brings them back")
-            return
-        for row in rows:
-            if row.alerted is not None or row.verdict(row.observed, row.cause).kind is not Kind.AGREE:
-                self.wake(row.id)
 
     async def _judge(self, instance_id: str) -> None:
         try:
