@@ -23,6 +23,7 @@ NEEDS_NOTHING: dict[str, Call] = {
     "return_disk": lambda driver, spec, _: driver.return_disk(spec.instance_id),
     "drop_kept_disk": lambda driver, spec, _: driver.drop_kept_disk(spec.instance_id, 2),
     "discard_disk": lambda driver, spec, _: driver.discard_disk(spec.instance_id),
+    "discard_stale_disk": lambda driver, spec, _: driver.discard_stale_disk(spec),
     "discard_rescue_disk": lambda driver, spec, _: driver.discard_rescue_disk(spec.instance_id),
     "discard_snapshot": lambda driver, _, image: driver.discard_snapshot(image),
 }
@@ -36,8 +37,14 @@ NEEDS_IT_OFF: dict[str, Call] = {
     "keep_disk": lambda driver, spec, _: driver.keep_disk(spec.instance_id, 1),
     "grow_disk": lambda driver, spec, _: driver.grow_disk(replace(spec, disk=spec.disk + 1)),
     "discard_disk": lambda driver, spec, _: driver.discard_disk(spec.instance_id),
+    "discard_stale_disk": lambda driver, spec, _: driver.discard_stale_disk(of_another_image(spec)),
     "discard_rescue_disk": lambda driver, spec, _: driver.discard_rescue_disk(spec.instance_id),
 }
+
+
+def of_another_image(spec: GuestSpec) -> GuestSpec:
+    """Make a spec of the same instance that is made from another image, which nobody made."""
+    return replace(spec, image=replace(spec.image, id=str(uuid.uuid4())))
 
 
 async def defined(rig: Rig) -> GuestSpec:
@@ -173,6 +180,29 @@ class DiskContract:
             await rig.driver.define(spec)
         await rig.driver.prepare_disk(spec)
         await boots(rig, spec)
+
+    async def test_a_disk_of_another_image_is_discarded(self, rig: Rig) -> None:
+        """One of the same image stays, whatever was done with it: the guest may have written to it since."""
+        spec = await defined(rig)
+        await rig.driver.keep_disk(spec.instance_id, 1)
+        await rig.driver.grow_disk(replace(spec, disk=spec.disk + 1))
+        await rig.driver.power_on(spec.instance_id)
+        await rig.driver.discard_stale_disk(spec)
+        assert await rig.state(spec.instance_id) == RUNNING
+        await rig.driver.power_off(spec.instance_id)
+        await rig.driver.discard_stale_disk(spec)
+        await rig.driver.define(spec)
+        image_id = str(uuid.uuid4())
+        await rig.driver.snapshot(spec, image_id, quiesce=False)
+        await rig.driver.publish_snapshot(image_id)
+        copy = replace(spec, image=replace(spec.image, id=image_id, disk_format="qcow2"))
+        for _ in range(2):
+            await rig.driver.discard_stale_disk(copy)
+            with pytest.raises(DriverError, match="not there"):
+                await rig.driver.define(copy)
+        await rig.driver.prepare_disk(copy)
+        await rig.driver.discard_stale_disk(copy)
+        await boots(rig, copy)
 
     async def test_rescue_and_back(self, rig: Rig) -> None:
         """A guest boots from its rescue disk, and from its own again when that is gone."""

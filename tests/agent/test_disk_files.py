@@ -180,6 +180,60 @@ async def test_what_the_flavor_gives_besides_goes_with_the_disk(bench: Bench) ->
     assert (bench.home(spec) / "ephemeral0.raw").stat().st_size == GIB
 
 
+async def test_a_disk_knows_the_image_that_it_was_made_over(bench: Bench) -> None:
+    """However it was written to, kept, grown and put back since; a link to the next image does not make it of that."""
+    (bench.store / "other").write_bytes(b"o" * MIB)
+    spec = spec_of()
+    other = replace(spec, image=ImageFacts(id="other", disk_format="raw"))
+    assert not await bench.disks.is_over_image(spec)
+    await bench.disks.prepare(spec)
+    await bench.write(bench.disks.disk(spec.instance_id), b"new" * 512)
+    await bench.disks.keep(spec.instance_id, 7)
+    await bench.disks.grow(replace(spec, disk=1))
+    await bench.disks.give_back(spec.instance_id)
+    (bench.home(spec) / "images" / "other").hardlink_to(bench.store / "other")
+    assert await bench.disks.is_over_image(spec)
+    assert not await bench.disks.is_over_image(other)
+    await bench.disks.discard(spec.instance_id)
+    assert not await bench.disks.is_over_image(other)
+    await bench.disks.prepare(other)
+    assert await bench.disks.is_over_image(other)
+    assert await bench.content(bench.disks.disk(spec.instance_id)) == b"o" * MIB
+
+
+@pytest.mark.parametrize("left", ["no link", "no disk", "half a disk", "no overlay"])
+async def test_a_disk_that_was_half_removed_is_of_no_image(bench: Bench, left: str) -> None:
+    """It would not boot, or with what nobody knows."""
+    spec = spec_of()
+    await bench.disks.prepare(spec)
+    disk = bench.disks.disk(spec.instance_id)
+    if left == "no link":
+        (bench.home(spec) / "images" / "raw").unlink()
+    elif left == "no disk":
+        disk.rename(disk.with_name("disk.qcow2.0.part"))
+    elif left == "half a disk":
+        disk.write_bytes(disk.read_bytes()[:16])
+    else:
+        await qemu_img("test", "create", "-q", "-f", "qcow2", str(disk), "1M")
+    assert not await bench.disks.is_over_image(spec)
+    await bench.disks.discard(spec.instance_id)
+    await bench.disks.prepare(spec)
+    assert await bench.disks.is_over_image(spec)
+    assert bench.left(spec) == ["disk.qcow2"]
+    assert await bench.content(disk) == BYTES
+
+
+async def test_a_disk_that_cannot_be_read_is_not_taken_for_another(bench: Bench) -> None:
+    """The guest may have written to it: the operation fails instead."""
+    spec = spec_of()
+    await bench.disks.prepare(spec)
+    disk = bench.disks.disk(spec.instance_id)
+    disk.unlink()
+    disk.mkdir()
+    with pytest.raises(DriverError, match=r"^The instance's disk .* cannot be read: Is a directory\.$"):
+        await bench.disks.is_over_image(spec)
+
+
 async def test_a_rescue_disk_has_its_images_size_and_goes_with_its_links(bench: Bench) -> None:
     spec = spec_of(disk=2)
     rescued = replace(spec, rescue=spec.image)

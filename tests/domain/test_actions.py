@@ -350,6 +350,14 @@ def test_what_a_guest_is_shut_down_for_is_looked_at_first(gone: Step, made: Step
     assert {row.steps[0] for row in rows} == {looked_at}
 
 
+def test_what_comes_to_a_host_is_made_from_its_copy() -> None:
+    """A disk of another image is an older copy's there; any other row's is the instance, whatever it was made from."""
+    rows = [row for row in ACTIONS if row.places]
+    assert {row.name for row in rows} == {"unshelve", "arrive"}
+    assert {row.steps[:2] for row in rows} == {(Step.DISCARD_STALE_DISK, Step.PREPARE_DISK)}
+    assert [row for row in ACTIONS if Step.DISCARD_STALE_DISK in row.steps] == rows
+
+
 @pytest.mark.parametrize("row", [row for row in ACTIONS if Step.SHUT_DOWN in row.steps], ids=by_key)
 def test_asking_is_followed_by_taking_the_power(row: Action) -> None:
     """Forcing at the deadline is the next step's work; without it a guest that ignores us would run on."""

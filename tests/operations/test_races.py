@@ -10,6 +10,7 @@ from typing import Final
 import looptime
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
 from stateward.agent.driver import DriverError
 from stateward.bus.memory import Disorder
@@ -24,6 +25,7 @@ from stateward.operations.preparing import Wanted
 from stateward.store import claims, hosts
 from stateward.store.claims import Claim, Purpose
 from stateward.store.engine import Database
+from stateward.store.tables import INSTANCES
 from tests.operations.desk import Desk
 from tests.rows import actor
 from tests.stack import Stack, new_instance
@@ -243,6 +245,31 @@ async def test_an_unshelving_that_cannot_be_done_is_undone(stack: Stack) -> None
     assert await held(stack, server) == {}
     assert (await stack.do("unshelve_offloaded", server)).vm_state is VmState.ACTIVE
     assert stack.guest(server) is Observed.RUNNING
+
+
+@on_virtual_time
+async def test_what_could_not_be_removed_is_not_taken_for_the_next_copy(stack: Stack) -> None:
+    """A removal that fails once the guest is forgotten leaves a disk that nobody misses, and that grows old."""
+    server = await stack.create()
+    await stack.do("shelve", server)
+    first = (await stack.until(server, offloaded)).shelved_image
+    stack.hypervisor.fail_next("power_on", DriverError("no power"))
+    stack.hypervisor.fail_next("remove", DriverError("Input/output error"))
+    removing = stack.hypervisor.hang_next("remove")
+    unshelve = (await ask(stack, "unshelve", server)).operation
+    await removing.reached.wait()
+    stack.hypervisor.undefine(server)
+    removing.release()
+    await stack.until(server, lambda row: row.fence > unshelve.fence and row.task_state is None)
+    await asyncio.sleep(60)
+    assert (await stack.history(server))[-2:] == ["unshelve_offloaded failed", "restore_offloaded failed"]
+    assert first is not None
+    assert stack.hypervisor.guest(server).disk_image == first.id
+    # Meanwhile it lived elsewhere, and was shelved there.
+    newer = sa.update(INSTANCES).where(INSTANCES.c.id == server).values(shelved_image=OTHER)
+    await stack.database.write(lambda connection: connection.execute(newer))
+    assert (await stack.do("unshelve_offloaded", server)).vm_state is VmState.ACTIVE
+    assert stack.hypervisor.guest(server).disk_image == OTHER.id
 
 
 def offloaded(row: Instance) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,8 @@ QCOW2_MAGIC: Final = b"QFI\xfb"
 #: magic, version, backing file offset, backing file size, cluster bits, virtual size, encryption, and how many
 #: entries of 8 bytes the first table has, and where.
 _QCOW2_HEADER: Final = struct.Struct(">4sIQIIQIIQ")
+#: Bytes that the name of the backing file has at most, by the format.
+_QCOW2_BACKING_LIMIT: Final = 1023
 _QCOW2_FEATURES: Final = struct.Struct(">Q")
 _QCOW2_FEATURES_AT: Final = 72
 #: The first version that has them.
@@ -60,6 +63,22 @@ def read_image(path: Path, disk_format: str) -> DiskImage:
         least=table + 8 * entries,
         refers=backing != 0 or bool(features & _QCOW2_EXTERNAL_DATA),
     )
+
+
+def backing_name(disk: Path) -> str | None:
+    """Return the last part of the name of the file that a disk of ours is an overlay over; None: over none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with disk.open("rb") as file:
+        head = file.read(_QCOW2_HEADER.size)
+        if len(head) < _QCOW2_HEADER.size or not head.startswith(QCOW2_MAGIC):
+            return None
+        _, _, at, length, *_ = _QCOW2_HEADER.unpack(head)
+        file.seek(at)
+        name = os.fsdecode(file.read(min(length, _QCOW2_BACKING_LIMIT))) if at else ""
+    return Path(name).name or None
 
 
 def usable_image(path: Path, disk_format: str) -> DiskImage:

@@ -270,6 +270,17 @@ class Driver(Protocol):
         """
         ...
 
+    async def discard_stale_disk(self, spec: GuestSpec) -> None:
+        """Discard the disks, unless the one that it boots from is there and was made over the spec's image.
+
+        One that was is the one to have: it is never touched, so that this may be repeated when the guest has
+        written to it.
+
+        Raises:
+            DriverError: it is another one and the guest is on, or it cannot be told.
+        """
+        ...
+
     async def prepare_rescue_disk(self, spec: GuestSpec) -> None:
         """Make a disk over the image that the spec rescues with, unless it is there.
 

@@ -45,6 +45,7 @@ LIMITS: Final[dict[str, float]] = {
     # They delete files, which takes a while with large ones.
     "remove": _HOUR / 4,
     "discard_disk": _HOUR / 4,
+    "discard_stale_disk": _HOUR / 4,
     "return_disk": _HOUR / 4,
 }
 

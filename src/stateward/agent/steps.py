@@ -155,6 +155,7 @@ STEPS: dict[Step, Callable[[Work], Awaitable[None]]] = {
     Step.INJECT_NMI: _simple(lambda driver, instance_id: driver.inject_nmi(instance_id)),
     Step.REMOVE: remove,
     Step.DISCARD_DISK: _simple(lambda driver, instance_id: driver.discard_disk(instance_id)),
+    Step.DISCARD_STALE_DISK: _with_spec(lambda driver, spec: driver.discard_stale_disk(spec)),
     Step.KEEP_DISK: _with_fence(lambda driver, instance_id, fence: driver.keep_disk(instance_id, fence)),
     Step.RETURN_DISK: _simple(lambda driver, instance_id: driver.return_disk(instance_id)),
     Step.DROP_KEPT_DISK: _with_fence(

@@ -29,6 +29,7 @@ class Step(enum.StrEnum):
     INJECT_NMI = "inject_nmi"
     REMOVE = "remove"
     DISCARD_DISK = "discard_disk"
+    DISCARD_STALE_DISK = "discard_stale_disk"
     KEEP_DISK = "keep_disk"
     RETURN_DISK = "return_disk"
     DROP_KEPT_DISK = "drop_kept_disk"
@@ -57,6 +58,7 @@ NEEDS_OWN: Final = frozenset(
         Step.CHECK_IMAGE,
         Step.CHECK_RESCUE_IMAGE,
         Step.DISCARD_DISK,
+        Step.DISCARD_STALE_DISK,
         Step.KEEP_DISK,
         Step.RETURN_DISK,
         Step.GROW_DISK,
@@ -83,6 +85,7 @@ STEP_SAYS: Final[dict[Step, str]] = {
     Step.INJECT_NMI: "Raise a non-maskable interrupt; killed right after it, the agent raises it again.",
     Step.REMOVE: "Make the hypervisor forget the guest and delete its disk; an adopted one is given back instead.",
     Step.DISCARD_DISK: "Delete the instance's disk, so that it is made anew.",
+    Step.DISCARD_STALE_DISK: "Delete a disk that is not over the image to make it from, as one left of an older copy.",
     Step.KEEP_DISK: "Copy the disk aside as it is, unless this operation did; its fence is stored with it.",
     Step.RETURN_DISK: "Put the disk that was kept back in its place, if one is kept.",
     Step.DROP_KEPT_DISK: "Delete the disk that an operation before this one kept, if one is kept.",

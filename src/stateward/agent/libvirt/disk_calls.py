@@ -90,6 +90,11 @@ class DiskCalls:
         await self._refuse_on(instance_id)
         await self._disks.discard(instance_id)
 
+    async def discard_stale_disk(self, spec: GuestSpec) -> None:
+        """Delete a disk that is no overlay over its image."""
+        if not await self._disks.is_over_image(spec):
+            await self.discard_disk(spec.instance_id)
+
     async def prepare_rescue_disk(self, spec: GuestSpec) -> None:
         """Make the rescue disk, an overlay over its image."""
         await self._disks.prepare_rescue(spec)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from stateward.agent import seeds
-from stateward.agent.disk_image import check_room, read_image, usable_image
+from stateward.agent.disk_image import backing_name, check_room, read_image, usable_image
 from stateward.agent.driver import DriverError, ImageFiles
 from stateward.agent.libvirt.bases import FOLDER_MODE, Bases, named
 from stateward.agent.libvirt.extra_disks import EXTRA_DISKS, extra_disks, write
@@ -233,6 +233,24 @@ class Disks:
         # A kept disk stands on the same image.
         if not home.kept():
             await self._unlink(home.images)
+
+    async def is_over_image(self, spec: GuestSpec) -> bool:
+        """Say whether the disk is there, with the link to the image that it is to be made over and was made over.
+
+        Raises:
+            DriverError: it cannot be read.
+        """
+        home = self._home(spec.instance_id)
+        base = named(home.images, spec.image.id)
+        try:
+            # A removal that failed midway can have taken the link and left the disk, which then boots no more.
+            return await on_thread(
+                lambda: home.disk.exists() and base.exists() and backing_name(home.disk) == base.name
+            )
+        except OSError as error:
+            raise failure(
+                f"The instance's disk {home.disk} cannot be read", error.strerror or str(error)
+            ) from error
 
     async def discard_rescue(self, instance_id: str) -> None:
         """Delete the rescue disk and its links, if they are there."""

@@ -62,6 +62,11 @@ def discard_disk(guest: SimulatedGuest) -> SimulatedGuest:
     return replace(guest, disk=None, disk_image=None)
 
 
+def discard_stale_disk(guest: SimulatedGuest, spec: GuestSpec) -> SimulatedGuest:
+    """Delete its disk, unless it was made over the spec's image. Raises ``DriverError`` when it has power."""
+    return guest if guest.disk_image == spec.image.id else discard_disk(guest)
+
+
 def rescue_image(spec: GuestSpec) -> ImageFacts:
     """Return the image that a spec rescues with. Raises ``DriverError`` when it names none."""
     if spec.rescue is None:

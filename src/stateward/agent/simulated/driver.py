@@ -202,6 +202,12 @@ class SimulatedDriver:
         """Forget the disk."""
         await self._change("discard_disk", instance_id, lambda guest, _: disks.discard_disk(guest))
 
+    async def discard_stale_disk(self, spec: GuestSpec) -> None:
+        """Forget a disk of another image."""
+        await self._change(
+            "discard_stale_disk", spec.instance_id, lambda guest, _: disks.discard_stale_disk(guest, spec)
+        )
+
     async def prepare_rescue_disk(self, spec: GuestSpec) -> None:
         """Note what image the rescue disk is made of."""
         if self._images is not None and self.hypervisor.guest(spec.instance_id).rescue_image is None:

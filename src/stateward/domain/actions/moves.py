@@ -248,7 +248,8 @@ MOVES: Final[tuple[Action, ...]] = (
         wants=Observed.RUNNING,
         guard=START | CHANGE,
         policy=member("os-shelve:unshelve"),
-        steps=(Step.PREPARE_DISK, Step.DEFINE, Step.POWER_ON),
+        # What a placing that failed left on the host, should it not have been removed, is not the instance any more.
+        steps=(Step.DISCARD_STALE_DISK, Step.PREPARE_DISK, Step.DEFINE, Step.POWER_ON),
         says="Find a host for an offloaded instance and start it from its image, which is then deleted.",
     ),
     Action(

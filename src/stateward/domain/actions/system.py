@@ -256,6 +256,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         guard=_SECOND_HALF,
         policy=SYSTEM,
         steps=(
+            Step.DISCARD_STALE_DISK,
             Step.PREPARE_DISK,
             Step.DROP_KEPT_DISK,
             Step.KEEP_DISK,
@@ -277,7 +278,14 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         undo="restore_offloaded",
         guard=_SECOND_HALF,
         policy=SYSTEM,
-        steps=(Step.PREPARE_DISK, Step.DROP_KEPT_DISK, Step.KEEP_DISK, Step.GROW_DISK, Step.DEFINE),
+        steps=(
+            Step.DISCARD_STALE_DISK,
+            Step.PREPARE_DISK,
+            Step.DROP_KEPT_DISK,
+            Step.KEEP_DISK,
+            Step.GROW_DISK,
+            Step.DEFINE,
+        ),
         says="The same of an instance that was stopped.",
     ),
 )
