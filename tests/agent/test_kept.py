@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,8 +29,11 @@ class Daemons:
     async def run(self) -> None:
         """Start one."""
         self._now = await asyncio.create_subprocess_exec(
-            "sh", "-c", "read _; exit", str(self._pid_file), stdin=-1
+            "sh", "-c", "echo; read _; exit", str(self._pid_file), stdin=PIPE, stdout=PIPE
         )
+        assert self._now.stdout is not None
+        # Before it runs, Linux shows an empty command line of it.
+        await self._now.stdout.readline()
         self._pid_file.write_text(str(self._now.pid), encoding="ascii")
 
     async def end(self) -> None:
