@@ -38,10 +38,11 @@ class Daemons:
 
     async def end(self) -> None:
         """End the one that runs."""
-        if self._now is not None:
-            self._now.kill()
-            await self._now.wait()
-            self._now = None
+        process, self._now = self._now, None
+        if process is not None:
+            process.kill()
+            # The next one may run before this one is buried.
+            await process.wait()
 
 
 @pytest_asyncio.fixture
