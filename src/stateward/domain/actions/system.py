@@ -17,6 +17,16 @@ _ANOTHER_COPY: Final = Exempt(
 )
 _SECOND_HALF: Final = Exempt("it ends what was admitted before: without it the instance would be on no host")
 
+#: What makes a guest of a copy on its new host.
+_ARRIVES: Final = (
+    Step.DISCARD_STALE_DISK,
+    Step.PREPARE_DISK,
+    Step.DROP_KEPT_DISK,
+    Step.KEEP_DISK,
+    Step.GROW_DISK,
+    Step.DEFINE,
+)
+
 ITS_OWN: Final[tuple[Action, ...]] = (
     Action(
         name="adopt",
@@ -255,15 +265,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         undo="restore_offloaded",
         guard=_SECOND_HALF,
         policy=SYSTEM,
-        steps=(
-            Step.DISCARD_STALE_DISK,
-            Step.PREPARE_DISK,
-            Step.DROP_KEPT_DISK,
-            Step.KEEP_DISK,
-            Step.GROW_DISK,
-            Step.DEFINE,
-            Step.POWER_ON,
-        ),
+        steps=(*_ARRIVES, Step.POWER_ON),
         says="The second half of a move: make the guest on its new host and start it. Without one it stays an image.",
     ),
     Action(
@@ -278,14 +280,7 @@ ITS_OWN: Final[tuple[Action, ...]] = (
         undo="restore_offloaded",
         guard=_SECOND_HALF,
         policy=SYSTEM,
-        steps=(
-            Step.DISCARD_STALE_DISK,
-            Step.PREPARE_DISK,
-            Step.DROP_KEPT_DISK,
-            Step.KEEP_DISK,
-            Step.GROW_DISK,
-            Step.DEFINE,
-        ),
+        steps=_ARRIVES,
         says="The same of an instance that was stopped.",
     ),
 )
